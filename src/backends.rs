@@ -1,0 +1,1 @@
+//! The only match on a technology.

@@ -1,0 +1,72 @@
+//! What can go wrong at the seams, sorted by what the relay does about it.
+
+use crate::outbox::Term;
+
+/// The cause of an error, kept in the chain.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The database is away, busy or being restarted. The relay waits and tries again, for ever.
+    #[error("the database is not available while {doing}")]
+    Unavailable {
+        /// What the store was doing.
+        doing: &'static str,
+        /// What the driver said.
+        #[source]
+        source: BoxError,
+    },
+    /// The database answers, and what it holds or allows is not what is needed. The relay stops.
+    #[error("{problem}; {repair}")]
+    Unusable {
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        repair: String,
+        /// What the driver said, if it said anything.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// Another relay leads by now. The relay stops leading and waits as standby.
+    #[error("term {term} is over: another relay leads")]
+    TermOver {
+        /// The term that was given as one's own.
+        term: Term,
+    },
+}
+
+impl StoreError {
+    /// Whether waiting helps.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Unavailable { .. })
+    }
+}
+
+/// Why a sink could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The broker is away, or the sink must be opened anew. The relay opens it again and reads on from what
+    /// the store knows, for ever.
+    #[error("the broker is not available while {doing}")]
+    Unavailable {
+        /// What the sink was doing.
+        doing: &'static str,
+        /// What the client said.
+        #[source]
+        source: BoxError,
+    },
+    /// The sink can never work as it is set up. The relay stops.
+    #[error("{problem}; {repair}")]
+    Unusable {
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        repair: String,
+        /// What the client said, if it said anything.
+        #[source]
+        source: Option<BoxError>,
+    },
+}

@@ -1,0 +1,18 @@
+//! The promises: what a database and a broker must keep so that the relay can keep its own.
+//!
+//! Each trait says what is durable when a method returns, what may be called at once, and what a failure
+//! leaves behind. One suite (`tests/contract/`) holds every implementation to it. All calls are per batch,
+//! so that dynamic dispatch costs nothing that matters.
+
+mod error;
+mod lease;
+mod sink;
+mod store;
+mod wake;
+
+pub use error::{BoxError, SinkError, StoreError};
+pub use futures_util::future::BoxFuture;
+pub use lease::{Bid, LeaseSession, LeaseStore};
+pub use sink::{Outcome, Receipt, Rejection, Sink};
+pub use store::{Backlog, Checkpoint, Inspect, OutboxStore, Purge, Reader, Store};
+pub use wake::WakeSource;

@@ -1,0 +1,77 @@
+//! What a broker must do for the relay.
+
+use std::time::Duration;
+
+use crate::contract::{BoxFuture, SinkError};
+use crate::outbox::{HoldCause, Record, Term};
+
+/// Where records are published.
+pub trait Sink: Send {
+    /// Makes ready for a session of this term. Called before the first record, and again after every error
+    /// and at every change of leadership; cheap when all is well.
+    ///
+    /// Nothing that was submitted before may be delivered after it returns, as far as the broker can tell.
+    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+        let _ = term;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Takes records over, in order, and returns once all of them are handed to the client, waiting where it
+    /// has no room. The receipt tells later what became of them; several may be pending.
+    ///
+    /// *Ordered*: records of one lane become visible to consumers in the order of the calls and, inside a
+    /// call, of the slice; a record that fails is followed by none of its lane. The sink retries whatever
+    /// can be retried, for ever and without counting.
+    ///
+    /// # Errors
+    /// When the sink must be opened anew; the receipts of earlier calls then resolve without further delay,
+    /// and what was taken over of this call may or may not be delivered.
+    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+
+    /// Whether a record of this topic would be accepted by now. The relay asks about held topics now and then.
+    fn accepts<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<bool, SinkError>> {
+        let _ = topic;
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    /// Forgets everything that is not delivered yet; its receipts resolve as [`Outcome::Unknown`]. Open the
+    /// sink again before further use.
+    fn abort(&mut self);
+
+    /// Waits at most this long for everything submitted, then closes. What is left is forgotten as by `abort`.
+    fn close(&mut self, deadline: Duration) -> BoxFuture<'_, ()> {
+        let _ = deadline;
+        Box::pin(async { self.abort() })
+    }
+}
+
+/// Resolves to one outcome for each record of a submission, in its order.
+pub type Receipt = BoxFuture<'static, Vec<Outcome>>;
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker has it, on all replicas that its topic asks for.
+    Delivered {
+        /// The partition it went to.
+        partition: i32,
+        /// Its offset there.
+        offset: i64,
+    },
+    /// Not sent: its topic waits for something.
+    Held(HoldCause),
+    /// It can never be published as it is.
+    Rejected(Box<Rejection>),
+    /// Not known: it may have been delivered. The relay reads it again.
+    Unknown,
+}
+
+/// Why a record can never be published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({code})")]
+pub struct Rejection {
+    /// The client's name of the error, bounded in number: it labels a metric.
+    pub code: &'static str,
+    /// What happened, to what, and what would do; never the payload or the key.
+    pub message: String,
+}

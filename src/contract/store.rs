@@ -1,0 +1,112 @@
+//! What a database must do for the relay.
+
+use std::time::Duration;
+
+use crate::contract::{BoxFuture, LeaseStore, StoreError, WakeSource};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Settlement, Term};
+
+/// Everything the relay asks of a database.
+pub trait Store: OutboxStore + LeaseStore + Inspect {
+    /// A source of wake-ups, if the database has one and it is switched on. Polling alone must do without.
+    fn wake(&self) -> Option<Box<dyn WakeSource>>;
+}
+
+/// Reading and settling.
+pub trait OutboxStore: Send + Sync {
+    /// Begins a reading session at the stored checkpoint, or at the beginning where none is stored.
+    ///
+    /// Rows that are recorded as settled are never read; rows of a stored held lane, from its `from_id` on,
+    /// are left out until the lane is released. Several sessions may be open at once; only the one of the
+    /// leader stores anything.
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>>;
+
+    /// Records that these records were delivered.
+    ///
+    /// *Idempotent*: settling again, or settling rows that are gone, does no harm. *Durable* no later than the
+    /// next stored checkpoint. A row whose id matches and whose event id does not is left alone. Needs no
+    /// leadership: what is at the broker is there, whoever says so. After an error it may have happened.
+    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// A reading session. Its position dies with it: after any error drop it, let what is in flight be settled,
+/// and open another, which begins at the stored checkpoint.
+pub trait Reader: Send {
+    /// The held lanes, as stored when the session was opened.
+    fn held(&self) -> &[Held];
+
+    /// Reads what is new after the position, and moves the position past it.
+    ///
+    /// *Complete*: a committed row is read exactly once in a session, however late its transaction commits.
+    /// *Ordered*: rows of one lane whose transactions did not overlap come in the order of their commits;
+    /// inside a batch rows are in id order. *Never early*: no row of a transaction that is not committed is
+    /// read. An empty batch says that nothing is new, and may still move the position.
+    ///
+    /// Not to be cancelled: a dropped call leaves the session in an unknown state, and it must be dropped too.
+    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>>;
+
+    /// Leaves the lane out from the next fetch on, from `held.from_id` on. Holding a held lane again lowers
+    /// its `from_id` where the new one is lower, and ends a release of it that is under way.
+    fn hold(&mut self, held: Held);
+
+    /// Lets a held lane flow again. Some later batch says `opened`: from it on the lane's rows come, those
+    /// left out first, in id order, and then its new ones; a still later batch (or the same) says `closed`:
+    /// all that was left out has come.
+    fn release(&mut self, lane: &Lane);
+
+    /// Stores the checkpoint in one flushed transaction. When it returns, every settlement that was written
+    /// before is durable too.
+    ///
+    /// # Errors
+    /// [`StoreError::TermOver`], and nothing is stored, when `checkpoint.term` is no longer the leader's.
+    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// What is stored so that the next session knows where to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The term of whoever stores it.
+    pub term: Term,
+    /// Every record up to here is settled, or belongs to a lane in `held`.
+    pub position: Position,
+    /// All held lanes.
+    pub held: Vec<Held>,
+}
+
+/// Looking at the table and keeping it small. Statements are bounded; none holds up a reader or a writer.
+pub trait Inspect: Send + Sync {
+    /// How much waits, counting up to `count_limit` records.
+    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>>;
+
+    /// Removes settled rows that are older than the retention, some at a time.
+    ///
+    /// Never removes an unsettled row, nor one of a held lane from its `from_id` on. Call it again at once
+    /// while it says there is more.
+    ///
+    /// # Errors
+    /// [`StoreError::TermOver`], and nothing is removed, when `term` is no longer the leader's.
+    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>>;
+}
+
+/// How much waits to be published.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Backlog {
+    /// Unsent messages, counted up to the limit that was asked for.
+    pub unsent: u64,
+    /// Whether there may be more than were counted.
+    pub capped: bool,
+    /// Age of the oldest unsent message by the database's clock; zero when there is none.
+    pub oldest: Duration,
+    /// Age of the oldest snapshot that holds back vacuum, where the database has such a thing.
+    pub oldest_snapshot: Option<Duration>,
+    /// Records found unsettled below the checkpoint and outside every held lane: 0 unless a promise broke.
+    pub late: u64,
+}
+
+/// What one round of purging did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purge {
+    /// Rows removed.
+    pub removed: u64,
+    /// Whether another round would remove more, or has more to look at.
+    pub more: bool,
+}

@@ -1,0 +1,1 @@
+//! Slow chores of the leader.

@@ -1,0 +1,44 @@
+//! outboxd: a transactional outbox relay.
+//!
+//! Rooms, from the ground up (`tests/architecture.rs` keeps who may import whom):
+//! words ([`outbox`]), promises ([`contract`]), wings ([`postgres`], [`sqlite`], [`kafka`], [`memory`]),
+//! the work ([`coordination`], [`relay`], [`housekeeping`]), the roof ([`config`], [`admin`], [`daemon`]).
+
+#[cfg(feature = "relay")]
+pub mod backoff;
+#[cfg(feature = "relay")]
+pub mod contract;
+#[cfg(feature = "relay")]
+pub mod coordination;
+#[cfg(feature = "relay")]
+pub mod housekeeping;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "memory")]
+pub mod memory;
+#[cfg(feature = "relay")]
+pub mod observe;
+pub mod outbox;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "relay")]
+pub mod relay;
+#[cfg(feature = "relay")]
+pub mod secret;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+#[cfg(feature = "daemon")]
+pub mod admin;
+#[cfg(feature = "daemon")]
+pub mod backends;
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod demo;
+
+pub use outbox::Message;

@@ -1,0 +1,1 @@
+//! A store and a sink in memory.

@@ -1,0 +1,51 @@
+//! A batch: records read together, and how far the reader is after them.
+
+use crate::outbox::{Lane, Record};
+
+/// How far a reader is: it tells of every row whether it was read. Only the store that made it can read it,
+/// and it is worth nothing once the session that made it is gone, unless it was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position(String);
+
+impl Position {
+    /// Wraps what a store writes down as its position.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// What the store wrote down.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How much may be read at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Records at most; at least 1.
+    pub records: usize,
+    /// Bytes of [`Record::footprint`] at most; a single larger record is still read, alone.
+    pub bytes: usize,
+}
+
+/// Records in publishing order, and the reader's position after them.
+#[derive(Debug)]
+pub struct Batch {
+    /// The records, in publishing order: by id inside each lane.
+    pub records: Vec<Record>,
+    /// The position after these records. Once every record up to here is settled or held, it may be stored.
+    pub end: Position,
+    /// Whether more may be waiting, so that reading again at once is worth it.
+    pub more: bool,
+    /// Lanes of which a release begins with this batch: what was left out of them comes from here on.
+    pub opened: Vec<Lane>,
+    /// Lanes of which a release is complete with this batch: once it is settled they are no longer held.
+    pub closed: Vec<Lane>,
+}
+
+impl Batch {
+    /// Bytes of memory that the records cost, roughly.
+    pub fn footprint(&self) -> usize {
+        self.records.iter().map(Record::footprint).sum()
+    }
+}

@@ -1,0 +1,28 @@
+//! The words: what an application writes, what the relay reads, what is written back.
+//!
+//! Nothing here does I/O and nothing is async. Every other room speaks in these types; see
+//! `docs/architecture.md` for the vocabulary.
+
+mod batch;
+mod held;
+mod message;
+mod record;
+mod settlement;
+mod table;
+
+pub use batch::{Batch, Limit, Position};
+pub use held::{Held, HoldCause, Lane};
+pub use message::{Draft, InvalidMessage, Message, is_topic_name};
+pub use record::{Headers, InvalidHeaders, Record, headers_from_json};
+pub use settlement::{Settle, Settlement, UnknownSettle};
+pub use table::{InvalidTable, Table};
+
+/// The number of a leadership. It grows by one at each takeover of one outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term(pub i64);
+
+impl std::fmt::Display for Term {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

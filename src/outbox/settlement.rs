@@ -1,0 +1,104 @@
+//! A settlement: what is written back to the database for a set of records.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::outbox::Record;
+
+/// Records that were delivered and are to be recorded as such.
+///
+/// A row is named by its id *and* its event id: after a database lost acknowledged commits, an id alone may
+/// belong to another row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settlement {
+    ids: Vec<i64>,
+    event_ids: Vec<Uuid>,
+}
+
+impl Settlement {
+    /// A settlement of nothing, with room for `records`.
+    pub fn with_capacity(records: usize) -> Self {
+        Self { ids: Vec::with_capacity(records), event_ids: Vec::with_capacity(records) }
+    }
+
+    /// Adds a delivered record.
+    pub fn push(&mut self, record: &Record) {
+        self.push_row(record.id, record.event_id);
+    }
+
+    /// Adds a delivered record by the names of its row.
+    pub fn push_row(&mut self, id: i64, event_id: Uuid) {
+        self.ids.push(id);
+        self.event_ids.push(event_id);
+    }
+
+    /// The rows' ids, in the order they were added.
+    pub fn ids(&self) -> &[i64] {
+        &self.ids
+    }
+
+    /// The rows' event ids, beside [`ids`](Self::ids).
+    pub fn event_ids(&self) -> &[Uuid] {
+        &self.event_ids
+    }
+
+    /// How many records it settles.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether it settles nothing.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// How a delivered record is recorded in the database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Settle {
+    /// The row's `sent_at` is set; housekeeping removes it after the retention.
+    #[default]
+    Mark,
+    /// The row is deleted at once.
+    Delete,
+    /// No row is written: only the checkpoint moves, and housekeeping removes what is below it after the retention.
+    Checkpoint,
+}
+
+/// A word that is no way to settle.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{word:?} is no way to settle: use mark, delete or checkpoint")]
+pub struct UnknownSettle {
+    word: String,
+}
+
+impl Settle {
+    /// All ways to settle.
+    pub const ALL: [Settle; 3] = [Settle::Mark, Settle::Delete, Settle::Checkpoint];
+
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Settle::Mark => "mark",
+            Settle::Delete => "delete",
+            Settle::Checkpoint => "checkpoint",
+        }
+    }
+}
+
+impl fmt::Display for Settle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Settle {
+    type Err = UnknownSettle;
+
+    fn from_str(word: &str) -> Result<Self, UnknownSettle> {
+        let found = Self::ALL.into_iter().find(|settle| settle.as_str() == word);
+        found.ok_or_else(|| UnknownSettle { word: word.to_owned() })
+    }
+}

@@ -1,0 +1,1 @@
+//! fetch, publish, settle.

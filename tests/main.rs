@@ -1,0 +1,1 @@
+//! Every test, in one binary: librdkafka is linked once.
