@@ -148,6 +148,17 @@ async fn add_partitions(properties: &BTreeMap<String, String>, topic: &str, part
     .await;
 }
 
+async fn delete_topic(properties: &BTreeMap<String, String>, topic: &str) {
+    let deleted = admin(properties).delete_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
+    deleted.into_iter().for_each(|topic| drop(topic.expect("the topic is deleted")));
+    within(async {
+        while topic_names(properties).await.contains(&topic.to_owned()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 async fn set_topic_limit(properties: &BTreeMap<String, String>, topic: &str, bytes: &str) {
     let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
     let changed = admin(properties).alter_configs([&change], &AdminOptions::new()).await.expect("an answer");

@@ -101,3 +101,28 @@ async fn a_topic_to_which_writing_is_not_allowed_is_held_and_not_tried_again_at_
     assert_eq!(publish(&mut sink, &refused).await, [Outcome::Held(HoldCause::NotAuthorised)]);
     assert!(!within(sink.accepts("refused")).await.expect("an answer"));
 }
+
+#[tokio::test]
+async fn a_topic_deleted_under_way_is_held_and_its_records_come_in_order_once_it_is_back() {
+    let (broker, topic) = (testbed(), unique("deleted"));
+    create_topic(&broker, &topic, 1, &[]).await;
+    let mut properties = broker.clone();
+    properties.insert("topic.metadata.propagation.max.ms".to_owned(), "500".to_owned());
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &records(0..10, &topic, 3)).await.iter().all(is_delivered));
+    delete_topic(&broker, &topic).await;
+
+    let lost = records(10..20, &topic, 3);
+    let outcomes = publish(&mut sink, &lost).await;
+    assert!(outcomes.iter().all(|outcome| !is_delivered(outcome)), "{outcomes:?}");
+    within(sink.submit(&lost)).await.err().expect("to be opened anew");
+    sink.abort();
+    within(sink.open(TERM)).await.expect("opens");
+    let outcomes = publish(&mut sink, &lost).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Held(HoldCause::MissingTopic)), "{outcomes:?}");
+
+    create_topic(&broker, &topic, 2, &[]).await;
+    assert!(within(sink.accepts(&topic)).await.expect("an answer"));
+    assert!(publish(&mut sink, &lost).await.iter().all(is_delivered));
+    assert_whole_and_in_order(&read(&broker, &topic).await, 10..20);
+}
