@@ -19,7 +19,7 @@ use crate::backends::Backend;
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::contract::{Backlog, StoreError};
-use crate::observe::{chain, metrics};
+use crate::observe::chain;
 use crate::relay::{Ended, Relay};
 use crate::{admin, backends, housekeeping};
 
