@@ -210,7 +210,7 @@ impl Session<'_> {
     }
 
     /// Stores how far everything is settled, so that the next session need not read it again.
-    async fn store_last_checkpoint(&self, mut last: LastCheckpoint) {
+    async fn store_last_checkpoint(&mut self, mut last: LastCheckpoint) {
         if !self.leadership.is_trusted() {
             return;
         }
