@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use crate::support::workload::key_name;
+
 /// What committed: for each (topic, key) how many rows, numbered from 1.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Ledger {
@@ -18,6 +20,18 @@ impl Ledger {
         if last > 0 {
             self.lanes.insert((topic.to_owned(), key.to_owned()), last);
         }
+    }
+
+    /// Says that a topic got so many rows, spread evenly over keys named as the writers name them.
+    pub(crate) fn committed_evenly(&mut self, topic: &str, keys: i64, rows: i64) {
+        for key in 0..keys {
+            self.committed(topic, &key_name(key as u64), (rows / keys) as u64);
+        }
+    }
+
+    /// Adds what another ledger says of other lanes.
+    pub(crate) fn merge(&mut self, other: Ledger) {
+        self.lanes.extend(other.lanes);
     }
 
     /// The number of the lane's last row; 0 where nothing of it committed.

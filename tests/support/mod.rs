@@ -13,5 +13,6 @@ pub(crate) mod scene;
 pub(crate) mod scrape;
 pub(crate) mod seed;
 pub(crate) mod services;
+pub(crate) mod throwaway;
 pub(crate) mod wait;
 pub(crate) mod workload;

@@ -7,6 +7,7 @@ use crate::support::kafka::Topic;
 use crate::support::ledger::Ledger;
 use crate::support::seed::Seed;
 use crate::support::services::{self, Server};
+use crate::support::wait;
 use crate::support::workload::Workload;
 
 /// A database with an outbox, a topic of 6 partitions, and the seed of whatever is random.
@@ -57,6 +58,14 @@ impl Scene {
         inserted.expect("a row is inserted");
     }
 
+    /// Waits until no row is unsettled; for the modes that write to the rows.
+    pub(crate) async fn all_settled(&self) {
+        wait::until_true("every row is settled", wait::LONG_PATIENCE, async || {
+            self.database.number("select count(*) from outbox where sent_at is null").await == 0
+        })
+        .await;
+    }
+
     /// Compares all that the topic holds with what committed.
     pub(crate) async fn audit(&self, ledger: &Ledger) -> Verdict {
         audit(&self.topic, ledger).await
@@ -67,5 +76,5 @@ impl Scene {
 pub(crate) async fn audit(topic: &Topic, ledger: &Ledger) -> Verdict {
     let mut auditor = Auditor::default();
     topic.read(|record| auditor.see(record)).await;
-    auditor.judge(ledger)
+    auditor.judge(ledger, &[topic.name()])
 }

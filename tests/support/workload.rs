@@ -114,24 +114,20 @@ async fn read_ledger(url: &str) -> Ledger {
     ledger
 }
 
-/// Inserts rows in one statement, `rows / keys` for each of `keys` keys, and says so in a ledger.
-pub(crate) async fn bulk(pool: &PgPool, topic: &str, rows: i64, keys: i64, padding: usize) -> Ledger {
-    assert_eq!(rows % keys, 0, "each key gets as many rows");
+/// Inserts rows in one statement, numbered on from `from` in each of `keys` keys; `from` and `rows` count rows
+/// of all keys together and are multiples of `keys`.
+pub(crate) async fn bulk(pool: &PgPool, topic: &str, keys: i64, from: i64, rows: i64, padding: i32) {
+    assert_eq!((from % keys, rows % keys), (0, 0), "each key gets as many rows");
     let insert = sqlx::query(
         "insert into outbox (topic, key, payload) \
-         select $1, 'k' || i % $3, convert_to('k' || i % $3 || ' ' || i / $3 + 1 || ' ' || repeat('x', $4), 'UTF8') \
-         from generate_series(0, $2 - 1) i order by i",
+         select $1, 'k' || i % $2, convert_to('k' || i % $2 || ' ' || i / $2 + 1 || ' ' || repeat('x', $5), 'UTF8') \
+         from generate_series($3, $3 + $4 - 1) i order by i",
     );
-    let inserted = insert.bind(topic).bind(rows).bind(keys).bind(padding as i32).execute(pool).await;
+    let inserted = insert.bind(topic).bind(keys).bind(from).bind(rows).bind(padding).execute(pool).await;
     inserted.expect("rows are inserted");
-    let mut ledger = Ledger::default();
-    for key in 0..keys {
-        ledger.committed(topic, &key_name(key as u64), (rows / keys) as u64);
-    }
-    ledger
 }
 
-fn key_name(key: u64) -> String {
+pub(crate) fn key_name(key: u64) -> String {
     format!("k{key}")
 }
 
