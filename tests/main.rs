@@ -1,1 +1,6 @@
 //! Every test, in one binary: librdkafka is linked once.
+
+mod architecture;
+mod migrations;
+mod relay;
+mod support;
