@@ -1,6 +1,7 @@
 //! Every test, in one binary: librdkafka is linked once.
 
 mod architecture;
+mod engine;
 mod migrations;
 mod relay;
 mod support;
