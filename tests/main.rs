@@ -1,3 +1,7 @@
 //! Every test, in one binary: librdkafka is linked once.
 
+mod architecture;
 mod daemon;
+mod migrations;
+mod relay;
+mod support;
