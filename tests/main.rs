@@ -1,6 +1,7 @@
 //! Every test, in one binary: librdkafka is linked once.
 
 mod architecture;
+mod daemon;
 mod engine;
 mod migrations;
 mod relay;
