@@ -26,7 +26,7 @@ async fn log_of_a_busy_relay(format: &str) -> String {
     let _machine = machine::shared().await;
     let scene = Scene::set().await;
     let missing = Topic::missing(&scene.brokers, 1);
-    let relay = scene.relay().argument("--log-format").argument(format).variable("RUST_LOG", "trace");
+    let relay = scene.relay().argument("--log-format").argument(format).with("log.level", "trace");
     let mut relay = relay.start().await;
     insert(&scene, scene.topic.name(), 1).await;
     scene.topic.follow().records(1).await;
