@@ -1,6 +1,5 @@
 //! A topic that is missing waits; it holds up neither the others nor the memory of what was sent.
 
-use crate::support::daemon::PROMPT;
 use crate::support::kafka::{Topic, text};
 use crate::support::ledger::Ledger;
 use crate::support::scene::{self, Scene};
@@ -88,6 +87,6 @@ async fn a_held_topic_is_remembered_across_a_restart() {
     }
     missing.appear().await;
     let mut tail = missing.follow();
-    let seen = tail.until("the held rows come out", PROMPT * 5, |seen| seen.len() >= 3).await;
+    let seen = tail.until("the held rows come out", wait::PATIENCE, |seen| seen.len() >= 3).await;
     assert_eq!(seen.iter().map(text).collect::<Vec<_>>(), ["one", "two", "three"]);
 }
