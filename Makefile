@@ -25,7 +25,7 @@ test: testbed ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on th
 	. $(TESTBED)/env && cargo test --no-fail-fast
 
 bench: testbed ## Drains a backlog in each settle mode, beside the bare loop
-	. $(TESTBED)/env && bench/run
+	. $(TESTBED)/env && cargo bench --bench drain
 
 testbed: ## Starts the real services that the tests use
 	testbed/up
