@@ -23,6 +23,13 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// What the process was called with. Wrong usage and `--help` end the process here.
+    pub fn from_arguments() -> Self {
+        Self::parse()
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use outboxd::cli::{Cli, Command, DatabaseSettings, Migrate, Settings, Show};
 use outboxd::config::complaint::Complaints;
 use outboxd::config::raw::Raw;
@@ -22,7 +21,7 @@ const MISUSED: u8 = 2;
 const CUT_OFF: u8 = 3;
 
 fn main() -> ExitCode {
-    match dispatch(Cli::parse().command) {
+    match dispatch(Cli::from_arguments().command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("outboxd: error: {}", chain(error.as_ref()));

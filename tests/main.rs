@@ -2,6 +2,7 @@
 
 mod architecture;
 mod daemon;
+mod engine;
 mod migrations;
 mod relay;
 mod support;

@@ -22,6 +22,9 @@ async fn relays_over(server: &Server) {
     let _relay = Daemon::new(scene.database.url(), &scene.brokers).start().await;
     scene.insert("k", "v").await;
     scene.topic.follow().records(1).await;
+    let named = "select count(*) from pg_stat_activity \
+        where datname = current_database() and application_name like 'outboxd/%'";
+    assert!(scene.database.number(named).await > 0, "the relay's connections tell their names");
     let plain = "select count(*) from pg_stat_activity a left join pg_stat_ssl s using (pid) \
         where a.datname = current_database() and a.application_name like 'outboxd/%' \
         and a.client_addr is not null and not coalesce(s.ssl, false)";

@@ -26,14 +26,14 @@ async fn log_of_a_busy_relay(format: &str) -> String {
     let _machine = machine::shared().await;
     let scene = Scene::set().await;
     let missing = Topic::missing(&scene.brokers, 1);
-    let relay = scene.relay().argument("--log-format").argument(format).variable("RUST_LOG", "trace");
+    let relay = scene.relay().argument("--log-format").argument(format).with("log.level", "trace");
     let mut relay = relay.start().await;
     insert(&scene, scene.topic.name(), 1).await;
     scene.topic.follow().records(1).await;
     insert(&scene, missing.name(), 1).await;
     relay.reaches("outboxd_held_lanes", 1.0).await;
     // Larger than any broker takes by default: the relay stops and names the record.
-    insert(&scene, scene.topic.name(), 3_000_000).await;
+    insert(&scene, scene.topic.name(), 100_000).await;
     let code = relay.ended().await.code();
     assert!(code.is_some_and(|code| code != 0), "a record that can never be published stops the relay: {code:?}");
     tells_nothing(&relay)

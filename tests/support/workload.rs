@@ -216,3 +216,25 @@ async fn delay(plan: &mut SmallRng) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::support::machine;
+    use crate::support::scene::Scene;
+
+    /// The audit compares Kafka with the ledger, so the ledger itself is compared with the table.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_ledger_says_what_the_table_holds() {
+        let _machine = machine::shared().await;
+        let scene = Scene::set().await;
+        let ledger = scene.writers(5_000).start(&scene.seed).await.finish().await;
+        let rows = scene.database.number("select count(*) from outbox").await;
+        assert_eq!(ledger.rows_of(scene.topic.name()), rows as u64);
+        // The numbers of each key are 1, 2, 3 … in the order of the ids, that is of the commits.
+        let misplaced = scene.database.number(
+            "select count(*) from (select split_part(convert_from(payload, 'UTF8'), ' ', 2)::bigint as said, \
+             row_number() over (partition by key order by id) as expected from outbox) n where said <> expected",
+        );
+        assert_eq!(misplaced.await, 0);
+    }
+}
