@@ -66,7 +66,7 @@ impl Settings {
         let batch_size = self.number("batch.size").unwrap_or(MEGABYTE);
         Shape {
             batch_size: smallest_limit.map_or(batch_size, |limit| batch_size.min(limit)),
-            message_limit: self.message_limit().unwrap_or(MEGABYTE.max(largest).min(MESSAGE_LIMIT)),
+            message_limit: self.message_limit().unwrap_or_else(|| room_for(largest)),
             alone,
         }
     }
@@ -81,10 +81,9 @@ impl Settings {
             config.set("batch.num.messages", "1");
         }
         // A queue that cannot hold the largest record would stay full for ever.
-        let kilobytes = self.buffer_bytes.max(2 * shape.message_limit) / 1024 + 1;
-        if config.get("queue.buffering.max.kbytes").is_none() {
-            config.set("queue.buffering.max.kbytes", kilobytes.min(i32::MAX as usize).to_string());
-        }
+        let least = shape.message_limit / 1024 + 1;
+        let kilobytes = self.number("queue.buffering.max.kbytes").unwrap_or(self.buffer_bytes / 1024).max(least);
+        config.set("queue.buffering.max.kbytes", kilobytes.min(i32::MAX as usize).to_string());
         if config.get("queue.buffering.max.messages").is_none() {
             config.set("queue.buffering.max.messages", self.buffer_records.clamp(1, i32::MAX as usize).to_string());
         }
@@ -95,6 +94,11 @@ impl Settings {
     pub(crate) fn looking(&self) -> ClientConfig {
         properties::connection_config(&self.properties)
     }
+}
+
+/// A limit for records that takes this one. It grows in steps, so that a producer is seldom built anew for it.
+fn room_for(largest: usize) -> usize {
+    if largest <= MEGABYTE { MEGABYTE } else { largest.next_power_of_two().min(MESSAGE_LIMIT) }
 }
 
 /// Properties may hold passwords: their names are shown, their values are not.
@@ -160,17 +164,20 @@ mod tests {
         let usual = settings.shape(None, 0, false);
         assert_eq!((usual.batch_size, usual.message_limit), (MEGABYTE, MEGABYTE));
         let shape = settings.shape(Some(100_000), 5_000_000, false);
-        assert_eq!((shape.batch_size, shape.message_limit), (100_000, 5_000_000));
+        assert_eq!((shape.batch_size, shape.message_limit), (100_000, 1 << 23));
         assert!(!usual.serves(&shape));
         assert!(shape.serves(&usual));
     }
 
     #[test]
     fn what_the_properties_say_about_sizes_is_kept() {
-        let settings = settings(&[("message.max.bytes", "2000"), ("batch.size", "1000"), ("queue.buffering.max.kbytes", "7")]);
+        let settings =
+            settings(&[("message.max.bytes", "2000"), ("batch.size", "1000"), ("queue.buffering.max.kbytes", "70")]);
         let shape = settings.shape(Some(100_000), 5_000_000, false);
         assert_eq!((shape.batch_size, shape.message_limit), (1_000, 2_000));
-        assert_eq!(settings.producer(shape).get("queue.buffering.max.kbytes"), Some("7"));
+        assert_eq!(settings.producer(shape).get("queue.buffering.max.kbytes"), Some("70"));
+        let large = settings.producer(Shape { message_limit: 1 << 20, ..shape });
+        assert_eq!(large.get("queue.buffering.max.kbytes"), Some("1025"), "room for one record at least");
     }
 
     #[test]

@@ -78,8 +78,11 @@ pub(crate) fn batch_size(record: &Record, source: &str) -> usize {
     let row_id = decimal(record.id, &mut row_id).len();
     let own = [(EVENT_ID, uuid::fmt::Hyphenated::LENGTH), (ROW_ID, row_id), (SOURCE, source.len())];
     let own: usize = own.iter().map(|(name, value)| sized(name.len()) + sized(*value)).sum();
-    let given: usize =
-        record.headers.iter().map(|(name, value)| sized(name.len()) + value.as_ref().map_or(1, |v| sized(v.len()))).sum();
+    let given: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| sized(name.len()) + value.as_ref().map_or(1, |v| sized(v.len())))
+        .sum();
     let key = record.key.as_ref().map_or(1, |key| sized(key.len()));
     let payload = record.payload.as_ref().map_or(1, |payload| sized(payload.len()));
     // One byte each: attributes, and the differences of timestamp and offset, which are 0 for a first record.

@@ -117,8 +117,22 @@ const IN_FLIGHT: &str = "max.in.flight.requests.per.connection";
 
 /// Properties that say how to reach and convince a broker: what any other client of ours needs too.
 const CONNECTION: &[&str] = &[
-    "metadata.broker.list", "client.", "security.", "sasl.", "ssl.", "https.", "enable.sasl.", "enable.ssl.", "socket.",
-    "broker.", "reconnect.", "resolve.", "plugin.", "debug", "api.version.", "test.mock.",
+    "metadata.broker.list",
+    "client.",
+    "security.",
+    "sasl.",
+    "ssl.",
+    "https.",
+    "enable.sasl.",
+    "enable.ssl.",
+    "socket.",
+    "broker.",
+    "reconnect.",
+    "resolve.",
+    "plugin.",
+    "debug",
+    "api.version.",
+    "test.mock.",
 ];
 
 /// The client's own name of a property.
@@ -171,14 +185,18 @@ fn complaint(key: &str, value: &str) -> Option<Complaint> {
 /// What the client itself says about one property.
 fn native_problem(key: &str, value: &str) -> Option<String> {
     match ClientConfig::new().set(key, value).create_native_config().err()? {
-        KafkaError::ClientConfig(_, said, _, _) if !may_be_secret(key) => Some(format!("is refused by the client: {said}")),
+        KafkaError::ClientConfig(_, said, _, _) if !may_be_secret(key) => {
+            Some(format!("is refused by the client: {said}"))
+        }
         KafkaError::ClientConfig(..) => Some("is refused by the client: unknown, or not a possible value".to_owned()),
         _ => Some("holds a NUL character".to_owned()),
     }
 }
 
 fn may_be_secret(key: &str) -> bool {
-    ["password", "secret", "pem", "passphrase", "sasl.oauthbearer.config", "private"].iter().any(|word| key.contains(word))
+    ["password", "secret", "pem", "passphrase", "sasl.oauthbearer.config", "private"]
+        .iter()
+        .any(|word| key.contains(word))
 }
 
 fn named_twice(properties: &BTreeMap<String, String>) -> Vec<Complaint> {
@@ -297,7 +315,8 @@ mod tests {
 
     #[test]
     fn unknown_names_and_impossible_values_are_refused_all_at_once() {
-        let found = complaints(&[("lingr.ms", "5"), ("linger.ms", "never"), ("acks", "1"), ("compression.type", "rar")]);
+        let found =
+            complaints(&[("lingr.ms", "5"), ("linger.ms", "never"), ("acks", "1"), ("compression.type", "rar")]);
         let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["acks", "compression.type", "linger.ms", "lingr.ms"], "{found:?}");
     }
@@ -312,7 +331,10 @@ mod tests {
     fn missing_brokers_are_said_and_what_the_client_refuses_as_a_whole_too() {
         assert_eq!(check_properties(&BTreeMap::new())[0].key, "bootstrap.servers");
         let found = complaints(&[("security.protocol", "ssl"), ("ssl.ca.location", "/nowhere/ca.pem")]);
-        assert!(matches!(&found[..], [(key, problem)] if key == "kafka" && problem.contains("ca.location")), "{found:?}");
+        assert!(
+            matches!(&found[..], [(key, problem)] if key == "kafka" && problem.contains("ca.location")),
+            "{found:?}"
+        );
     }
 
     #[test]
