@@ -6,3 +6,4 @@ mod engine;
 mod migrations;
 mod relay;
 mod support;
+mod kafka;
