@@ -20,16 +20,18 @@ pub trait Sink: Send {
     /// has no room. The receipt tells later what became of them; several may be pending.
     ///
     /// *Ordered*: records of one lane become visible to consumers in the order of the calls and, inside a
-    /// call, of the slice; a record that fails is followed by none of its lane. The sink retries whatever
-    /// can be retried, for ever and without counting.
+    /// call, of the slice; a record that fails is followed by none of its lane, and a topic that was once
+    /// answered as [`Outcome::Held`] stays so until [`accepts`](Self::accepts) has said yes. The sink retries
+    /// whatever can be retried, for ever and without counting.
     ///
     /// # Errors
     /// When the sink must be opened anew; the receipts of earlier calls then resolve without further delay,
     /// and what was taken over of this call may or may not be delivered.
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>>;
 
-    /// Whether a record of this topic would be accepted by now. The relay asks about held topics now and then.
-    fn accepts<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<bool, SinkError>> {
+    /// Whether a record of this topic would be accepted by now. The relay asks about held topics now and then;
+    /// the answer borrows nothing, so that publishing goes on meanwhile.
+    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
         let _ = topic;
         Box::pin(std::future::ready(Ok(true)))
     }

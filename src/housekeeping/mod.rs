@@ -1,1 +1,136 @@
-//! Slow chores of the leader.
+//! Slow chores: measuring the backlog, and removing old sent rows. They never hold up the relay.
+//!
+//! Every relay measures, so that a standby's dashboard is not blank; only the leader removes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::contract::{Backlog, Store, StoreError};
+use crate::observe::{chain, metrics};
+use crate::outbox::Term;
+use crate::relay::Status;
+
+/// The pause between two rounds of removing while there is more, so that the database's other work goes first.
+const PURGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How the chores are done.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long sent rows are kept.
+    pub retention: Duration,
+    /// How often old rows are looked for.
+    pub purge_interval: Duration,
+    /// How often the backlog is measured.
+    pub measure_interval: Duration,
+    /// How many unsent messages are counted at most.
+    pub count_limit: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(7 * 24 * 3600),
+            purge_interval: Duration::from_secs(30),
+            measure_interval: Duration::from_secs(1),
+            count_limit: 100_000,
+        }
+    }
+}
+
+/// Does the chores until `stop` is cancelled. `measured` is told of every measurement.
+pub async fn run(
+    store: Arc<dyn Store>,
+    status: watch::Receiver<Status>,
+    settings: Settings,
+    measured: watch::Sender<Backlog>,
+    stop: CancellationToken,
+) {
+    let measuring = measure(store.as_ref(), &settings, measured);
+    let purging = purge(store.as_ref(), status, &settings);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = measuring => {}
+        () = purging => {}
+    }
+}
+
+async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender<Backlog>) {
+    let mut tick = interval(settings.measure_interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tick.tick().await;
+        match store.backlog(settings.count_limit).await {
+            Ok(backlog) => {
+                failing = false;
+                metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
+                if backlog.late > 0 {
+                    metrics::count_late(backlog.late);
+                    tracing::error!(
+                        records = backlog.late,
+                        "unsettled records lie below the checkpoint: run `outboxd status` and report this"
+                    );
+                }
+                measured.send_replace(backlog);
+            }
+            Err(error) => {
+                say_once(&mut failing, &error, "the backlog cannot be measured for now");
+                age(&measured, settings.measure_interval);
+            }
+        }
+    }
+}
+
+/// Nobody knows how much waits while the database is away, but what waited grows older.
+fn age(measured: &watch::Sender<Backlog>, by: Duration) {
+    let mut backlog = *measured.borrow();
+    if backlog.unsent > 0 {
+        backlog.oldest += by;
+        metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
+        measured.send_replace(backlog);
+    }
+}
+
+async fn purge(store: &dyn Store, status: watch::Receiver<Status>, settings: &Settings) {
+    let mut tick = interval(settings.purge_interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tick.tick().await;
+        let leads = status.borrow().term;
+        let Some(term) = leads else { continue };
+        match purge_all(store, term, settings.retention).await {
+            Ok(removed) => {
+                failing = false;
+                if removed > 0 {
+                    tracing::debug!(rows = removed, "removed settled rows after their retention");
+                }
+            }
+            Err(StoreError::TermOver { .. }) => {}
+            Err(error) => say_once(&mut failing, &error, "old rows cannot be removed for now"),
+        }
+    }
+}
+
+async fn purge_all(store: &dyn Store, term: Term, retention: Duration) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    loop {
+        let purged = store.purge(term, retention).await?;
+        metrics::count_purged(purged.removed);
+        removed += purged.removed;
+        if !purged.more {
+            return Ok(removed);
+        }
+        sleep(PURGE_PAUSE).await;
+    }
+}
+
+fn say_once(failing: &mut bool, error: &StoreError, what: &str) {
+    if !std::mem::replace(failing, true) {
+        tracing::warn!(error = %chain(error), "{what}");
+    }
+}

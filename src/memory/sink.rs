@@ -172,7 +172,7 @@ impl crate::contract::Sink for Sink {
         })))
     }
 
-    fn accepts<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<bool, SinkError>> {
+    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
         let mut state = self.state();
         let accepts = !state.missing.contains_key(topic);
         if accepts {

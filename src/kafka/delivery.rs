@@ -1,0 +1,380 @@
+//! The ledger of one producer: delivery reports back to outcomes, in the order of each submission.
+//!
+//! Every submission has a slot, every record an index in it, and both travel through the client as one integer.
+//! A report costs one uncontended lock and no allocation; a submission wakes its receipt once, when its last
+//! report has come. The ledger holds nothing of the records themselves.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+use crate::contract::{Outcome, Receipt};
+use crate::outbox::HoldCause;
+
+/// The client frees a record's room shortly after it reports it: looking again this often covers the gap.
+const ROOM_TICK: Duration = Duration::from_millis(10);
+
+const _: () = assert!(usize::BITS == 64, "a slot and an index share one pointer-sized integer");
+
+/// What went wrong with a producer, so that it is to be built anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Spoil {
+    /// What the client said first.
+    pub(crate) reason: String,
+    /// Whether records were refused that shared a batch with others: which of them are at fault is not known.
+    pub(crate) suspects: bool,
+    /// Topics whose records were refused, and what they wait for.
+    pub(crate) held: Vec<(String, HoldCause)>,
+}
+
+/// The ledger of one producer.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    state: Mutex<State>,
+    /// Signalled when there may be room again.
+    room: Notify,
+    /// Signalled at every change that somebody may wait for, other than room.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    open: usize,
+    warming: usize,
+    reported: u64,
+    /// The count of reports at which whoever waits for room is woken.
+    room_at: Option<u64>,
+    spoil: Option<Spoil>,
+    abandoned: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    outcomes: Vec<Outcome>,
+    /// Reports to come, and one more while the submission is being written.
+    left: usize,
+    answer: oneshot::Sender<Vec<Outcome>>,
+}
+
+impl Ledger {
+    /// Opens a submission of so many records.
+    pub(crate) fn begin(self: &Arc<Self>, records: usize) -> (Submission, Receipt) {
+        let (answer, outcomes) = oneshot::channel();
+        let slot = Slot { outcomes: vec![Outcome::Unknown; records], left: records + 1, answer };
+        let mut state = self.state();
+        state.open += 1;
+        let number = match state.free.pop() {
+            Some(number) => {
+                state.slots[number] = Some(slot);
+                number
+            }
+            None => {
+                state.slots.push(Some(slot));
+                state.slots.len() - 1
+            }
+        };
+        drop(state);
+        let submission = Submission { ledger: Arc::clone(self), slot: number, to_send: records };
+        let receipt: Receipt =
+            Box::pin(async move { outcomes.await.unwrap_or_else(|_abandoned| vec![Outcome::Unknown; records]) });
+        (submission, receipt)
+    }
+
+    /// Takes the report of one record.
+    pub(crate) fn report(&self, opaque: usize, outcome: Outcome) {
+        let Ticket { slot, index, first } = Ticket::read(opaque);
+        let mut state = self.state();
+        state.reported += 1;
+        if state.room_at.is_some_and(|at| state.reported >= at) {
+            state.room_at = None;
+            self.room.notify_one();
+        }
+        if state.abandoned {
+            return;
+        }
+        if first {
+            state.warming -= 1;
+            if state.warming == 0 {
+                self.changed.notify_waiters();
+            }
+        }
+        let entry = state.slots[slot].as_mut().expect("a slot stays until its last report");
+        entry.outcomes[index] = outcome;
+        self.count_down(&mut state, slot, 1);
+    }
+
+    /// Notes that the producer is to be built anew. The first reason is kept; topics and suspicion add up.
+    pub(crate) fn spoil(&self, spoil: Spoil) {
+        let mut state = self.state();
+        match &mut state.spoil {
+            Some(first) => {
+                first.suspects |= spoil.suspects;
+                for held in spoil.held {
+                    if !first.held.contains(&held) {
+                        first.held.push(held);
+                    }
+                }
+            }
+            none => *none = Some(spoil),
+        }
+        self.changed.notify_waiters();
+        self.room.notify_one();
+    }
+
+    /// Why the producer is to be built anew, if it is.
+    pub(crate) fn spoiled(&self) -> Option<Spoil> {
+        self.state().spoil.clone()
+    }
+
+    /// Whether the producer can take records.
+    pub(crate) fn is_sound(&self) -> bool {
+        let state = self.state();
+        state.spoil.is_none() && !state.abandoned
+    }
+
+    /// Whether every submission is answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state().open == 0
+    }
+
+    /// Answers every submission with what is known by now, and takes no notice of reports from here on.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state();
+        state.abandoned = true;
+        state.open = 0;
+        state.warming = 0;
+        for slot in state.slots.drain(..).flatten() {
+            // A receipt that nobody waits for any more is no failure.
+            let _ = slot.answer.send(slot.outcomes);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+        self.room.notify_one();
+    }
+
+    /// Waits until every submission is answered, or the producer is found to be no good.
+    pub(crate) async fn drained(&self) {
+        self.until(|state| state.open == 0 || state.spoil.is_some() || state.abandoned).await;
+    }
+
+    /// Waits until every submission is answered, good producer or not.
+    pub(crate) async fn answered(&self) {
+        self.until(|state| state.open == 0 || state.abandoned).await;
+    }
+
+    /// Waits until the first records of all cold partitions are reported, or the producer is found to be no good.
+    pub(crate) async fn warmed(&self) {
+        self.until(|state| state.warming == 0 || state.spoil.is_some() || state.abandoned).await;
+    }
+
+    /// Waits until the producer is found to be no good.
+    pub(crate) async fn ended(&self) {
+        self.until(|state| state.spoil.is_some() || state.abandoned).await;
+    }
+
+    /// Waits until the client, which holds records up to this count, has room again. May return early.
+    pub(crate) async fn room(&self, enqueued: u64) {
+        {
+            let mut state = self.state();
+            // A quarter of what is out, so that one report does not wake us for one record.
+            let outstanding = enqueued.saturating_sub(state.reported);
+            state.room_at = Some(state.reported + (outstanding / 4).max(1));
+        }
+        let _ = timeout(ROOM_TICK, self.room.notified()).await;
+    }
+
+    async fn until(&self, done: impl Fn(&State) -> bool) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if done(&self.state()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn count_down(&self, state: &mut State, number: usize, by: usize) {
+        let Some(slot) = &mut state.slots[number] else { return };
+        slot.left -= by;
+        if slot.left > 0 {
+            return;
+        }
+        if let Some(slot) = state.slots[number].take() {
+            let _ = slot.answer.send(slot.outcomes);
+        }
+        state.free.push(number);
+        state.open -= 1;
+        if state.open == 0 {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A submission while it is being written. Dropping it says that no more of its records will be sent: the others
+/// stay [`Outcome::Unknown`].
+#[derive(Debug)]
+pub(crate) struct Submission {
+    ledger: Arc<Ledger>,
+    slot: usize,
+    to_send: usize,
+}
+
+impl Submission {
+    /// What travels with a record through the client.
+    pub(crate) fn ticket(&self, index: usize) -> usize {
+        Ticket { slot: self.slot, index, first: false }.write()
+    }
+
+    /// As [`ticket`](Self::ticket), for the first record of a cold partition: [`Ledger::warmed`] waits for it.
+    pub(crate) fn first_ticket(&self, index: usize) -> usize {
+        self.ledger.state().warming += 1;
+        Ticket { slot: self.slot, index, first: true }.write()
+    }
+
+    /// Notes that a record was handed to the client, which will report it.
+    pub(crate) fn sent(&mut self) {
+        self.to_send -= 1;
+    }
+
+    /// Sets the outcome of a record that is not sent.
+    pub(crate) fn set(&self, index: usize, outcome: Outcome) {
+        let mut state = self.ledger.state();
+        if let Some(Some(slot)) = state.slots.get_mut(self.slot) {
+            slot.outcomes[index] = outcome;
+        }
+    }
+}
+
+impl Drop for Submission {
+    fn drop(&mut self) {
+        let ledger = Arc::clone(&self.ledger);
+        let mut state = ledger.state();
+        if !state.abandoned {
+            ledger.count_down(&mut state, self.slot, self.to_send + 1);
+        }
+    }
+}
+
+/// A slot, an index in it, and whether the record is the first of a cold partition.
+struct Ticket {
+    slot: usize,
+    index: usize,
+    first: bool,
+}
+
+impl Ticket {
+    fn write(&self) -> usize {
+        debug_assert!(self.slot < 1 << 31 && self.index < 1 << 32);
+        usize::from(self.first) << 63 | self.slot << 32 | self.index
+    }
+
+    fn read(opaque: usize) -> Self {
+        Self { slot: opaque >> 32 & 0x7fff_ffff, index: opaque & 0xffff_ffff, first: opaque >> 63 == 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn delivered(offset: i64) -> Outcome {
+        Outcome::Delivered { partition: 0, offset }
+    }
+
+    #[test]
+    fn outcomes_come_in_the_order_of_the_submission_whatever_the_order_of_the_reports() {
+        let ledger = Arc::new(Ledger::default());
+        let (mut submission, mut receipt) = ledger.begin(3);
+        submission.set(1, Outcome::Held(HoldCause::MissingTopic));
+        let tickets = [submission.ticket(0), submission.ticket(2)];
+        submission.sent();
+        submission.sent();
+        drop(submission);
+        ledger.report(tickets[1], delivered(8));
+        assert_eq!((&mut receipt).now_or_never(), None);
+        ledger.report(tickets[0], delivered(7));
+        let outcomes = receipt.now_or_never().expect("the last report has come");
+        assert_eq!(outcomes, [delivered(7), Outcome::Held(HoldCause::MissingTopic), delivered(8)]);
+        assert!(ledger.is_idle());
+    }
+
+    #[test]
+    fn a_receipt_resolves_when_the_producer_is_abandoned_and_late_reports_harm_nothing() {
+        let ledger = Arc::new(Ledger::default());
+        let (mut submission, receipt) = ledger.begin(2);
+        let tickets = [submission.ticket(0), submission.ticket(1)];
+        submission.sent();
+        submission.sent();
+        ledger.report(tickets[0], delivered(1));
+        ledger.abandon();
+        drop(submission);
+        ledger.report(tickets[1], delivered(2));
+        assert_eq!(receipt.now_or_never(), Some(vec![delivered(1), Outcome::Unknown]));
+        assert!(!ledger.is_sound());
+    }
+
+    #[test]
+    fn slots_are_used_again_and_keep_their_records_apart() {
+        let ledger = Arc::new(Ledger::default());
+        for round in 0..10 {
+            let (mut a, receipt_a) = ledger.begin(1);
+            let (mut b, receipt_b) = ledger.begin(1);
+            let tickets = [a.ticket(0), b.first_ticket(0)];
+            a.sent();
+            b.sent();
+            drop((a, b));
+            ledger.report(tickets[1], delivered(round));
+            ledger.report(tickets[0], delivered(-round));
+            assert_eq!(receipt_a.now_or_never(), Some(vec![delivered(-round)]));
+            assert_eq!(receipt_b.now_or_never(), Some(vec![delivered(round)]));
+        }
+        assert!(ledger.state().slots.len() <= 2);
+        assert!(ledger.warmed().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_submission_cut_short_resolves_once_what_was_sent_is_reported() {
+        let ledger = Arc::new(Ledger::default());
+        let (mut submission, mut receipt) = ledger.begin(5);
+        let ticket = submission.ticket(0);
+        submission.sent();
+        drop(submission);
+        assert_eq!((&mut receipt).now_or_never(), None);
+        ledger.report(ticket, delivered(1));
+        let outcomes = receipt.now_or_never().expect("nothing more will come");
+        assert_eq!(outcomes[0], delivered(1));
+        assert_eq!(outcomes[1..], [Outcome::Unknown, Outcome::Unknown, Outcome::Unknown, Outcome::Unknown]);
+    }
+
+    #[tokio::test]
+    async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybody() {
+        let ledger = Arc::new(Ledger::default());
+        let (mut submission, _receipt) = ledger.begin(4);
+        let tickets: Vec<usize> = (0..4).map(|index| submission.first_ticket(index)).collect();
+        (0..4).for_each(|_| submission.sent());
+        let waiting = ledger.room(4);
+        let mut waiting = pin!(waiting);
+        assert!((&mut waiting).now_or_never().is_none());
+        ledger.report(tickets[0], delivered(0));
+        assert!((&mut waiting).now_or_never().is_some());
+
+        assert!(ledger.warmed().now_or_never().is_none());
+        ledger.spoil(Spoil { reason: "first".into(), ..Spoil::default() });
+        ledger.spoil(Spoil { reason: "second".into(), suspects: true, ..Spoil::default() });
+        assert!(ledger.warmed().now_or_never().is_some() && ledger.drained().now_or_never().is_some());
+        let spoil = ledger.spoiled().expect("spoilt");
+        assert_eq!((spoil.reason.as_str(), spoil.suspects), ("first", true));
+    }
+}

@@ -1,0 +1,149 @@
+//! A record in the client's terms: its size on the wire, its headers, its timestamp.
+
+use std::io::Write;
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
+
+use crate::outbox::Record;
+
+/// The header that carries the event's identity.
+const EVENT_ID: &str = "id";
+
+/// The header that carries the row's id.
+const ROW_ID: &str = "outbox-id";
+
+/// The header that names the outbox.
+const SOURCE: &str = "outbox-source";
+
+/// Bytes of a record batch's own fields (message format v2).
+const BATCH_HEADER: usize = 61;
+
+/// Digits of the longest 64-bit integer, with its sign.
+const LONGEST_ID: usize = 20;
+
+/// Puts a record into the client's terms.
+///
+/// The application's headers come first and the relay's last, so that a consumer that takes the last header of a
+/// name gets the relay's even where a row was written past the checks of the enqueuing side.
+pub(crate) fn encode<'a>(
+    record: &'a Record,
+    partition: i32,
+    source: &str,
+    opaque: usize,
+) -> BaseRecord<'a, str, [u8], usize> {
+    BaseRecord {
+        topic: &record.topic,
+        partition: Some(partition),
+        payload: record.payload.as_deref(),
+        key: record.key.as_deref(),
+        timestamp: Some(timestamp(record)),
+        headers: Some(headers(record, source)),
+        delivery_opaque: opaque,
+    }
+}
+
+/// Milliseconds since 1970. The client takes 0 for "now" and the broker refuses less, so the least is 1.
+fn timestamp(record: &Record) -> i64 {
+    record.created_at.timestamp_millis().max(1)
+}
+
+fn headers(record: &Record, source: &str) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + 3);
+    for (name, value) in &record.headers {
+        headers = headers.insert(Header { key: name, value: value.as_deref() });
+    }
+    let mut event_id = [0; uuid::fmt::Hyphenated::LENGTH];
+    let event_id: &str = record.event_id.hyphenated().encode_lower(&mut event_id);
+    let mut row_id = [0; LONGEST_ID];
+    let row_id = decimal(record.id, &mut row_id);
+    headers
+        .insert(Header { key: EVENT_ID, value: Some(event_id) })
+        .insert(Header { key: ROW_ID, value: Some(row_id) })
+        .insert(Header { key: SOURCE, value: Some(source) })
+}
+
+/// Writes an integer without allocating.
+fn decimal(number: i64, buffer: &mut [u8; LONGEST_ID]) -> &[u8] {
+    let mut rest = &mut buffer[..];
+    write!(rest, "{number}").expect("the longest integer fits");
+    let written = LONGEST_ID - rest.len();
+    &buffer[..written]
+}
+
+/// Bytes of the record batch that holds this record alone, uncompressed: what the broker compares with the topic's
+/// `max.message.bytes`.
+pub(crate) fn batch_size(record: &Record, source: &str) -> usize {
+    let mut row_id = [0; LONGEST_ID];
+    let row_id = decimal(record.id, &mut row_id).len();
+    let own = [(EVENT_ID, uuid::fmt::Hyphenated::LENGTH), (ROW_ID, row_id), (SOURCE, source.len())];
+    let own: usize = own.iter().map(|(name, value)| sized(name.len()) + sized(*value)).sum();
+    let given: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| sized(name.len()) + value.as_ref().map_or(1, |v| sized(v.len())))
+        .sum();
+    let key = record.key.as_ref().map_or(1, |key| sized(key.len()));
+    let payload = record.payload.as_ref().map_or(1, |payload| sized(payload.len()));
+    // One byte each: attributes, and the differences of timestamp and offset, which are 0 for a first record.
+    let body = 3 + key + payload + varint(record.headers.len() + 3) + own + given;
+    BATCH_HEADER + sized(body)
+}
+
+/// A length as a varint, and so many bytes.
+fn sized(length: usize) -> usize {
+    varint(length) + length
+}
+
+/// Bytes of a length written as a zigzag varint.
+fn varint(length: usize) -> usize {
+    let bits = usize::BITS - (length << 1).leading_zeros();
+    bits.div_ceil(7).max(1) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            id: 1,
+            event_id: Uuid::nil(),
+            topic: "t".into(),
+            key: None,
+            payload: None,
+            headers: Vec::new(),
+            partition: None,
+            created_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn integers_are_written_whole() {
+        for number in [0, -1, i64::MIN, i64::MAX] {
+            assert_eq!(decimal(number, &mut [0; LONGEST_ID]), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn varints_take_as_many_bytes_as_kafka_writes() {
+        for (length, bytes) in [(0, 1), (63, 1), (64, 2), (8_191, 2), (8_192, 3), (1 << 20, 4)] {
+            assert_eq!(varint(length), bytes, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_1970_keeps_its_time_to_the_millisecond() {
+        assert_eq!(timestamp(&record()), 1);
+    }
+
+    #[test]
+    fn the_size_counts_every_byte_of_payload() {
+        let empty = batch_size(&Record { payload: Some(Vec::new()), ..record() }, "s");
+        let full = batch_size(&Record { payload: Some(vec![0; 60]), ..record() }, "s");
+        assert_eq!(full - empty, 60 + 1, "60 bytes, and the record's length takes one byte more");
+    }
+}

@@ -1,0 +1,121 @@
+//! What every error of the broker and its client means for the relay. Nothing else classifies.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::outbox::HoldCause;
+
+/// What an error means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It passes: the same record, sent again, can be delivered.
+    Wait,
+    /// The record's topic waits for something that an operator or its owner does.
+    Hold(HoldCause),
+    /// This record can never be published as it is, provided that it failed alone. The word names the cause.
+    Reject(&'static str),
+    /// The client can no longer keep its promises and is to be built anew.
+    Fatal,
+}
+
+/// Judges one error code.
+pub(crate) fn verdict(code: RDKafkaErrorCode) -> Verdict {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => Verdict::Hold(HoldCause::MissingTopic),
+        Code::TopicAuthorizationFailed => Verdict::Hold(HoldCause::NotAuthorised),
+
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Verdict::Reject("message_too_large"),
+        Code::InvalidTimestamp => Verdict::Reject("invalid_timestamp"),
+        Code::InvalidRecord => Verdict::Reject("invalid_record"),
+        Code::InvalidTopic => Verdict::Reject("invalid_topic"),
+        Code::PolicyViolation => Verdict::Reject("policy_violation"),
+        Code::UnsupportedForMessageFormat => Verdict::Reject("unsupported_for_message_format"),
+
+        Code::Fatal
+        | Code::GaplessGuarantee
+        | Code::Fenced
+        | Code::Inconsistent
+        | Code::OutOfOrderSequenceNumber
+        | Code::DuplicateSequenceNumber
+        | Code::InvalidProducerEpoch
+        | Code::UnknownProducerId
+        | Code::ProducerFenced
+        | Code::ClusterAuthorizationFailed => Verdict::Fatal,
+
+        // Outages, elections, timeouts, purges, authentication that an operator may still mend, and codes
+        // that newer versions bring: trying again loses nothing, and giving up would.
+        _ => Verdict::Wait,
+    }
+}
+
+/// The code inside an error, where it has one.
+pub(crate) fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaRespErr;
+
+    use super::*;
+
+    fn all_codes() -> Vec<RDKafkaErrorCode> {
+        (-200..200).filter_map(|code| RDKafkaRespErr::try_from(code).ok()).map(RDKafkaErrorCode::from).collect()
+    }
+
+    fn judged(wanted: impl Fn(Verdict) -> bool) -> Vec<String> {
+        let mut names: Vec<_> =
+            all_codes().into_iter().filter(|code| wanted(verdict(*code))).map(|code| format!("{code:?}")).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn every_code_is_judged_and_only_these_are_more_than_an_outage() {
+        assert!(all_codes().len() > 150, "the client's list of codes was not found");
+        assert_eq!(
+            judged(|verdict| verdict == Verdict::Hold(HoldCause::MissingTopic)),
+            ["UnknownTopic", "UnknownTopicOrPartition"]
+        );
+        assert_eq!(judged(|verdict| verdict == Verdict::Hold(HoldCause::NotAuthorised)), ["TopicAuthorizationFailed"]);
+        assert_eq!(
+            judged(|verdict| matches!(verdict, Verdict::Reject(_))),
+            [
+                "InvalidRecord",
+                "InvalidTimestamp",
+                "InvalidTopic",
+                "MessageBatchTooLarge",
+                "MessageSizeTooLarge",
+                "PolicyViolation",
+                "UnsupportedForMessageFormat"
+            ]
+        );
+        assert_eq!(
+            judged(|verdict| verdict == Verdict::Fatal),
+            [
+                "ClusterAuthorizationFailed",
+                "DuplicateSequenceNumber",
+                "Fatal",
+                "Fenced",
+                "GaplessGuarantee",
+                "Inconsistent",
+                "InvalidProducerEpoch",
+                "OutOfOrderSequenceNumber",
+                "ProducerFenced",
+                "UnknownProducerId"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_purged_record_and_one_beside_an_invalid_one_are_not_rejected() {
+        use RDKafkaErrorCode as Code;
+        for code in [Code::PurgeQueue, Code::PurgeInflight, Code::InvalidDifferentRecord, Code::MessageTimedOut] {
+            assert_eq!(verdict(code), Verdict::Wait, "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! One producer: handing records to the client, hearing what became of them, and putting an end to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{
+    BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
+};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::contract::{Outcome, Rejection};
+use crate::kafka::client_log::{ClientLog, Reach};
+use crate::kafka::config::Shape;
+use crate::kafka::delivery::{Ledger, Spoil};
+use crate::kafka::errors::{self, Verdict};
+
+/// How long a producer that is no good may take to tell what became of the records that are under way.
+const LAST_REPORTS: Duration = Duration::from_secs(5);
+
+/// The client itself.
+pub(crate) type Client = ThreadedProducer<Context>;
+
+/// One producer, from its creation to its end.
+pub(crate) struct Producer {
+    client: Arc<Client>,
+    /// What became of the records.
+    pub(crate) ledger: Arc<Ledger>,
+    /// What it was built for.
+    pub(crate) shape: Shape,
+    enqueued: u64,
+}
+
+impl Producer {
+    /// Builds a producer. It connects by itself, when it can. Call it within a tokio runtime.
+    pub(crate) fn build(config: &ClientConfig, shape: Shape, reach: &Arc<Reach>) -> Result<Self, KafkaError> {
+        let ledger = Arc::new(Ledger::default());
+        let log = ClientLog::new(Arc::clone(reach));
+        let context = Context { ledger: Arc::clone(&ledger), log, alone: shape.alone };
+        let client: Arc<Client> = Arc::new(config.create_with_context(context)?);
+        tokio::spawn(wind_up(Arc::clone(&ledger), Arc::downgrade(&client)));
+        Ok(Self { client, ledger, shape, enqueued: 0 })
+    }
+
+    /// The client, for questions about topics: it must know them before it is sent records of them.
+    pub(crate) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
+    }
+
+    /// Records handed over so far.
+    pub(crate) fn enqueued(&self) -> u64 {
+        self.enqueued
+    }
+
+    /// Hands a record over, waiting while the client has no room.
+    ///
+    /// # Errors
+    /// When the client does not take it, and never will.
+    pub(crate) async fn send<'a>(&mut self, record: BaseRecord<'a, str, [u8], usize>) -> Result<(), KafkaError> {
+        let mut record = record;
+        loop {
+            match self.client.send(record) {
+                Ok(()) => {
+                    self.enqueued += 1;
+                    return Ok(());
+                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if self.ledger.is_sound() => {
+                    record = back;
+                    self.ledger.room(self.enqueued).await;
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// Forgets everything that is not delivered and answers its receipts. The client ends on a thread of its own,
+    /// since that can take a while; the answer says when it has.
+    pub(crate) fn end(self) -> oneshot::Receiver<()> {
+        self.ledger.abandon();
+        let (done, ended) = oneshot::channel();
+        let client = self.client;
+        std::thread::spawn(move || {
+            client.purge(PurgeConfig::default().queue().inflight());
+            drop(client);
+            // Nobody may be waiting.
+            let _ = done.send(());
+        });
+        ended
+    }
+}
+
+/// Once a producer is found to be no good: sends nothing more, and bounds how long receipts wait for reports.
+async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
+    ledger.ended().await;
+    if let Some(client) = client.upgrade() {
+        // Off the runtime: this may be the last handle, and dropping it waits for the client's threads.
+        let purged = tokio::task::spawn_blocking(move || client.purge(PurgeConfig::default().queue()));
+        let _ = purged.await;
+    }
+    let _ = timeout(LAST_REPORTS, ledger.answered()).await;
+    ledger.abandon();
+}
+
+/// Hears the client.
+pub(crate) struct Context {
+    ledger: Arc<Ledger>,
+    log: ClientLog,
+    alone: bool,
+}
+
+impl Context {
+    /// Judges a record that was not delivered. Whatever the cause, the producer is to be built anew: nothing of
+    /// the record's lane may follow it.
+    fn failed(&self, code: RDKafkaErrorCode, topic: &str, partition: i32) -> Outcome {
+        let verdict = errors::verdict(code);
+        if verdict == Verdict::Wait && !self.ledger.is_sound() {
+            return Outcome::Unknown;
+        }
+        let mut spoil =
+            Spoil { reason: format!("a record of topic {topic} was not delivered: {code}"), ..Spoil::default() };
+        let outcome = match verdict {
+            Verdict::Hold(cause) => {
+                spoil.held.push((topic.to_owned(), cause));
+                Outcome::Held(cause)
+            }
+            Verdict::Reject(word) if self.alone => Outcome::Rejected(Box::new(Rejection {
+                code: word,
+                message: format!(
+                    "the broker refuses it, sent alone to partition {partition} of topic {topic}: {code}; correct the row, or the topic's settings"
+                ),
+            })),
+            Verdict::Reject(_) => {
+                spoil.suspects = true;
+                Outcome::Unknown
+            }
+            Verdict::Wait | Verdict::Fatal => Outcome::Unknown,
+        };
+        self.ledger.spoil(spoil);
+        outcome
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
+        let outcome = match result {
+            Ok(message) => {
+                self.log.reach.found();
+                Outcome::Delivered { partition: message.partition(), offset: message.offset() }
+            }
+            Err((error, message)) => {
+                let code = errors::code(error).unwrap_or(RDKafkaErrorCode::Fail);
+                self.failed(code, message.topic(), message.partition())
+            }
+        };
+        self.ledger.report(ticket, outcome);
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
+        self.log.log(level, kind, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if errors::code(&error) == Some(RDKafkaErrorCode::Fatal) {
+            self.ledger.spoil(Spoil { reason: reason.to_owned(), ..Spoil::default() });
+        } else {
+            self.log.error(error, reason);
+        }
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}

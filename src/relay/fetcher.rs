@@ -1,0 +1,232 @@
+//! Reading ahead, as far as the credit allows, and storing the checkpoint.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::contract::{Checkpoint, Reader, StoreError};
+use crate::observe::metrics;
+use crate::outbox::{Batch, Held, Limit, Position, Term};
+use crate::relay::lanes::{Command, Lanes};
+use crate::relay::pacer::Pacer;
+use crate::relay::session::{Ending, LastCheckpoint, Verdict};
+use crate::relay::settler::Progress;
+use crate::relay::{Status, store_verdict};
+
+/// While nothing flows the position still moves with the database's other work; this often it is stored, so
+/// that a restart need not look at more of it.
+const IDLE_CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// A batch on its way to the publisher.
+pub(crate) struct Fetched {
+    /// Counts the batches of a session from 1.
+    pub(crate) number: u64,
+    pub(crate) batch: Batch,
+    /// How many commands about lanes the reader had heard when it read this.
+    pub(crate) heard: u64,
+    /// Returned when the batch is settled.
+    pub(crate) permit: Permit,
+}
+
+/// How much may be read and not settled.
+pub(crate) struct Credit {
+    records: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    batch: Limit,
+}
+
+/// The part of the credit that a batch holds.
+pub(crate) struct Permit {
+    records: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
+}
+
+impl Credit {
+    /// Credit for `in_flight`, and at least for one `batch`.
+    pub(crate) fn new(in_flight: Limit, batch: Limit) -> Self {
+        Self {
+            records: Arc::new(Semaphore::new(in_flight.records.max(batch.records))),
+            bytes: Arc::new(Semaphore::new(in_flight.bytes.max(batch.bytes))),
+            batch,
+        }
+    }
+
+    /// Waits until there is credit for a whole batch.
+    async fn reserve(&self) -> Permit {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let never = "the semaphores are never closed";
+        Permit {
+            records: Arc::clone(&self.records).acquire_many_owned(count(self.batch.records)).await.expect(never),
+            bytes: Arc::clone(&self.bytes).acquire_many_owned(count(self.batch.bytes)).await.expect(never),
+        }
+    }
+}
+
+impl Permit {
+    /// Gives back what the batch did not need.
+    fn shrink_to(&mut self, batch: &Batch) {
+        drop(self.records.split(self.records.num_permits().saturating_sub(batch.records.len())));
+        drop(self.bytes.split(self.bytes.num_permits().saturating_sub(batch.footprint())));
+    }
+}
+
+/// The first stage.
+pub(crate) struct Fetcher {
+    pub(crate) reader: Box<dyn Reader>,
+    pub(crate) term: Term,
+    pub(crate) batch: Limit,
+    pub(crate) credit: Credit,
+    pub(crate) pacer: Pacer,
+    pub(crate) checkpoint_interval: Duration,
+    pub(crate) lanes: Arc<Mutex<Lanes>>,
+    pub(crate) batches: mpsc::Sender<Fetched>,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) ending: Ending,
+}
+
+/// How far the fetcher is.
+struct Reached {
+    /// Batches sent on.
+    sent: u64,
+    /// The position after the latest read.
+    position: Option<Position>,
+    /// How many commands about lanes the reader has heard.
+    heard: u64,
+    stored: Option<Stored>,
+    stored_at: Instant,
+}
+
+/// What was stored last.
+struct Stored {
+    number: u64,
+    position: Position,
+    held: Vec<Held>,
+}
+
+impl Fetcher {
+    /// Reads until the session ends. Gives back the reader, if it is still good, with the last checkpoint.
+    pub(crate) async fn run(mut self) -> (Option<LastCheckpoint>, Result<(), Verdict>) {
+        let mut reached = Reached { sent: 0, position: None, heard: 0, stored: None, stored_at: Instant::now() };
+        if let Err(error) = self.fetch_all(&mut reached).await {
+            return (None, Err(store_verdict(error)));
+        }
+        let Self { reader, batches, progress, lanes, term, .. } = self;
+        drop(batches);
+        settled(progress.clone()).await;
+        let checkpoint = due(&reached, &progress, &lanes, term);
+        (checkpoint.map(|checkpoint| LastCheckpoint { reader, checkpoint }), Ok(()))
+    }
+
+    async fn fetch_all(&mut self, reached: &mut Reached) -> Result<(), StoreError> {
+        while !self.ending.soft.is_cancelled() {
+            self.obey(reached);
+            self.store_checkpoint(reached).await?;
+            let permit = tokio::select! {
+                biased;
+                () = self.ending.soft.cancelled() => break,
+                permit = self.credit.reserve() => permit,
+                () = sleep_until(reached.stored_at + self.checkpoint_interval) => continue,
+            };
+            let began = Instant::now();
+            let batch = self.reader.fetch(self.batch).await?;
+            metrics::record_fetch(began.elapsed());
+            let (found, more) = (!batch.records.is_empty(), batch.more);
+            self.pass_on(batch, permit, reached).await;
+            if more {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = self.ending.soft.cancelled() => break,
+                () = self.pacer.pause(found) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the reader which lanes to leave out and which to let flow.
+    fn obey(&mut self, reached: &mut Reached) {
+        let (commands, given) = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).take_commands();
+        for command in commands {
+            match command {
+                Command::Hold(held) => self.reader.hold(held),
+                Command::Release(lane) => self.reader.release(&lane),
+            }
+        }
+        reached.heard = given;
+    }
+
+    async fn pass_on(&mut self, batch: Batch, mut permit: Permit, reached: &mut Reached) {
+        reached.position = Some(batch.end.clone());
+        let empty = batch.records.is_empty() && batch.opened.is_empty() && batch.closed.is_empty();
+        if empty {
+            if self.progress.borrow().number == reached.sent {
+                metrics::set_progress_now();
+                self.status.send_modify(Status::progressed);
+            }
+            return;
+        }
+        permit.shrink_to(&batch);
+        reached.sent += 1;
+        let records = batch.records.len();
+        self.status.send_modify(|status| status.in_flight += records);
+        metrics::set_in_flight(self.status.borrow().in_flight);
+        let fetched = Fetched { number: reached.sent, batch, heard: reached.heard, permit };
+        tokio::select! {
+            biased;
+            () = self.ending.soft.cancelled() => {}
+            // An error says that the publisher has ended, and so does the session.
+            _ = self.batches.send(fetched) => {}
+        }
+    }
+
+    /// Stores the checkpoint when it is time and there is news.
+    async fn store_checkpoint(&mut self, reached: &mut Reached) -> Result<(), StoreError> {
+        if reached.stored_at.elapsed() < self.checkpoint_interval {
+            return Ok(());
+        }
+        let Some(checkpoint) = due(reached, &self.progress, &self.lanes, self.term) else {
+            reached.stored_at = Instant::now();
+            return Ok(());
+        };
+        let number = self.progress.borrow().number;
+        let idle = reached
+            .stored
+            .as_ref()
+            .is_some_and(|stored| stored.number == number && number == reached.sent && stored.held == checkpoint.held);
+        if idle && reached.stored_at.elapsed() < IDLE_CHECKPOINT {
+            return Ok(());
+        }
+        self.reader.save(&checkpoint).await?;
+        let Checkpoint { position, held, .. } = checkpoint;
+        reached.stored = Some(Stored { number, position, held });
+        reached.stored_at = Instant::now();
+        Ok(())
+    }
+}
+
+/// The checkpoint that may be stored now, if it differs from the stored one.
+fn due(
+    reached: &Reached,
+    progress: &watch::Receiver<Progress>,
+    lanes: &Mutex<Lanes>,
+    term: Term,
+) -> Option<Checkpoint> {
+    let settled = progress.borrow().clone();
+    // With nothing in flight everything up to the latest read is settled or held.
+    let position = if settled.number == reached.sent { reached.position.clone() } else { settled.position };
+    let held = lanes.lock().unwrap_or_else(PoisonError::into_inner).stored();
+    let news = |stored: &Stored| Some(&stored.position) != position.as_ref() || stored.held != held;
+    if !reached.stored.as_ref().is_none_or(news) {
+        return None;
+    }
+    position.map(|position| Checkpoint { term, position, held })
+}
+
+/// Waits until the settler is done.
+async fn settled(mut progress: watch::Receiver<Progress>) {
+    while progress.changed().await.is_ok() {}
+}

@@ -1,0 +1,258 @@
+//! Which lanes are held, and how each becomes free again: a pure state machine.
+//!
+//! A lane is *held* by the publisher or the settler, at the moment a record of it turns out to wait. The
+//! reader is told before its next read, and leaves the lane out. When its release is asked for, the reader
+//! says in the stream of batches where the lane's records begin to come again (*open*) and where all that
+//! was left out has come (*closed*); in between the lane stays in the stored set, so that a crash starts the
+//! release over. Commands to the reader are numbered, and what it says counts only if it had heard the
+//! lane's latest command by then: the end of a release that was broken off must not end a later one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use chrono::Utc;
+
+use crate::outbox::{Held, HoldCause, Lane, Record};
+
+/// What the reader must be told before its next read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    Hold(Held),
+    Release(Lane),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its records are left out.
+    Held,
+    /// Its release was asked for; its records are still left out.
+    Releasing,
+    /// Its records flow; those left out have not all come and been settled yet.
+    Open,
+}
+
+#[derive(Debug)]
+struct Entry {
+    held: Held,
+    state: State,
+    /// The number of the latest command about this lane.
+    commanded: u64,
+}
+
+/// The held lanes of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    entries: HashMap<Lane, Entry>,
+    commands: VecDeque<Command>,
+    /// How many commands were given in all.
+    given: u64,
+}
+
+impl Lanes {
+    /// Begins with what the reader's session found stored.
+    pub(crate) fn restore(held: &[Held]) -> Self {
+        let entry = |held: &Held| (held.lane.clone(), Entry { held: held.clone(), state: State::Held, commanded: 0 });
+        Self { entries: held.iter().map(entry).collect(), ..Self::default() }
+    }
+
+    /// Whether nothing is held, so that no record needs to be looked at.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes out of `records` what belongs to a held lane, remembering from which id on it waits.
+    pub(crate) fn keep_back(&mut self, records: &mut Vec<Record>) {
+        if !self.is_empty() {
+            records.retain(|record| !self.keeps_back(record));
+        }
+    }
+
+    fn keeps_back(&mut self, record: &Record) -> bool {
+        let topic = Lane::Topic { topic: Arc::clone(&record.topic) };
+        let lanes = [Some(topic), record.lane()];
+        let waits = |entry: &&mut Entry| entry.state != State::Open;
+        for lane in lanes.into_iter().flatten() {
+            if let Some(entry) = self.entries.get_mut(&lane).filter(waits) {
+                if record.id < entry.held.from_id {
+                    entry.held.from_id = record.id;
+                    self.commands.push_back(Command::Hold(entry.held.clone()));
+                    self.given += 1;
+                    entry.commanded = self.given;
+                    // The reader breaks a release off when it hears of a hold.
+                    entry.state = State::Held;
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Holds a lane from this id on. Says whether it was not held before.
+    pub(crate) fn hold(&mut self, lane: Lane, from_id: i64, cause: HoldCause) -> bool {
+        let fresh = || Entry {
+            held: Held { lane: lane.clone(), from_id, cause, since: Utc::now() },
+            state: State::Open,
+            commanded: 0,
+        };
+        let entry = self.entries.entry(lane.clone()).or_insert_with(fresh);
+        let news = entry.state != State::Held;
+        if news || from_id < entry.held.from_id {
+            entry.state = State::Held;
+            entry.held.cause = cause;
+            entry.held.from_id = entry.held.from_id.min(from_id);
+            self.commands.push_back(Command::Hold(entry.held.clone()));
+            self.given += 1;
+            entry.commanded = self.given;
+        }
+        news
+    }
+
+    /// Asks for the release of a held lane.
+    pub(crate) fn release(&mut self, lane: &Lane) {
+        if let Some(entry) = self.entries.get_mut(lane).filter(|entry| entry.state == State::Held) {
+            entry.state = State::Releasing;
+            self.commands.push_back(Command::Release(lane.clone()));
+            self.given += 1;
+            entry.commanded = self.given;
+        }
+    }
+
+    /// The reader, having heard `heard` commands, says that the lane's records come from here on.
+    pub(crate) fn open(&mut self, lane: &Lane, heard: u64) {
+        let meant = |entry: &&mut Entry| entry.state == State::Releasing && entry.commanded <= heard;
+        if let Some(entry) = self.entries.get_mut(lane).filter(meant) {
+            entry.state = State::Open;
+        }
+    }
+
+    /// All that was left out of the lane, said the reader having heard `heard` commands, has come and is
+    /// settled. A lane that is held again stays held.
+    pub(crate) fn close(&mut self, lane: &Lane, heard: u64) {
+        let meant = |entry: &Entry| entry.state == State::Open && entry.commanded <= heard;
+        if self.entries.get(lane).is_some_and(meant) {
+            self.entries.remove(lane);
+        }
+    }
+
+    /// What the reader must be told before its next read, in order, and how many commands it has heard then.
+    pub(crate) fn take_commands(&mut self) -> (VecDeque<Command>, u64) {
+        (std::mem::take(&mut self.commands), self.given)
+    }
+
+    /// Lanes whose release nobody has asked for yet.
+    pub(crate) fn waiting(&self) -> Vec<Lane> {
+        let waits = |entry: &&Entry| entry.state == State::Held;
+        self.entries.values().filter(waits).map(|entry| entry.held.lane.clone()).collect()
+    }
+
+    /// What must be stored beside a checkpoint: every lane of which something may be unsettled.
+    pub(crate) fn stored(&self) -> Vec<Held> {
+        let mut held: Vec<Held> = self.entries.values().map(|entry| entry.held.clone()).collect();
+        held.sort_by(|a, b| a.lane.cmp(&b.lane));
+        held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const CAUSE: HoldCause = HoldCause::MissingTopic;
+
+    fn record(id: i64, topic: &str, key: &str) -> Record {
+        Record {
+            id,
+            event_id: Uuid::nil(),
+            topic: topic.into(),
+            key: Some(key.to_owned()),
+            payload: None,
+            headers: Vec::new(),
+            partition: None,
+            created_at: Utc::now(),
+        }
+    }
+
+    fn kept_back(lanes: &mut Lanes, records: &[Record]) -> Vec<i64> {
+        let mut left = records.to_vec();
+        lanes.keep_back(&mut left);
+        let kept = |record: &&Record| !left.iter().any(|other| other.id == record.id);
+        records.iter().filter(kept).map(|record| record.id).collect()
+    }
+
+    #[test]
+    fn a_held_topic_keeps_back_its_records_and_no_others() {
+        let mut lanes = Lanes::default();
+        assert!(lanes.hold(Lane::topic_of("a"), 5, CAUSE));
+        assert!(!lanes.hold(Lane::topic_of("a"), 7, CAUSE), "it was held before");
+        let records = [record(6, "a", "k"), record(7, "b", "k"), record(8, "a", "j")];
+        assert_eq!(kept_back(&mut lanes, &records), [6, 8]);
+    }
+
+    #[test]
+    fn a_held_key_keeps_back_its_own_records_only() {
+        let mut lanes = Lanes::default();
+        lanes.hold(record(5, "a", "k").lane().expect("a lane"), 5, CAUSE);
+        let records = [record(6, "a", "k"), record(7, "a", "j"), record(8, "b", "k")];
+        assert_eq!(kept_back(&mut lanes, &records), [6]);
+    }
+
+    #[test]
+    fn a_late_record_of_a_held_lane_lowers_where_its_release_begins() {
+        let mut lanes = Lanes::default();
+        lanes.hold(Lane::topic_of("a"), 5, CAUSE);
+        lanes.take_commands();
+        assert_eq!(kept_back(&mut lanes, &[record(3, "a", "k")]), [3]);
+        assert_eq!(lanes.stored()[0].from_id, 3);
+        let (told, _) = lanes.take_commands();
+        assert!(matches!(&told[0], Command::Hold(held) if held.from_id == 3), "{told:?}");
+    }
+
+    #[test]
+    fn a_released_lane_flows_once_opened_and_is_stored_until_closed() {
+        let mut lanes = Lanes::default();
+        let lane = Lane::topic_of("a");
+        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.release(&lane);
+        assert_eq!(kept_back(&mut lanes, &[record(9, "a", "k")]), [9], "read before the release began");
+        assert!(lanes.waiting().is_empty());
+        let (_, heard) = lanes.take_commands();
+        lanes.open(&lane, heard);
+        assert!(kept_back(&mut lanes, &[record(5, "a", "k")]).is_empty());
+        assert_eq!(lanes.stored().len(), 1, "a crash now must release it again");
+        lanes.close(&lane, heard);
+        assert!(lanes.stored().is_empty());
+    }
+
+    #[test]
+    fn a_lane_held_again_during_its_release_stays_held_when_the_old_release_closes() {
+        let mut lanes = Lanes::default();
+        let lane = Lane::topic_of("a");
+        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.release(&lane);
+        let (_, heard) = lanes.take_commands();
+        lanes.open(&lane, heard);
+        assert!(lanes.hold(lane.clone(), 8, CAUSE));
+        lanes.close(&lane, heard);
+        assert_eq!(lanes.stored()[0].from_id, 5, "what was left out before may be unsettled still");
+        assert_eq!(kept_back(&mut lanes, &[record(9, "a", "k")]), [9]);
+    }
+
+    #[test]
+    fn the_end_of_a_release_that_was_broken_off_does_not_end_a_later_one() {
+        let mut lanes = Lanes::default();
+        let lane = Lane::topic_of("a");
+        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.release(&lane);
+        let (_, first) = lanes.take_commands();
+        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.release(&lane);
+        lanes.open(&lane, first);
+        lanes.close(&lane, first);
+        assert_eq!(lanes.stored().len(), 1, "nothing of the second release has come yet");
+        let (_, second) = lanes.take_commands();
+        lanes.open(&lane, second);
+        lanes.close(&lane, second);
+        assert!(lanes.stored().is_empty());
+    }
+}

@@ -1,0 +1,262 @@
+//! One session: one reader, the opened sink, and the three stages between them.
+//!
+//! ```text
+//!             batches              submissions
+//!   fetcher ───────────▶ publisher ───────────▶ settler
+//!      ▲                                           │
+//!      └────── credit · progress · held lanes ─────┘
+//! ```
+//!
+//! Order of ending: the fetcher stops at once; the publisher finishes the batch at hand; the settler runs
+//! until everything submitted is settled; the checkpoint is stored last, through the reader's session.
+//! Losing the lease, or the deadline of a stop, makes the sink forget what is not delivered yet.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::contract::{Reader, Sink, Store};
+use crate::coordination::Leadership;
+use crate::relay::fetcher::{Credit, Fetched, Fetcher};
+use crate::relay::lanes::Lanes;
+use crate::relay::pacer::Pacer;
+use crate::relay::publisher::Publisher;
+use crate::relay::settler::{Progress, Settler, Submitted, count_held};
+use crate::relay::{Ended, Error, Settings, Status, sink_verdict, store_verdict};
+
+/// Batches read ahead of the publisher; their records are bounded by the credit.
+const READ_AHEAD: usize = 4;
+
+/// Submissions that may wait for the settler; their records are bounded by the credit.
+const SUBMISSIONS: usize = 256;
+
+/// How long the last words to the database may take once a stop's deadline has passed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The relay was told to stop.
+    Stopped(Ended),
+    /// Something failed that another session may mend.
+    Again(String),
+    /// Another relay leads, or may.
+    LeaseLost,
+    /// The relay cannot go on by itself.
+    Failed(Error),
+}
+
+/// What ends a session, from mild to hard.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ending {
+    /// Nothing new is begun.
+    pub(crate) soft: CancellationToken,
+    /// The sink forgets what is not delivered yet.
+    pub(crate) abort: CancellationToken,
+    /// The settler tries once more, and no more.
+    pub(crate) give_up: CancellationToken,
+}
+
+/// What a session works with.
+pub(crate) struct Session<'a> {
+    pub(crate) store: &'a Arc<dyn Store>,
+    pub(crate) sink: &'a mut dyn Sink,
+    pub(crate) settings: &'a Settings,
+    pub(crate) status: &'a watch::Sender<Status>,
+    pub(crate) leadership: &'a Leadership,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+impl Session<'_> {
+    /// Runs until something ends it. `failing` says that the last session failed; it is cleared once this one stands.
+    pub(crate) async fn run(&mut self, failing: &mut bool) -> Verdict {
+        let reader = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Verdict::Stopped(Ended::Graceful),
+            () = self.leadership.lost().cancelled() => return Verdict::LeaseLost,
+            reader = self.open() => match reader { Ok(reader) => reader, Err(verdict) => return verdict },
+        };
+        self.status.send_modify(|status| {
+            status.connected = true;
+            status.in_flight = 0;
+        });
+        if std::mem::take(failing) {
+            tracing::info!(term = %self.leadership.term(), "reading on from the checkpoint");
+        }
+        let verdict = self.relay(reader).await;
+        self.status.send_modify(|status| status.connected = !matches!(verdict, Verdict::Again(_)));
+        verdict
+    }
+
+    async fn open(&mut self) -> Result<Box<dyn Reader>, Verdict> {
+        self.sink.open(self.leadership.term()).await.map_err(sink_verdict)?;
+        self.store.open().await.map_err(store_verdict)
+    }
+
+    async fn relay(&mut self, reader: Box<dyn Reader>) -> Verdict {
+        let ending = Ending::default();
+        count_held(reader.held());
+        let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
+        let (batches, fetched) = mpsc::channel(READ_AHEAD);
+        let (submissions, submitted) = mpsc::channel(SUBMISSIONS);
+        let (progress, reached) = watch::channel(Progress::default());
+
+        let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
+        let settler = self.settler(&lanes, submitted, progress, &ending);
+        // A relay that is dropped must not go on in the background.
+        let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher.run()));
+        let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
+        let watchdog = watch_ending(self.stop, self.leadership, self.settings.drain_deadline, &ending);
+        let stages = self.publish_and_drain(&lanes, fetched, submissions, settler, &ending);
+        let stages = async {
+            let ended = stages.await;
+            ending.soft.cancel();
+            ended
+        };
+        let (published, settled) = tokio::select! {
+            ended = stages => ended,
+            () = watchdog => unreachable!("the watchdog never ends"),
+        };
+        let (reader, fetched) = match fetcher.await {
+            Ok(ended) => ended,
+            Err(_panicked) => return Verdict::Failed(Error::Panicked("fetcher")),
+        };
+        let all_settled = settled.is_ok();
+        let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(graver);
+        if let Some(reader) = reader {
+            self.store_last_checkpoint(reader).await;
+        }
+        match failed {
+            Some(verdict @ Verdict::Failed(_)) => verdict,
+            _ if self.stop.is_cancelled() && all_settled => Verdict::Stopped(Ended::Graceful),
+            _ if self.stop.is_cancelled() => Verdict::Stopped(Ended::CutOff),
+            Some(verdict) => verdict,
+            None => Verdict::LeaseLost,
+        }
+    }
+
+    fn fetcher(
+        &self,
+        reader: Box<dyn Reader>,
+        lanes: &Arc<Mutex<Lanes>>,
+        batches: mpsc::Sender<Fetched>,
+        progress: watch::Receiver<Progress>,
+        ending: &Ending,
+    ) -> Fetcher {
+        Fetcher {
+            reader,
+            term: self.leadership.term(),
+            batch: self.settings.batch,
+            credit: Credit::new(self.settings.in_flight, self.settings.batch),
+            pacer: Pacer::new(self.store.wake(), self.settings),
+            checkpoint_interval: self.settings.checkpoint_interval,
+            lanes: Arc::clone(lanes),
+            batches,
+            progress,
+            status: self.status.clone(),
+            ending: ending.clone(),
+        }
+    }
+
+    fn settler(
+        &self,
+        lanes: &Arc<Mutex<Lanes>>,
+        submitted: mpsc::Receiver<Submitted>,
+        progress: watch::Sender<Progress>,
+        ending: &Ending,
+    ) -> Settler {
+        Settler {
+            store: Arc::clone(self.store),
+            lanes: Arc::clone(lanes),
+            submitted,
+            progress,
+            status: self.status.clone(),
+            ending: ending.clone(),
+        }
+    }
+
+    /// Publishes until the session ends, then waits until all that was submitted is settled.
+    async fn publish_and_drain(
+        &mut self,
+        lanes: &Arc<Mutex<Lanes>>,
+        fetched: mpsc::Receiver<Fetched>,
+        submissions: mpsc::Sender<Submitted>,
+        mut settler: AbortOnDropHandle<Result<(), Verdict>>,
+        ending: &Ending,
+    ) -> (Result<(), Verdict>, Result<(), Verdict>) {
+        let publisher = Publisher {
+            sink: &mut *self.sink,
+            leadership: self.leadership,
+            lanes: Arc::clone(lanes),
+            fetched,
+            submissions,
+            release_interval: self.settings.release_interval,
+            ending: ending.clone(),
+        };
+        let published = publisher.run().await;
+        ending.soft.cancel();
+        let settled = tokio::select! {
+            biased;
+            () = ending.abort.cancelled() => {
+                self.sink.abort();
+                settler.await
+            }
+            settled = &mut settler => settled,
+        };
+        let panicked = |_| Err(Verdict::Failed(Error::Panicked("settler")));
+        (published, settled.unwrap_or_else(panicked))
+    }
+
+    /// Stores how far everything is settled, so that the next session need not read it again.
+    async fn store_last_checkpoint(&mut self, mut last: LastCheckpoint) {
+        if !self.leadership.is_trusted() {
+            return;
+        }
+        match timeout(LAST_WORDS, last.reader.save(&last.checkpoint)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = %crate::observe::chain(&error), "the last checkpoint was not stored; settled records are skipped by the next session");
+            }
+            Err(_elapsed) => tracing::warn!("the last checkpoint was not stored in time"),
+        }
+    }
+}
+
+/// A reader that is still good, and what is to be stored through it.
+pub(crate) struct LastCheckpoint {
+    pub(crate) reader: Box<dyn Reader>,
+    pub(crate) checkpoint: crate::contract::Checkpoint,
+}
+
+/// The one of two verdicts that says more.
+fn graver(a: Verdict, b: Verdict) -> Verdict {
+    let gravity = |verdict: &Verdict| match verdict {
+        Verdict::Failed(_) => 3,
+        Verdict::LeaseLost => 2,
+        Verdict::Again(_) => 1,
+        Verdict::Stopped(_) => 0,
+    };
+    if gravity(&b) > gravity(&a) { b } else { a }
+}
+
+/// Turns the outside world into endings; never returns.
+async fn watch_ending(stop: &CancellationToken, leadership: &Leadership, deadline: Duration, ending: &Ending) {
+    let lost = async {
+        leadership.lost().cancelled().await;
+        ending.soft.cancel();
+        ending.abort.cancel();
+    };
+    let stopped = async {
+        stop.cancelled().await;
+        ending.soft.cancel();
+        sleep(deadline).await;
+        ending.abort.cancel();
+        ending.give_up.cancel();
+    };
+    tokio::join!(lost, stopped);
+    std::future::pending().await
+}

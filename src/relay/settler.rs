@@ -1,0 +1,261 @@
+//! Recording what became of records: many receipts in one settlement, retried until it is written.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::Utc;
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::Backoff;
+use crate::contract::{Outcome, Receipt, Store, StoreError};
+use crate::observe::{chain, metrics};
+use crate::outbox::{Held, HoldCause, Lane, Position, Settlement};
+use crate::relay::fetcher::Permit;
+use crate::relay::lanes::Lanes;
+use crate::relay::publisher::Row;
+use crate::relay::session::{Ending, Verdict};
+use crate::relay::{Error, Status, store_verdict};
+
+/// Records in one settlement at most: enough for few commits, small enough to be quick.
+const SETTLEMENT: usize = 10_000;
+
+/// A batch that the sink has taken over.
+pub(crate) struct Submitted {
+    pub(crate) number: u64,
+    pub(crate) rows: Vec<Row>,
+    /// How many records were read with it, those kept back included.
+    pub(crate) read: usize,
+    pub(crate) receipt: Receipt,
+    pub(crate) began: Instant,
+    pub(crate) end: Position,
+    pub(crate) closed: Vec<Lane>,
+    pub(crate) heard: u64,
+    pub(crate) permit: Permit,
+}
+
+/// How far everything is settled or held.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// The number of the last batch.
+    pub(crate) number: u64,
+    /// The position after it.
+    pub(crate) position: Option<Position>,
+}
+
+/// The third stage. It outlives the others: what was delivered is recorded.
+pub(crate) struct Settler {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) lanes: Arc<Mutex<Lanes>>,
+    pub(crate) submitted: mpsc::Receiver<Submitted>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) ending: Ending,
+}
+
+/// Batches whose outcomes are known, about to be settled together.
+#[derive(Default)]
+struct Fold {
+    settlement: Settlement,
+    read: usize,
+    end: Option<(u64, Position)>,
+    closed: Vec<(Lane, u64)>,
+    permits: Vec<Permit>,
+}
+
+impl Settler {
+    /// Settles until the publisher has ended and everything it submitted is settled.
+    ///
+    /// # Errors
+    /// When something submitted is not delivered, or not settled.
+    pub(crate) async fn run(mut self) -> Result<(), Verdict> {
+        let mut ready = VecDeque::new();
+        let mut verdict = Ok(());
+        while let Some((first, outcomes)) = self.next(&mut ready).await {
+            let mut fold = Fold::default();
+            self.fold(&mut fold, first, outcomes, &mut verdict);
+            while fold.settlement.len() < SETTLEMENT
+                && let Some((next, outcomes)) = self.next_ready(&mut ready)
+            {
+                self.fold(&mut fold, next, outcomes, &mut verdict);
+            }
+            if let Err(failed) = self.settle(&fold.settlement).await {
+                self.ending.soft.cancel();
+                return Err(failed);
+            }
+            self.settled(fold);
+        }
+        verdict
+    }
+
+    /// The next submission in order, once its outcomes are known.
+    async fn next(&mut self, ready: &mut VecDeque<Submitted>) -> Option<(Submitted, Vec<Outcome>)> {
+        let mut submitted = match ready.pop_front() {
+            Some(submitted) => submitted,
+            None => self.submitted.recv().await?,
+        };
+        let outcomes = (&mut submitted.receipt).await;
+        Some((submitted, outcomes))
+    }
+
+    /// The next submission in order, if its outcomes are known already.
+    fn next_ready(&mut self, ready: &mut VecDeque<Submitted>) -> Option<(Submitted, Vec<Outcome>)> {
+        if ready.is_empty() {
+            ready.push_back(self.submitted.try_recv().ok()?);
+        }
+        let outcomes = (&mut ready.front_mut()?.receipt).now_or_never()?;
+        Some((ready.pop_front()?, outcomes))
+    }
+
+    /// Adds what became of one batch. From the first record on that is not delivered, the position stands still.
+    fn fold(&self, fold: &mut Fold, batch: Submitted, outcomes: Vec<Outcome>, verdict: &mut Result<(), Verdict>) {
+        if !batch.rows.is_empty() {
+            metrics::record_publish_ack(batch.began.elapsed());
+        }
+        let now = Utc::now();
+        let mut published = Published::default();
+        for (row, outcome) in batch.rows.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Delivered { .. } => {
+                    fold.settlement.push_row(row.id, row.event_id);
+                    metrics::record_commit_to_ack((now - row.created_at).to_std().unwrap_or_default());
+                    published.count(&row.topic);
+                }
+                Outcome::Held(cause) => self.hold(row, cause),
+                Outcome::Rejected(rejection) => {
+                    metrics::count_rejected(&row.topic, rejection.code);
+                    let (id, event_id, topic) = (row.id, row.event_id, Arc::clone(&row.topic));
+                    let rejected = Error::Rejected { id, event_id, topic, rejection };
+                    if !matches!(verdict, Err(Verdict::Failed(_))) {
+                        *verdict = Err(Verdict::Failed(rejected));
+                    }
+                }
+                Outcome::Unknown if verdict.is_ok() => {
+                    *verdict = Err(Verdict::Again("the broker's client gave records up unacknowledged".to_owned()));
+                }
+                Outcome::Unknown => {}
+            }
+        }
+        published.record();
+        if verdict.is_ok() {
+            fold.end = Some((batch.number, batch.end));
+            fold.closed.extend(batch.closed.into_iter().map(|lane| (lane, batch.heard)));
+        } else {
+            self.ending.soft.cancel();
+        }
+        fold.read += batch.read;
+        fold.permits.push(batch.permit);
+    }
+
+    fn hold(&self, row: &Row, cause: HoldCause) {
+        let lane = Lane::Topic { topic: Arc::clone(&row.topic) };
+        if self.lanes().hold(lane, row.id, cause) {
+            tracing::warn!(topic = %row.topic, cause = cause.as_str(), from_id = row.id, "topic is held until the broker accepts it; other topics flow on");
+        }
+    }
+
+    /// Writes the settlement, for as long as it takes.
+    async fn settle(&self, settlement: &Settlement) -> Result<(), Verdict> {
+        if settlement.is_empty() {
+            return Ok(());
+        }
+        let mut backoff = Backoff::default();
+        let mut waiting = false;
+        loop {
+            let began = Instant::now();
+            match self.try_settle(settlement).await {
+                Ok(()) => {
+                    metrics::record_settle(began.elapsed());
+                    if waiting {
+                        tracing::info!("the database is back; settled what was delivered");
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() && !self.ending.give_up.is_cancelled() => {
+                    self.status.send_modify(|status| status.connected = false);
+                    if !std::mem::replace(&mut waiting, true) {
+                        tracing::warn!(error = %chain(&error), "waiting for the database before settling what was delivered");
+                    }
+                    tokio::select! {
+                        () = sleep(backoff.next_wait()) => {}
+                        () = self.ending.give_up.cancelled() => {}
+                    }
+                }
+                Err(error) => return Err(store_verdict(error)),
+            }
+        }
+    }
+
+    async fn try_settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        let last_chance = async {
+            self.ending.give_up.cancelled().await;
+            sleep(std::time::Duration::from_secs(1)).await;
+        };
+        tokio::select! {
+            settled = self.store.settle(settlement) => settled,
+            () = last_chance => Err(StoreError::Unavailable {
+                doing: "settling before the deadline of the stop",
+                source: "it did not answer in time".into(),
+            }),
+        }
+    }
+
+    fn settled(&self, fold: Fold) {
+        let Fold { settlement, read, end, closed, permits } = fold;
+        drop(permits);
+        let held = {
+            let mut lanes = self.lanes();
+            closed.iter().for_each(|(lane, heard)| lanes.close(lane, *heard));
+            lanes.stored()
+        };
+        count_held(&held);
+        self.status.send_modify(|status| {
+            status.in_flight = status.in_flight.saturating_sub(read);
+            status.published += settlement.len() as u64;
+            status.held = held;
+            status.connected = true;
+            status.progressed();
+        });
+        metrics::set_in_flight(self.status.borrow().in_flight);
+        metrics::set_progress_now();
+        if let Some((number, position)) = end {
+            self.progress.send_replace(Progress { number, position: Some(position) });
+        }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shows how many lanes are held, by cause.
+pub(crate) fn count_held(held: &[Held]) {
+    for cause in HoldCause::ALL {
+        metrics::set_held(cause.as_str(), held.iter().filter(|held| held.cause == cause).count());
+    }
+}
+
+/// Counts published records by runs of one topic.
+#[derive(Default)]
+struct Published {
+    run: Option<(Arc<str>, u64)>,
+}
+
+impl Published {
+    fn count(&mut self, topic: &Arc<str>) {
+        match &mut self.run {
+            Some((of, count)) if of == topic => *count += 1,
+            _ => {
+                self.record();
+                self.run = Some((Arc::clone(topic), 1));
+            }
+        }
+    }
+
+    fn record(&mut self) {
+        if let Some((topic, count)) = self.run.take() {
+            metrics::count_published(&topic, count);
+        }
+    }
+}
