@@ -1,1 +1,3 @@
 //! Every test, in one binary: librdkafka is linked once.
+
+mod postgres;
