@@ -7,3 +7,4 @@ mod engine;
 mod migrations;
 mod relay;
 mod support;
+mod postgres;
