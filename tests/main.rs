@@ -1,5 +1,6 @@
 //! Every test, in one binary: librdkafka is linked once.
 
+mod contract;
 mod architecture;
 mod daemon;
 mod engine;
@@ -7,3 +8,4 @@ mod migrations;
 mod relay;
 mod support;
 mod kafka;
+mod postgres;
