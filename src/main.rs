@@ -1,2 +1,135 @@
-//! x
-fn main() {}
+//! The `outboxd` binary: parse, load, dispatch; print what went wrong once; exit.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use outboxd::backends::{self, Backend, Roles};
+use outboxd::cli::{self, Cli, Command, DatabaseSettings, Migrate, Settings, Show};
+use outboxd::config::complaint::Complaints;
+use outboxd::config::raw::{Flag, Raw, Sources};
+use outboxd::config::{self, Config, Needs};
+use outboxd::daemon::{self, Shutdown};
+use outboxd::demo::{self, Sabotage};
+use outboxd::observe::{chain, logging};
+use outboxd::relay::Ended;
+
+/// librdkafka allocates and frees several times a message; jemalloc replaces the C allocator for it, too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const FAILED: u8 = 1;
+const MISUSED: u8 = 2;
+const CUT_OFF: u8 = 3;
+
+fn main() -> ExitCode {
+    match dispatch(Cli::from_arguments().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("outboxd: error: {}", chain(error.as_ref()));
+            ExitCode::from(if error.is::<Complaints>() { MISUSED } else { FAILED })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(run) => relay(&run.settings),
+        Command::Migrate(migration) => migrate(&migration),
+        Command::Config(show) => show_config(&show),
+        Command::Demo(arguments) => demonstrate(arguments),
+    }
+}
+
+fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let config = judge(&gather(settings))?;
+    logging::start(&config.log);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.table, "outboxd starts");
+    let ended = block_on(async { daemon::run(config, Shutdown::on_signals()?).await })??;
+    match ended {
+        Ended::Graceful => tracing::info!("stopped: everything published is recorded"),
+        Ended::CutOff => tracing::warn!("cut off: some published records are not recorded and will come again"),
+    }
+    Ok(exit_code(ended))
+}
+
+fn exit_code(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::Graceful => ExitCode::SUCCESS,
+        Ended::CutOff => ExitCode::from(CUT_OFF),
+    }
+}
+
+fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
+    let needs = if migration.print { Needs::Nothing } else { Needs::Database };
+    let outbox = Config::judge(&gather_database(&migration.settings), needs)?.outbox;
+    let roles = migration.grants.as_ref();
+    let roles = roles.map(|roles| Roles { application: &roles.application, relay: &roles.relay });
+    if migration.print {
+        print!("{}", backends::migration_sql(&outbox.url, &outbox.table, roles)?);
+    } else if migration.check {
+        block_on(backends::check(&outbox.url, &outbox.table))??;
+        println!("the tables of {} are what this version needs", outbox.table);
+    } else {
+        println!("{}", block_on(backends::migrate(&outbox.url, &outbox.table, roles))??);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_config(show: &Show) -> anyhow::Result<ExitCode> {
+    let raw = gather(&show.settings);
+    if !show.check {
+        print!("{}", config::show(&raw));
+    }
+    judge(&raw)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Judges the configuration as a relay needs it.
+fn judge(raw: &Raw) -> anyhow::Result<Config> {
+    let config = Config::judge(raw, Needs::Everything)?;
+    Backend::of(&config).map_err(|error| Complaints::about(raw, "database.url", &chain(&error)))?;
+    Ok(config)
+}
+
+fn demonstrate(arguments: cli::Demo) -> anyhow::Result<ExitCode> {
+    let sabotage = arguments.sabotage.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
+    if let Some([url, brokers]) = arguments.relay_part.as_deref() {
+        return relay_part(url, brokers, arguments.http.unwrap_or_default(), sabotage);
+    }
+    let messages = (!arguments.keep_running).then_some(arguments.messages);
+    let (seed, kill, http) = (arguments.seed, arguments.kill, arguments.http);
+    let kept = block_on(demo::run(demo::Settings { messages, seed, kill, http, sabotage }))??;
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// What `outboxd run` does, for the demo: its settings alone, and until its standard input ends.
+fn relay_part(url: &str, brokers: &str, http: String, sabotage: Option<Sabotage>) -> anyhow::Result<ExitCode> {
+    let settings =
+        [("database.url", url.to_owned()), ("kafka.bootstrap.servers", brokers.to_owned()), ("http.listen", http)];
+    let flags = settings.map(|(key, value)| Flag { name: "--relay-part", key: key.to_owned(), value });
+    let config = judge(&Raw::gather(&Sources { flags: flags.into(), ..Sources::default() }))?;
+    logging::start(&config.log);
+    let spoil = |sink| match sabotage {
+        Some(how) => how.spoil(sink),
+        None => sink,
+    };
+    let ended = block_on(daemon::run_through(config, Shutdown::on_end_of_input(), spoil))??;
+    Ok(exit_code(ended))
+}
+
+fn gather(settings: &Settings) -> Raw {
+    config::gather(settings.database.config.clone(), settings.flags())
+}
+
+fn gather_database(settings: &DatabaseSettings) -> Raw {
+    config::gather(settings.config.clone(), settings.flags())
+}
+
+/// Runs the asynchronous part. Blocking calls of the broker's client that are still under way at the end are
+/// left behind rather than waited for.
+fn block_on<F: Future>(work: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let output = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(output)
+}

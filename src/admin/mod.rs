@@ -1,1 +1,5 @@
-//! The operator's hands.
+//! The operator's hands: what the process shows over HTTP.
+
+pub mod health;
+pub mod http;
+pub mod scrape;

@@ -1,1 +1,247 @@
-//! The configuration.
+//! The configuration: first as written ([`raw`]), then as meant ([`Config`]).
+//!
+//! Layers, later ones win: the embedded defaults (`deploy/outboxd.toml`), a file, the environment, flags. All
+//! complaints come at once, each naming the setting, where its value came from, and what would do. Secrets are
+//! in [`Secret`]s or in properties that only [`show`] and the broker's client read; none is ever printed.
+
+pub mod complaint;
+mod document;
+mod environment;
+mod judge;
+mod nearest;
+pub mod raw;
+pub mod secrets;
+mod show;
+mod values;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::complaint::Complaints;
+use crate::config::judge::{Choice, Judge};
+use crate::config::raw::{Flag, Raw, Sources};
+use crate::kafka::{self, OnMissingTopic};
+use crate::observe::logging;
+use crate::outbox::{Limit, Settle, Table};
+use crate::postgres::Notify;
+use crate::relay;
+use crate::secret::Secret;
+
+pub use show::show;
+
+const BROKERS: &str = "bootstrap.servers";
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// What a command cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// A database and brokers.
+    Everything,
+    /// A database.
+    Database,
+    /// Nothing: what is not given stays empty.
+    Nothing,
+}
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The database and the outbox in it.
+    pub outbox: Outbox,
+    /// The brokers, and how records get there.
+    pub kafka: Kafka,
+    /// How the relay works.
+    pub relay: relay::Settings,
+    /// Where the operator's page is served, `HOST:PORT`; `None`: nowhere.
+    pub http: Option<String>,
+    /// How and what is logged.
+    pub log: logging::Settings,
+}
+
+/// Which outbox, and how it is read and written.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    /// Where the database is.
+    pub url: Secret,
+    /// The table.
+    pub table: Table,
+    /// What the header `outbox-source` says; `None`: what the store calls itself.
+    pub source: Option<String>,
+    /// How a published row is recorded.
+    pub settle: Settle,
+    /// How long published rows are kept.
+    pub retention: Duration,
+    /// How a commit wakes a sleeping relay.
+    pub notify: Notify,
+}
+
+/// The brokers, and how records get there.
+#[derive(Clone)]
+pub struct Kafka {
+    /// Properties of librdkafka, as given; secrets among them.
+    pub properties: BTreeMap<String, String>,
+    /// What happens when a topic does not exist.
+    pub on_missing_topic: OnMissingTopic,
+}
+
+impl std::fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&String> = self.properties.keys().collect();
+        f.debug_struct("Kafka").field("properties", &names).field("on_missing_topic", &self.on_missing_topic).finish()
+    }
+}
+
+/// Gathers the layers: this file and these flags, and the process's environment.
+pub fn gather(file: Option<PathBuf>, flags: Vec<Flag>) -> Raw {
+    let ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("OUTBOXD_");
+    let environment = std::env::vars_os()
+        .filter(|(name, _)| ours(name))
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect();
+    Raw::gather(&Sources { file, environment, flags })
+}
+
+impl Config {
+    /// Decides what the layers mean.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, all at once.
+    pub fn judge(raw: &Raw, needs: Needs) -> Result<Self, Complaints> {
+        let mut judge = Judge::new(raw);
+        let config = Self {
+            outbox: outbox(&mut judge, needs),
+            kafka: brokers(&mut judge, raw, needs),
+            relay: relay(&mut judge),
+            http: http(&mut judge),
+            log: log(&mut judge),
+        };
+        judge.verdict(config)
+    }
+}
+
+fn outbox(judge: &mut Judge<'_>, needs: Needs) -> Outbox {
+    let url = judge.secret("database.url");
+    if url.is_empty() && needs != Needs::Nothing {
+        judge.missing("database.url", "give --database-url URL, OUTBOXD_DATABASE__URL or database.url_file");
+    }
+    let source = judge.text("outbox.source");
+    Outbox {
+        url: Secret::new(url),
+        table: judge.parsed("outbox.table").unwrap_or_default(),
+        source: (!source.is_empty()).then_some(source),
+        settle: judge.parsed("outbox.settle").unwrap_or_default(),
+        retention: judge.duration("outbox.retention", SECOND..=CENTURY),
+        notify: judge.parsed("outbox.notify").unwrap_or_default(),
+    }
+}
+
+fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
+    let mut properties = BTreeMap::new();
+    for key in raw.values().keys().filter(|key| key.starts_with("kafka.")) {
+        let key = secrets::of_file(key).unwrap_or(key);
+        let property = key.strip_prefix("kafka.").expect("filtered above");
+        let value = match raw.get(key) {
+            _ if secrets::is_secret(key) => judge.secret(key),
+            Some(written) => written.value.text.clone(),
+            None => String::new(),
+        };
+        properties.insert(property.to_owned(), value);
+    }
+    properties.retain(|property, value| property != BROKERS || !value.is_empty());
+    if !properties.contains_key(BROKERS) && needs == Needs::Everything {
+        judge.missing("kafka.bootstrap.servers", "give --brokers HOST:PORT or OUTBOXD_KAFKA__BOOTSTRAP_SERVERS");
+    }
+    for complaint in kafka::check_properties(&properties) {
+        if complaint.key != BROKERS {
+            judge.complain(&format!("kafka.{}", complaint.key), complaint.problem);
+        }
+    }
+    Kafka { properties, on_missing_topic: on_missing_topic(judge) }
+}
+
+fn relay(judge: &mut Judge<'_>) -> relay::Settings {
+    let _: Option<()> = judge.word(
+        "relay.delivery",
+        vec![("at-least-once", Choice::Means(())), ("fenced", Choice::Later), ("exactly-once", Choice::Later)],
+    );
+    let _: Option<()> = judge.word(
+        "relay.on_reject",
+        vec![("halt", Choice::Means(())), ("dead-letter", Choice::Later), ("block-key", Choice::Later)],
+    );
+    let batch = limit(judge, "relay.batch");
+    let in_flight = limit(judge, "relay.in_flight");
+    let units = [("records", batch.records, in_flight.records), ("bytes", batch.bytes, in_flight.bytes)];
+    for (unit, batch, in_flight) in units {
+        if in_flight < batch {
+            judge.complain(
+                &format!("relay.in_flight.{unit}"),
+                format!("is less than relay.batch.{unit}; raise it to at least that"),
+            );
+        }
+    }
+    relay::Settings {
+        holder: holder(),
+        lease_ttl: judge.duration("lease.ttl", SECOND..=HOUR),
+        batch,
+        in_flight,
+        drain_deadline: judge.duration("relay.shutdown.deadline", Duration::ZERO..=HOUR),
+        checkpoint_interval: judge.duration("relay.checkpoint.interval", 10 * MILLISECOND..=HOUR),
+        ..relay::Settings::default()
+    }
+}
+
+fn limit(judge: &mut Judge<'_>, key: &str) -> Limit {
+    Limit {
+        records: usize::try_from(judge.count(&format!("{key}.records"), 1..=1_000_000)).unwrap_or(1),
+        bytes: judge.size(&format!("{key}.bytes"), 4096),
+    }
+}
+
+fn http(judge: &mut Judge<'_>) -> Option<String> {
+    let listen = judge.text("http.listen");
+    if listen.is_empty() {
+        return None;
+    }
+    if let Err(problem) = values::address(&listen) {
+        judge.complain("http.listen", problem);
+    }
+    Some(listen)
+}
+
+fn log(judge: &mut Judge<'_>) -> logging::Settings {
+    let formats = logging::Format::ALL.map(|format| (format.as_str(), Choice::Means(format)));
+    let format = judge.word("log.format", formats.into()).unwrap_or_default();
+    let level = judge.text("log.level");
+    if let Err(problem) = logging::check_level(&level) {
+        judge.complain("log.level", problem);
+    }
+    logging::Settings { format, level }
+}
+
+/// What this process is called in the lease: host and process id.
+fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
+    let host = host.map_or_else(|_| "unknown-host".to_owned(), |host| host.trim().to_owned());
+    format!("{host}/{}", std::process::id())
+}
+
+fn on_missing_topic(judge: &mut Judge<'_>) -> OnMissingTopic {
+    let counts = |judge: &mut Judge<'_>, key: &str| {
+        let count = judge.count(key, -1..=100_000);
+        if count == 0 {
+            judge.complain(key, "0 is out of bounds; use a positive number, or -1 for the broker's default");
+        }
+        i32::try_from(count).unwrap_or(-1)
+    };
+    let partitions = counts(judge, "relay.create.partitions");
+    let replication = counts(judge, "relay.create.replication");
+    let words = vec![
+        ("wait", Choice::Means(OnMissingTopic::Wait)),
+        ("create", Choice::Means(OnMissingTopic::Create { partitions, replication })),
+    ];
+    judge.word("relay.on_missing_topic", words).unwrap_or_default()
+}

@@ -1,1 +1,117 @@
-//! The composition root.
+//! The composition root: builds every part and joins them.
+//!
+//! The operator's page comes first, so that probes are answered while the database is away; then the preflight,
+//! which waits for the database; then the relay. Stopping goes the other way: the relay drains, housekeeping
+//! stops, and the page goes last, so that probes and metrics see the drain.
+
+mod shutdown;
+mod supervisor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::http::{self, Page, Standing};
+use crate::admin::scrape;
+use crate::backends::{self, Backend};
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::contract::{Backlog, Sink, Store, StoreError};
+use crate::housekeeping;
+use crate::observe::chain;
+use crate::relay::{Ended, Relay};
+
+pub use shutdown::Shutdown;
+pub use supervisor::Supervisor;
+
+/// How much longer than its own deadline the relay may take to stop before it is cut off: its last statements
+/// against the database come after the drain.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Relays until told to stop.
+///
+/// # Errors
+/// When something is wrong that waiting does not mend.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Ended> {
+    run_through(config, shutdown, |sink| sink).await
+}
+
+/// Relays until told to stop, through whatever `wrap` puts around the sink.
+///
+/// # Errors
+/// When something is wrong that waiting does not mend.
+pub async fn run_through<W>(config: Config, shutdown: Shutdown, wrap: W) -> anyhow::Result<Ended>
+where
+    W: FnOnce(Box<dyn Sink>) -> Box<dyn Sink>,
+{
+    let backend = Backend::of(&config)?;
+    let mut house = Supervisor::new(shutdown.clone());
+    let page = Page::new(scrape::install().context("cannot begin to count")?);
+    if let Some(listen) = &config.http {
+        let (listener, page) = (http::bind(listen).await?, page.clone());
+        house.start("operator's page", |stop| http::serve(listener, page, stop));
+    }
+    let patience = config.relay.drain_deadline + GRACE;
+    let Some(own_name) = preflight(&backend, &page, &shutdown.soft).await? else {
+        return house.run(patience).await;
+    };
+    let source = config.outbox.source.clone().unwrap_or(own_name);
+    let sink = wrap(backends::sink(&config, source)?);
+    start_work(&mut house, config, backend.store(), sink, &page);
+    house.run(patience).await
+}
+
+/// Starts the relay and what works beside it.
+fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sink: Box<dyn Sink>, page: &Page) {
+    let relay = Relay::new(Arc::clone(&store), sink, config.relay);
+    let status = relay.status();
+    let (measured, backlog) = watch::channel(Backlog::default());
+    page.stands(Standing::Relaying { status: status.clone(), backlog });
+    let chores = housekeeping::Settings { retention: config.outbox.retention, ..housekeeping::Settings::default() };
+    house.start("housekeeping", |stop| async move {
+        housekeeping::run(store, status, chores, measured, stop).await;
+        Ok(Ended::Graceful)
+    });
+    house.start("relay", |stop| async move { Ok(relay.run(stop).await?) });
+}
+
+/// Waits until the database can be used, and asks it what it calls the outbox. `None`: told to stop meanwhile.
+async fn preflight(backend: &Backend, page: &Page, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
+    let mut backoff = Backoff::default();
+    let mut waiting = false;
+    loop {
+        let examined = tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            examined = examine(backend) => examined,
+        };
+        match examined {
+            Ok(source) => {
+                if waiting {
+                    tracing::info!("the database is available");
+                }
+                return Ok(Some(source));
+            }
+            Err(error) if error.is_transient() => {
+                if !std::mem::replace(&mut waiting, true) {
+                    tracing::warn!(error = %chain(&error), "waiting for the database");
+                }
+                page.stands(Standing::Waiting("waiting for the database"));
+            }
+            Err(error) => return Err(error).context("the outbox cannot be used"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+}
+
+async fn examine(backend: &Backend) -> Result<String, StoreError> {
+    for warning in backend.preflight().await? {
+        tracing::warn!("{warning}");
+    }
+    backend.source().await
+}

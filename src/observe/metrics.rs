@@ -11,8 +11,6 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::outbox::HoldCause;
-
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -114,9 +112,6 @@ pub fn describe() {
     counter!(PRODUCER_REBUILDS).absolute(0);
     set_leader(None);
     set_in_flight(0);
-    for cause in HoldCause::ALL {
-        set_held(cause, 0);
-    }
 }
 
 /// Sets how much waits: the count, the age of the oldest, and the age of the oldest snapshot where there is one.
@@ -159,8 +154,8 @@ pub fn count_rejected(topic: &str, cause: &'static str) {
 }
 
 /// Sets how many lanes are held for one cause.
-pub fn set_held(cause: HoldCause, lanes: usize) {
-    gauge!(HELD_LANES, "cause" => cause.as_str()).set(lanes as f64);
+pub fn set_held(cause: &'static str, lanes: usize) {
+    gauge!(HELD_LANES, "cause" => cause).set(lanes as f64);
 }
 
 /// Sets how many messages are read and not settled.

@@ -172,7 +172,11 @@ impl Relay {
                 leadership = keeper.lead(connected) => leadership.map_err(Error::Store)?,
             };
             self.begin_term(&leadership);
-            let verdict = self.lead(&leadership, stop).await;
+            let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / 4);
+            let verdict = tokio::select! {
+                verdict = self.lead(&leadership, stop) => verdict,
+                () = shown => unreachable!("it never ends"),
+            };
             metrics::set_leader(None);
             leadership.resign().await;
             match verdict {
@@ -222,6 +226,16 @@ impl Relay {
                 () = leadership.lost().cancelled() => return Verdict::LeaseLost,
             }
         }
+    }
+}
+
+/// Keeps showing how long the lease can be trusted; never returns.
+async fn show_lease(leadership: &Leadership, status: watch::Sender<Status>, every: Duration) {
+    loop {
+        let until = leadership.trusted_until();
+        metrics::set_lease_remaining(until.saturating_duration_since(Instant::now()));
+        status.send_modify(|status| status.trusted_until = Some(until));
+        sleep(every).await;
     }
 }
 

@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::contract::{Reader, Sink, Store};
 use crate::coordination::Leadership;
@@ -25,7 +25,7 @@ use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
 use crate::relay::publisher::Publisher;
-use crate::relay::settler::{Progress, Settler, Submitted};
+use crate::relay::settler::{Progress, Settler, Submitted, count_held};
 use crate::relay::{Ended, Error, Settings, Status, sink_verdict, store_verdict};
 
 /// Batches read ahead of the publisher; their records are bounded by the credit.
@@ -99,6 +99,7 @@ impl Session<'_> {
 
     async fn relay(&mut self, reader: Box<dyn Reader>) -> Verdict {
         let ending = Ending::default();
+        count_held(reader.held());
         let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS);
@@ -106,8 +107,9 @@ impl Session<'_> {
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
         let settler = self.settler(&lanes, submitted, progress, &ending);
-        let fetcher = tokio::spawn(fetcher.run());
-        let settler = tokio::spawn(settler.run());
+        // A relay that is dropped must not go on in the background.
+        let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher.run()));
+        let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
         let watchdog = watch_ending(self.stop, self.leadership, self.settings.drain_deadline, &ending);
         let stages = self.publish_and_drain(&lanes, fetched, submissions, settler, &ending);
         let stages = async {
@@ -183,7 +185,7 @@ impl Session<'_> {
         lanes: &Arc<Mutex<Lanes>>,
         fetched: mpsc::Receiver<Fetched>,
         submissions: mpsc::Sender<Submitted>,
-        mut settler: JoinHandle<Result<(), Verdict>>,
+        mut settler: AbortOnDropHandle<Result<(), Verdict>>,
         ending: &Ending,
     ) -> (Result<(), Verdict>, Result<(), Verdict>) {
         let publisher = Publisher {
@@ -210,7 +212,7 @@ impl Session<'_> {
     }
 
     /// Stores how far everything is settled, so that the next session need not read it again.
-    async fn store_last_checkpoint(&self, mut last: LastCheckpoint) {
+    async fn store_last_checkpoint(&mut self, mut last: LastCheckpoint) {
         if !self.leadership.is_trusted() {
             return;
         }

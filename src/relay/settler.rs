@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::contract::{Outcome, Receipt, Store, StoreError};
 use crate::observe::{chain, metrics};
-use crate::outbox::{HoldCause, Lane, Position, Settlement};
+use crate::outbox::{Held, HoldCause, Lane, Position, Settlement};
 use crate::relay::fetcher::Permit;
 use crate::relay::lanes::Lanes;
 use crate::relay::publisher::Row;
@@ -209,9 +209,7 @@ impl Settler {
             closed.iter().for_each(|(lane, heard)| lanes.close(lane, *heard));
             lanes.stored()
         };
-        for cause in HoldCause::ALL {
-            metrics::set_held(cause, held.iter().filter(|held| held.cause == cause).count());
-        }
+        count_held(&held);
         self.status.send_modify(|status| {
             status.in_flight = status.in_flight.saturating_sub(read);
             status.published += settlement.len() as u64;
@@ -228,6 +226,13 @@ impl Settler {
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shows how many lanes are held, by cause.
+pub(crate) fn count_held(held: &[Held]) {
+    for cause in HoldCause::ALL {
+        metrics::set_held(cause.as_str(), held.iter().filter(|held| held.cause == cause).count());
     }
 }
 

@@ -1,0 +1,37 @@
+# Two commands matter: `make check` and `make test`. Both install or build what they need.
+
+CARGO_DENY := target/tools/bin/cargo-deny
+TESTBED := target/testbed
+
+.PHONY: help check test bench testbed testbed-down
+
+help: ## Shows this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, licences, and no librdkafka for writers
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features -- -D warnings
+	cargo clippy --no-default-features --features postgres -- -D warnings
+	cargo clippy --no-default-features --features sqlite -- -D warnings
+	cargo clippy --no-default-features --features relay,sqlite -- -D warnings
+	cargo clippy --no-default-features --features relay,postgres,memory -- -D warnings
+	cargo clippy --no-default-features --features kafka -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	testbed/deny $(CARGO_DENY)
+	testbed/no-librdkafka
+
+test: testbed ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
+	. $(TESTBED)/env && cargo test --no-fail-fast
+
+bench: testbed ## Drains a backlog in each settle mode, beside the bare loop
+	. $(TESTBED)/env && cargo bench --bench drain
+
+testbed: ## Starts the real services that the tests use
+	testbed/up
+
+testbed-down: ## Stops them
+	testbed/down
+
+$(CARGO_DENY):
+	cargo install cargo-deny --locked --debug --root target/tools

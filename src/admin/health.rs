@@ -1,0 +1,35 @@
+//! Whether the relay is ready, and why not. Pure: it judges a status.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::relay::{Phase, Status};
+
+/// A leader that has work and moved nothing for this long is not ready. Longer than a broker takes to elect a
+/// new partition leader, so that a rolling restart of Kafka makes no noise.
+pub const STALLED: Duration = Duration::from_secs(30);
+
+/// Judges whether the relay is ready.
+///
+/// A leader is judged by movement, not by how much waits: a large backlog that drains is fine, a single message
+/// that does not move is not. A standby is ready while it reaches the database.
+///
+/// # Errors
+/// Why it is not, in one line.
+pub fn ready(status: &Status, now: Instant) -> Result<&'static str, String> {
+    match status.phase {
+        Phase::Leading => {
+            let still = now.saturating_duration_since(status.last_progress);
+            if still < STALLED {
+                return Ok("leading");
+            }
+            Err(format!("no progress for {} s with {} messages in flight", still.as_secs(), status.in_flight))
+        }
+        Phase::Standby if status.connected => Ok("standby"),
+        Phase::Standby => Err("standby without a connection to the database".to_owned()),
+        Phase::Starting => Err("starting".to_owned()),
+        Phase::Draining => Err("stopping: draining what is in flight".to_owned()),
+        Phase::Stopped => Err("stopped".to_owned()),
+    }
+}

@@ -1,0 +1,163 @@
+//! The operator's page: `/metrics`, `/livez`, `/readyz`, `/status`.
+//!
+//! Read-only, without authentication, and on the loopback interface unless told otherwise. Shows topics and
+//! numbers; never a key, a payload or a secret.
+
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::health;
+use crate::admin::scrape::Scrape;
+use crate::contract::Backlog;
+use crate::outbox::Held;
+use crate::relay::{Ended, Status};
+
+/// How long requests that are being answered may take once the page is told to stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Held lanes that the status names; the rest is only counted.
+const HELD_SHOWN: usize = 100;
+
+/// How far the process is.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// It waits for this before it can relay.
+    Waiting(&'static str),
+    /// It relays, or is standby.
+    Relaying {
+        /// What the relay is doing.
+        status: watch::Receiver<Status>,
+        /// How much waits, as measured last.
+        backlog: watch::Receiver<Backlog>,
+    },
+}
+
+/// What the page shows.
+#[derive(Debug, Clone)]
+pub struct Page {
+    scrape: Scrape,
+    standing: watch::Sender<Standing>,
+}
+
+impl Page {
+    /// A page of a process that is starting.
+    pub fn new(scrape: Scrape) -> Self {
+        Self { scrape, standing: watch::Sender::new(Standing::Waiting("starting")) }
+    }
+
+    /// Tells the page how far the process is.
+    pub fn stands(&self, standing: Standing) {
+        self.standing.send_replace(standing);
+    }
+
+    fn snapshot(&self) -> Result<(Status, Backlog), &'static str> {
+        match &*self.standing.borrow() {
+            Standing::Waiting(reason) => Err(reason),
+            Standing::Relaying { status, backlog } => Ok((status.borrow().clone(), *backlog.borrow())),
+        }
+    }
+}
+
+/// Takes the address.
+///
+/// # Errors
+/// When it cannot be had.
+pub async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("cannot listen on {listen}; give a free address with --http, or --http \"\" for none")
+    })?;
+    tracing::info!(address = %listener.local_addr()?, "serving /metrics, /livez, /readyz and /status");
+    Ok(listener)
+}
+
+/// Serves the page until told to stop.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(listener: TcpListener, page: Page, stop: CancellationToken) -> anyhow::Result<Ended> {
+    let scrape = page.scrape.clone();
+    let server = axum::serve(listener, router(page)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let answered = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        served = server.into_future() => served.context("the operator's page broke")?,
+        () = answered => {}
+        () = scrape.keep_up() => {}
+    }
+    Ok(Ended::Graceful)
+}
+
+/// The routes, over what they show.
+pub fn router(page: Page) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .with_state(page)
+}
+
+async fn metrics(State(page): State<Page>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.scrape.render()).into_response()
+}
+
+async fn readyz(State(page): State<Page>) -> (StatusCode, String) {
+    let judged = page.snapshot().map_err(str::to_owned).and_then(|(status, _)| health::ready(&status, Instant::now()));
+    match judged {
+        Ok(role) => (StatusCode::OK, format!("ready: {role}\n")),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+    }
+}
+
+async fn status(State(page): State<Page>) -> Json<Value> {
+    Json(match page.snapshot() {
+        Ok((status, backlog)) => described(&status, &backlog, Instant::now()),
+        Err(reason) => json!({ "version": env!("CARGO_PKG_VERSION"), "phase": "starting", "reason": reason }),
+    })
+}
+
+fn described(status: &Status, backlog: &Backlog, now: Instant) -> Value {
+    let ready = health::ready(status, now);
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "phase": status.phase.as_str(),
+        "ready": ready.is_ok(),
+        "reason": ready.err(),
+        "term": status.term.map(|term| term.0),
+        "lease_remaining_seconds": status.trusted_until.map(|until| until.saturating_duration_since(now).as_secs_f64()),
+        "connected": status.connected,
+        "published": status.published,
+        "in_flight": status.in_flight,
+        "unsent": backlog.unsent,
+        "unsent_is_at_least": backlog.capped,
+        "oldest_unsent_seconds": backlog.oldest.as_secs_f64(),
+        "last_progress": status.last_progress_at,
+        "seconds_since_progress": now.saturating_duration_since(status.last_progress).as_secs_f64(),
+        "held_lanes": status.held.len(),
+        "held": status.held.iter().take(HELD_SHOWN).map(held).collect::<Vec<_>>(),
+    })
+}
+
+fn held(held: &Held) -> Value {
+    json!({
+        "lane": held.lane.to_string(),
+        "topic": held.lane.topic(),
+        "cause": held.cause.as_str(),
+        "from_id": held.from_id,
+        "since": held.since,
+    })
+}

@@ -1,0 +1,105 @@
+//! The parts of the house: started from the ground up, stopped from the top down.
+//!
+//! The first part that ends by itself stops the house: a failure and a panic are its error, and so is an end
+//! that nobody asked for.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use futures_util::future::select_all;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::Shutdown;
+use crate::relay::Ended;
+
+/// Parts that run at once and stop one after the other.
+#[derive(Debug)]
+pub struct Supervisor {
+    shutdown: Shutdown,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<Ended>>,
+}
+
+impl Supervisor {
+    /// A house without parts.
+    pub fn new(shutdown: Shutdown) -> Self {
+        Self { shutdown, parts: Vec::new() }
+    }
+
+    /// Starts a part. It is to end when its token is cancelled, which happens after all later parts have ended.
+    pub fn start<F, W>(&mut self, name: &'static str, work: W)
+    where
+        W: FnOnce(CancellationToken) -> F,
+        F: Future<Output = anyhow::Result<Ended>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(work(stop.clone()));
+        self.parts.push(Part { name, stop, task });
+    }
+
+    /// Runs until told to stop or until a part ends, then stops all parts, the last one started first. Each is
+    /// given `patience`; a hard stop takes it back.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn run(mut self, patience: Duration) -> anyhow::Result<Ended> {
+        let first = tokio::select! {
+            biased;
+            () = self.shutdown.soft.cancelled() => None,
+            first = first_end(&mut self.parts) => Some(first),
+        };
+        let mut outcome = Ok(Ended::Graceful);
+        if let Some((ended, index)) = first {
+            let part = self.parts.remove(index);
+            outcome = joined(part.name, ended).and(Err(anyhow!("the {} ended by itself", part.name)));
+        }
+        while let Some(part) = self.parts.pop() {
+            let end = part.end(patience, &self.shutdown.hard).await;
+            outcome = match (outcome, end) {
+                (Err(first), _) | (_, Err(first)) => Err(first),
+                (Ok(Ended::CutOff), _) | (_, Ok(Ended::CutOff)) => Ok(Ended::CutOff),
+                (Ok(Ended::Graceful), Ok(Ended::Graceful)) => Ok(Ended::Graceful),
+            };
+        }
+        outcome
+    }
+}
+
+impl Part {
+    async fn end(mut self, patience: Duration, hard: &CancellationToken) -> anyhow::Result<Ended> {
+        self.stop.cancel();
+        let ended = tokio::select! {
+            ended = timeout(patience, &mut self.task) => ended.ok(),
+            () = hard.cancelled() => None,
+        };
+        match ended {
+            Some(ended) => joined(self.name, ended),
+            None => {
+                tracing::warn!(part = self.name, "cut off before it had finished");
+                self.task.abort();
+                Ok(Ended::CutOff)
+            }
+        }
+    }
+}
+
+async fn first_end(parts: &mut [Part]) -> (Result<anyhow::Result<Ended>, JoinError>, usize) {
+    if parts.is_empty() {
+        return std::future::pending().await;
+    }
+    let (ended, index, _others) = select_all(parts.iter_mut().map(|part| &mut part.task)).await;
+    (ended, index)
+}
+
+fn joined(name: &str, ended: Result<anyhow::Result<Ended>, JoinError>) -> anyhow::Result<Ended> {
+    ended.with_context(|| format!("the {name} panicked"))?
+}

@@ -1,0 +1,106 @@
+//! Who leads, by tokio's clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError};
+use crate::memory::store::Shared;
+use crate::outbox::Term;
+
+/// The lease as the store keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Lease {
+    term: i64,
+    ends: Option<Instant>,
+    /// The session that nobody else can overtake, while it lives and its lease has not run out.
+    locked_by: Option<u64>,
+    sessions: u64,
+}
+
+impl Lease {
+    /// Whether this term is the leader's.
+    pub(super) fn check(&self, term: Term) -> Result<(), StoreError> {
+        if term.0 == self.term { Ok(()) } else { Err(StoreError::TermOver { term }) }
+    }
+
+    pub(super) fn new_session(&mut self) -> u64 {
+        self.sessions += 1;
+        self.sessions
+    }
+
+    fn bid(&mut self, session: u64, ttl: Duration) -> Bid {
+        let now = Instant::now();
+        let left = self.ends.map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        if left.is_some() && self.locked_by.is_some_and(|holder| holder != session) {
+            return Bid::Taken;
+        }
+        self.locked_by = Some(session);
+        if let Some(left) = left {
+            return Bid::Wait(left);
+        }
+        self.term += 1;
+        self.ends = Some(now + ttl);
+        Bid::Won(Term(self.term))
+    }
+
+    fn renew(&mut self, session: u64, term: Term, ttl: Duration) -> Result<(), StoreError> {
+        self.check(term)?;
+        if self.locked_by != Some(session) {
+            return Err(StoreError::TermOver { term });
+        }
+        self.ends = Some(Instant::now() + ttl);
+        Ok(())
+    }
+
+    fn resign(&mut self, session: u64, term: Term) {
+        if self.check(term).is_ok() && self.locked_by == Some(session) {
+            self.ends = None;
+            self.locked_by = None;
+        }
+    }
+
+    /// Frees the lock of a session that is gone. Its lease runs out by itself.
+    fn unlock(&mut self, session: u64) {
+        self.locked_by.take_if(|holder| *holder == session);
+    }
+}
+
+/// A session that bids.
+#[derive(Debug)]
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    id: u64,
+    ttl: Duration,
+}
+
+impl Session {
+    pub(super) fn open(shared: Arc<Shared>, ttl: Duration) -> Self {
+        let id = shared.state().lease.new_session();
+        Self { shared, id, ttl }
+    }
+}
+
+impl LeaseSession for Session {
+    fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
+        Box::pin(async { Ok(self.shared.change(|state| state.lease.bid(self.id, self.ttl))) })
+    }
+
+    fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.shared.change(|state| state.lease.renew(self.id, term, self.ttl)) })
+    }
+
+    fn resign(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.shared.change(|state| state.lease.resign(self.id, term));
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.lease.unlock(self.id));
+    }
+}

@@ -1,0 +1,156 @@
+//! A reading session over the store in memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
+use crate::memory::state::{State, covered, covers, position};
+use crate::memory::store::{Row, Shared};
+use crate::outbox::{Batch, Held, Lane, Limit};
+
+/// Reads rows in the order in which they became visible, which misses none however late it commits.
+#[derive(Debug)]
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    held: Vec<Held>,
+    holding: Vec<Held>,
+    /// The number of the last row that was read or left out.
+    last: u64,
+    asked: VecDeque<Lane>,
+    release: Option<Release>,
+}
+
+/// A release under way: the ids that were left out and are still to come.
+#[derive(Debug)]
+struct Release {
+    lane: Lane,
+    left_out: VecDeque<i64>,
+}
+
+impl Session {
+    pub(super) fn open(shared: Arc<Shared>) -> Self {
+        let stored = shared.state().stored().clone();
+        Self {
+            shared,
+            held: stored.held.clone(),
+            holding: stored.held,
+            last: stored.position,
+            asked: VecDeque::new(),
+            release: None,
+        }
+    }
+
+    fn read(&mut self, limit: Limit) -> Batch {
+        let shared = Arc::clone(&self.shared);
+        let state = shared.state();
+        let mut page = Page::new(limit);
+        let mut opened = Vec::new();
+        let mut closed = Vec::new();
+        opened.extend(self.begin_release(&state));
+        if self.release.is_some() {
+            closed.extend(self.read_left_out(&state, &mut page));
+        } else {
+            self.read_new(&state, &mut page);
+        }
+        let more = page.full || !closed.is_empty() || !self.asked.is_empty();
+        page.records.sort_by_key(|record| record.id);
+        Batch { records: page.records, end: position(self.last), more, opened, closed }
+    }
+
+    /// Takes the next asked-for release in hand, unless one is under way. Everything that the lane left out so
+    /// far is found at once, so that its new rows cannot come before.
+    fn begin_release(&mut self, state: &State) -> Option<Lane> {
+        if self.release.is_some() {
+            return None;
+        }
+        let lane = self.asked.pop_front()?;
+        let held = self.holding.iter().find(|held| held.lane == lane)?;
+        let is_left_out = |row: &&Row| row.number <= self.last && covers(held, &row.record);
+        let left_out = state.rows().filter(is_left_out).map(|row| row.record.id).collect();
+        self.release = Some(Release { lane: lane.clone(), left_out });
+        Some(lane)
+    }
+
+    /// What another held lane keeps back stays back: it comes when that one is released.
+    fn read_left_out(&mut self, state: &State, page: &mut Page) -> Option<Lane> {
+        let release = self.release.as_mut()?;
+        let others: Vec<Held> = self.holding.iter().filter(|held| held.lane != release.lane).cloned().collect();
+        while let Some(id) = release.left_out.front() {
+            if let Some(row) = state.row(*id).filter(|row| row.sent_at.is_none() && !covered(&others, &row.record))
+                && !page.take(row)
+            {
+                return None;
+            }
+            release.left_out.pop_front();
+        }
+        let lane = self.release.take()?.lane;
+        self.holding.retain(|held| held.lane != lane);
+        Some(lane)
+    }
+
+    fn read_new(&mut self, state: &State, page: &mut Page) {
+        for row in state.since(self.last) {
+            if row.sent_at.is_none() && !covered(&self.holding, &row.record) && !page.take(row) {
+                return;
+            }
+            self.last = row.number;
+        }
+    }
+}
+
+/// A batch being filled.
+struct Page {
+    limit: Limit,
+    records: Vec<crate::outbox::Record>,
+    bytes: usize,
+    full: bool,
+}
+
+impl Page {
+    fn new(limit: Limit) -> Self {
+        Self { limit, records: Vec::new(), bytes: 0, full: false }
+    }
+
+    /// Takes the row in, unless there is no room for it. The first row always has room.
+    fn take(&mut self, row: &Row) -> bool {
+        let bytes = row.record.footprint();
+        let fits = self.records.len() < self.limit.records && self.bytes + bytes <= self.limit.bytes;
+        self.full = !(fits || self.records.is_empty());
+        if !self.full {
+            self.bytes += bytes;
+            self.records.push(row.record.clone());
+        }
+        !self.full
+    }
+}
+
+impl Reader for Session {
+    fn held(&self) -> &[Held] {
+        &self.held
+    }
+
+    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
+        Box::pin(async move { Ok(self.read(limit)) })
+    }
+
+    fn hold(&mut self, held: Held) {
+        self.asked.retain(|lane| *lane != held.lane);
+        self.release.take_if(|release| release.lane == held.lane);
+        match self.holding.iter_mut().find(|known| known.lane == held.lane) {
+            Some(known) => known.from_id = known.from_id.min(held.from_id),
+            None => self.holding.push(held),
+        }
+    }
+
+    fn release(&mut self, lane: &Lane) {
+        let is_known = self.holding.iter().any(|held| held.lane == *lane);
+        let is_asked = self.asked.contains(lane) || self.release.as_ref().is_some_and(|release| release.lane == *lane);
+        if is_known && !is_asked {
+            self.asked.push_back(lane.clone());
+        }
+    }
+
+    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.shared.change(|state| state.save(checkpoint)) })
+    }
+}

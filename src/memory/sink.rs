@@ -1,0 +1,187 @@
+//! The sink: remembers what it was given, in which order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::watch;
+
+use crate::contract::{BoxFuture, Outcome, Receipt, Rejection, SinkError};
+use crate::outbox::{HoldCause, Lane, Record, Term};
+
+/// Partitions that every topic has.
+const PARTITIONS: i32 = 12;
+
+/// A broker in memory. Clones share what was delivered; a topic exists unless [`miss`](Self::miss) says otherwise.
+///
+/// ```
+/// # use outboxd::memory::Sink;
+/// let sink = Sink::new();
+/// let boxed: Box<dyn outboxd::contract::Sink> = Box::new(sink.clone());
+/// // …give `boxed` to a relay, then look:
+/// assert_eq!(sink.delivered().len(), 0);
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Sink {
+    shared: Arc<Shared>,
+}
+
+/// A record that was delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The record as it was submitted.
+    pub record: Record,
+    /// The term for which the sink was open.
+    pub term: Term,
+    /// The partition it went to.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    deliveries: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    term: Option<Term>,
+    deliveries: Vec<Delivery>,
+    offsets: BTreeMap<(Arc<str>, i32), i64>,
+    missing: BTreeMap<String, HoldCause>,
+    /// Topics that were answered as held, and about which nobody asked since.
+    held: BTreeSet<Arc<str>>,
+    rejected: BTreeMap<i64, Rejection>,
+    /// Lanes of which a record was rejected since the sink was opened: nothing may follow it.
+    broken: BTreeSet<Lane>,
+}
+
+impl Sink {
+    /// A broker that has every topic and takes everything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets a topic be missing, or forbidden: its records are answered as held.
+    pub fn miss(&self, topic: impl Into<String>, cause: HoldCause) {
+        self.state().missing.insert(topic.into(), cause);
+    }
+
+    /// Lets a topic appear. Whoever submits to it hears of that by asking [`accepts`](crate::contract::Sink::accepts).
+    pub fn appear(&self, topic: &str) {
+        self.state().missing.remove(topic);
+    }
+
+    /// Rejects the record of this id whenever it is submitted.
+    pub fn reject(&self, id: i64, rejection: Rejection) {
+        self.state().rejected.insert(id, rejection);
+    }
+
+    /// Everything delivered so far, in order.
+    pub fn delivered(&self) -> Vec<Delivery> {
+        self.state().deliveries.clone()
+    }
+
+    /// The ids of what was delivered so far, in order.
+    pub fn ids(&self) -> Vec<i64> {
+        self.state().deliveries.iter().map(|delivery| delivery.record.id).collect()
+    }
+
+    /// What was delivered of a lane, or of a whole topic, in order.
+    pub fn of(&self, lane: &Lane) -> Vec<Delivery> {
+        let is_of = |delivery: &&Delivery| match lane {
+            Lane::Topic { topic } => delivery.record.topic == *topic,
+            lane => delivery.record.lane().as_ref() == Some(lane),
+        };
+        self.state().deliveries.iter().filter(is_of).cloned().collect()
+    }
+
+    /// Waits until this many records were delivered, duplicates included. Put it under a timeout.
+    pub async fn until(&self, deliveries: usize) {
+        let mut count = self.shared.deliveries.subscribe();
+        // Fails only without a sender, and the sender is part of `self`.
+        let _ = count.wait_for(|count| *count >= deliveries).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().expect("nothing panics while it holds the lock")
+    }
+
+    fn take(&self, records: &[Record]) -> Result<Vec<Outcome>, SinkError> {
+        let mut state = self.state();
+        let Some(term) = state.term else {
+            let source = "it was not opened, or was aborted".into();
+            return Err(SinkError::Unavailable { doing: "submitting to the sink in memory", source });
+        };
+        let outcomes = records.iter().map(|record| state.take(record, term)).collect();
+        self.shared.deliveries.send_replace(state.deliveries.len());
+        Ok(outcomes)
+    }
+}
+
+impl State {
+    fn take(&mut self, record: &Record, term: Term) -> Outcome {
+        if let Some(cause) = self.missing.get(&*record.topic) {
+            self.held.insert(Arc::clone(&record.topic));
+            return Outcome::Held(*cause);
+        }
+        if self.held.contains(&record.topic) {
+            return Outcome::Held(HoldCause::MissingTopic);
+        }
+        let lane = record.lane();
+        if lane.as_ref().is_some_and(|lane| self.broken.contains(lane)) {
+            return Outcome::Unknown;
+        }
+        if let Some(rejection) = self.rejected.get(&record.id) {
+            self.broken.extend(lane);
+            return Outcome::Rejected(Box::new(rejection.clone()));
+        }
+        let partition = record.partition.unwrap_or_else(|| self.partition_of(record));
+        let next = self.offsets.entry((Arc::clone(&record.topic), partition)).or_default();
+        let offset = *next;
+        *next += 1;
+        self.deliveries.push(Delivery { record: record.clone(), term, partition, offset });
+        Outcome::Delivered { partition, offset }
+    }
+
+    /// By key, and in turn where there is none.
+    fn partition_of(&self, record: &Record) -> i32 {
+        let Some(key) = &record.key else { return (self.deliveries.len() % PARTITIONS as usize) as i32 };
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        (hasher.finish() % PARTITIONS as u64) as i32
+    }
+}
+
+impl crate::contract::Sink for Sink {
+    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+        let mut state = self.state();
+        state.term = Some(term);
+        state.held.clear();
+        state.broken.clear();
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        let taken = self.take(records);
+        Box::pin(std::future::ready(taken.map(|outcomes| {
+            let receipt: Receipt = Box::pin(std::future::ready(outcomes));
+            receipt
+        })))
+    }
+
+    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
+        let mut state = self.state();
+        let accepts = !state.missing.contains_key(topic);
+        if accepts {
+            state.held.remove(topic);
+        }
+        Box::pin(std::future::ready(Ok(accepts)))
+    }
+
+    fn abort(&mut self) {
+        self.state().term = None;
+    }
+}

@@ -1,0 +1,201 @@
+//! What the store holds: committed rows in the order of their commits, the checkpoint and the lease.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+
+use crate::contract::{Backlog, Checkpoint, Purge, StoreError};
+use crate::memory::lease::Lease;
+use crate::memory::store::Row;
+use crate::outbox::{Held, Lane, Position, Record, Settle, Settlement, Term};
+
+/// Rows that one round of purging removes at most.
+const PURGE_ROUND: usize = 1000;
+
+/// Everything behind the store's lock.
+#[derive(Debug)]
+pub(super) struct State {
+    settle: Settle,
+    clock: Clock,
+    next_id: i64,
+    last_number: u64,
+    rows: BTreeMap<i64, Row>,
+    /// Ids in the order in which rows became visible. A row's number here is what a position counts.
+    order: BTreeMap<u64, i64>,
+    stored: Stored,
+    pub(super) lease: Lease,
+}
+
+/// What the leader stored last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stored {
+    pub(super) position: u64,
+    pub(super) held: Vec<Held>,
+}
+
+/// Time of day that follows tokio's clock, so that tests which pause time also pause retention and ages.
+#[derive(Debug)]
+struct Clock {
+    instant: Instant,
+    time: DateTime<Utc>,
+}
+
+impl Clock {
+    fn now(&self) -> DateTime<Utc> {
+        self.time + TimeDelta::from_std(self.instant.elapsed()).unwrap_or(TimeDelta::MAX)
+    }
+}
+
+impl State {
+    pub(super) fn new(settle: Settle) -> Self {
+        Self {
+            settle,
+            clock: Clock { instant: Instant::now(), time: Utc::now() },
+            next_id: 1,
+            last_number: 0,
+            rows: BTreeMap::new(),
+            order: BTreeMap::new(),
+            stored: Stored::default(),
+            lease: Lease::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    pub(super) fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// Hands out an id, before its transaction commits, as databases do.
+    pub(super) fn next_id(&mut self) -> i64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Makes the rows of a transaction visible, all at once.
+    pub(super) fn commit(&mut self, records: Vec<Record>) {
+        for record in records {
+            self.last_number += 1;
+            self.order.insert(self.last_number, record.id);
+            self.rows.insert(record.id, Row { record, sent_at: None, number: self.last_number });
+        }
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.values()
+    }
+
+    pub(super) fn row(&self, id: i64) -> Option<&Row> {
+        self.rows.get(&id)
+    }
+
+    /// Rows that became visible after `number`, in that order.
+    pub(super) fn since(&self, number: u64) -> impl Iterator<Item = &Row> {
+        self.order.range(number + 1..).filter_map(|(_, id)| self.rows.get(id))
+    }
+
+    pub(super) fn settle(&mut self, settlement: &Settlement) {
+        let now = self.now();
+        for (id, event_id) in settlement.ids().iter().zip(settlement.event_ids()) {
+            let Some(row) = self.rows.get_mut(id).filter(|row| row.record.event_id == *event_id) else { continue };
+            match self.settle {
+                Settle::Mark => row.sent_at = row.sent_at.or(Some(now)),
+                Settle::Delete => self.remove(*id),
+                Settle::Checkpoint => {}
+            }
+        }
+    }
+
+    pub(super) fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.lease.check(checkpoint.term)?;
+        let position = parse(&checkpoint.position)?;
+        self.stored = Stored { position, held: checkpoint.held.clone() };
+        Ok(())
+    }
+
+    pub(super) fn backlog(&self, count_limit: u64) -> Backlog {
+        let mut backlog = Backlog::default();
+        let now = self.now();
+        for row in self.rows().filter(|row| !self.is_settled(row)) {
+            let age = (now - row.record.created_at).to_std().unwrap_or_default();
+            backlog.oldest = backlog.oldest.max(age);
+            if !self.is_ahead(row) {
+                backlog.late += 1;
+            }
+            if backlog.unsent == count_limit {
+                backlog.capped = true;
+                continue;
+            }
+            backlog.unsent += 1;
+        }
+        backlog
+    }
+
+    pub(super) fn purge(&mut self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
+        self.lease.check(term)?;
+        let now = self.now();
+        let settled_at = |row: &Row| match self.settle {
+            Settle::Mark | Settle::Delete => row.sent_at,
+            Settle::Checkpoint => Some(row.record.created_at),
+        };
+        let is_old =
+            |row: &&Row| settled_at(row).is_some_and(|at| (now - at).to_std().is_ok_and(|age| age > retention));
+        let purgeable = |row: &&Row| self.is_settled(row) && !covered(&self.stored.held, &row.record);
+        let ids: Vec<i64> = self.rows().filter(is_old).filter(purgeable).map(|row| row.record.id).collect();
+        let removed = ids.len().min(PURGE_ROUND);
+        for id in &ids[..removed] {
+            self.remove(*id);
+        }
+        Ok(Purge { removed: removed as u64, more: removed < ids.len() })
+    }
+
+    /// Whether the row counts as published, as far as the store was told.
+    fn is_settled(&self, row: &Row) -> bool {
+        match self.settle {
+            Settle::Mark | Settle::Delete => row.sent_at.is_some(),
+            Settle::Checkpoint => !self.is_ahead(row),
+        }
+    }
+
+    /// Whether a session that begins at the stored checkpoint would still read it, now or after a release.
+    fn is_ahead(&self, row: &Row) -> bool {
+        row.number > self.stored.position || covered(&self.stored.held, &row.record)
+    }
+
+    fn remove(&mut self, id: i64) {
+        if let Some(row) = self.rows.remove(&id) {
+            self.order.remove(&row.number);
+        }
+    }
+}
+
+/// Whether any held lane keeps the record back.
+pub(super) fn covered(held: &[Held], record: &Record) -> bool {
+    held.iter().any(|held| covers(held, record))
+}
+
+/// Whether the held lane keeps the record back.
+pub(super) fn covers(held: &Held, record: &Record) -> bool {
+    record.id >= held.from_id
+        && match &held.lane {
+            Lane::Topic { topic } => *topic == record.topic,
+            lane => record.lane().as_ref() == Some(lane),
+        }
+}
+
+pub(super) fn position(number: u64) -> Position {
+    Position::new(number.to_string())
+}
+
+fn parse(position: &Position) -> Result<u64, StoreError> {
+    position.as_str().parse().map_err(|error| StoreError::Unusable {
+        problem: format!("{:?} is no position of the store in memory", position.as_str()),
+        repair: "save only positions that this store's readers gave".to_owned(),
+        source: Some(Box::new(error)),
+    })
+}

@@ -1,0 +1,185 @@
+//! The store: a handle on rows in memory.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use crate::contract::{
+    Backlog, BoxFuture, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader, StoreError, WakeSource,
+};
+use crate::memory::state::State;
+use crate::memory::{Transaction, lease, reader};
+use crate::outbox::{Message, Record, Settle, Settlement, Term};
+
+/// An outbox in memory. Clones share one outbox.
+///
+/// Its clock is tokio's, so a test that pauses time also pauses leases, ages and the retention.
+///
+/// ```
+/// # use outboxd::{Message, memory, outbox::Settle};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), outboxd::outbox::InvalidMessage> {
+/// let store = memory::Store::new(Settle::Mark);
+/// let mut transaction = store.begin();
+/// transaction.enqueue(&Message::to("orders.order.created").key(17).text("twelve")?);
+/// assert_eq!(store.rows().len(), 0);
+/// transaction.commit();
+/// assert_eq!(store.rows().len(), 1);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// A committed row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The row as a relay reads it.
+    pub record: Record,
+    /// When it was settled; only ever set where rows are marked.
+    pub sent_at: Option<DateTime<Utc>>,
+    /// How many rows were visible up to this one: the order of commits.
+    pub(super) number: u64,
+}
+
+/// What the clones, the sessions and the transactions of one outbox share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Ticks at every change of the state, for those who wait for a condition.
+    changes: watch::Sender<()>,
+    /// Ticks at every commit of a writer.
+    commits: watch::Sender<()>,
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the lock")
+    }
+
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state());
+        self.changes.send_replace(());
+        result
+    }
+
+    pub(super) fn committed(&self) {
+        self.commits.send_replace(());
+    }
+}
+
+impl Store {
+    /// An empty outbox whose delivered rows are recorded in this way.
+    pub fn new(settle: Settle) -> Self {
+        let state = Mutex::new(State::new(settle));
+        Self { shared: Arc::new(Shared { state, changes: watch::Sender::new(()), commits: watch::Sender::new(()) }) }
+    }
+
+    /// Begins a writer's transaction.
+    pub fn begin(&self) -> Transaction {
+        Transaction::begin(Arc::clone(&self.shared))
+    }
+
+    /// Enqueues a message in a transaction of its own and returns the id of its row.
+    pub fn enqueue(&self, message: &Message) -> i64 {
+        let mut transaction = self.begin();
+        let id = transaction.enqueue(message);
+        transaction.commit();
+        id
+    }
+
+    /// The committed rows by id.
+    pub fn rows(&self) -> Vec<Row> {
+        self.shared.state().rows().cloned().collect()
+    }
+
+    /// How much waits, by what was settled and saved so far.
+    pub fn unsent(&self) -> Backlog {
+        self.shared.state().backlog(u64::MAX)
+    }
+
+    /// Waits until the condition holds, looking again at every change. Put it under a timeout.
+    pub async fn until(&self, mut condition: impl FnMut(&Store) -> bool) {
+        let mut changes = self.shared.changes.subscribe();
+        while !condition(self) {
+            changes.borrow_and_update();
+            if condition(self) || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl crate::contract::Store for Store {
+    fn wake(&self) -> Option<Box<dyn WakeSource>> {
+        Some(Box::new(Wake { commits: self.shared.commits.subscribe() }))
+    }
+}
+
+impl OutboxStore for Store {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
+        Box::pin(async {
+            let session: Box<dyn Reader> = Box::new(reader::Session::open(Arc::clone(&self.shared)));
+            Ok(session)
+        })
+    }
+
+    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async {
+            self.shared.change(|state| state.settle(settlement));
+            Ok(())
+        })
+    }
+}
+
+impl LeaseStore for Store {
+    fn lease<'a>(
+        &'a self,
+        _holder: &'a str,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
+        Box::pin(async move {
+            let session: Box<dyn LeaseSession> = Box::new(lease::Session::open(Arc::clone(&self.shared), ttl));
+            Ok(session)
+        })
+    }
+}
+
+impl Inspect for Store {
+    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
+        Box::pin(async move { Ok(self.shared.state().backlog(count_limit)) })
+    }
+
+    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
+        Box::pin(async move { self.shared.change(|state| state.purge(term, retention)) })
+    }
+}
+
+/// Wakes at the next commit.
+#[derive(Debug)]
+struct Wake {
+    commits: watch::Receiver<()>,
+}
+
+impl WakeSource for Wake {
+    fn arm(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.commits.mark_unchanged();
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    fn wait(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async {
+            // The sender lives as long as the store; without a store there is nothing to wait for.
+            if self.commits.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
+    }
+
+    fn disarm(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

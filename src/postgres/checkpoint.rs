@@ -1,0 +1,138 @@
+//! The stored checkpoint and the held lanes beside it.
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::contract::{Checkpoint, StoreError};
+use crate::outbox::{Held, HoldCause, Lane, Table};
+use crate::postgres::errors::{classify, unusable};
+use crate::postgres::session::{ask, bounded, sql};
+use crate::postgres::snapshot::At;
+
+/// What is stored.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    /// The position, if any was stored yet.
+    pub at: Option<At>,
+    /// The cluster it was stored in.
+    pub system: String,
+    /// The held lanes.
+    pub held: Vec<Held>,
+}
+
+/// Reads the checkpoint and the held lanes, both of one moment.
+pub(super) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Stored, StoreError> {
+    let text = format!(
+        "/* outboxd: load_checkpoint */
+         select c.position, c.system, h.topic, h.key, h.partition, h.from_id, h.cause, h.since
+         from (select 1) one left join {checkpoint} c on true left join {held} h on true order by h.from_id",
+        checkpoint = table.checkpoint(),
+        held = table.held()
+    );
+    let doing = "reading the checkpoint";
+    let rows = ask(doing, sqlx::query(sql(text)).fetch_all(conn)).await?;
+    let mut stored = Stored::default();
+    if let Some((Some(position), Some(system))) = rows.first().map(|row| (row.get(0), row.get(1))) {
+        stored.at = Some(read_position(position)?);
+        stored.system = system;
+    }
+    let held = rows.iter().filter(|row| row.get::<Option<&str>, _>(2).is_some());
+    stored.held = held.map(read_held).collect::<Result<_, _>>()?;
+    Ok(stored)
+}
+
+fn read_position(text: &str) -> Result<At, StoreError> {
+    At::from_position(text).map_err(|error| StoreError::Unusable {
+        problem: "the stored checkpoint cannot be read".to_owned(),
+        repair: "run the version of outboxd that wrote it, or a newer one".to_owned(),
+        source: Some(Box::new(error)),
+    })
+}
+
+fn read_held(row: &PgRow) -> Result<Held, StoreError> {
+    let read = || -> Result<(Lane, i64, String, DateTime<Utc>), sqlx::Error> {
+        let lane = Lane::from_columns(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+        Ok((lane, row.try_get(5)?, row.try_get(6)?, row.try_get(7)?))
+    };
+    let (lane, from_id, word, since) = read().map_err(|error| classify("reading held lanes", error))?;
+    let cause = HoldCause::parse(&word).ok_or_else(|| {
+        // Releasing it for a cause that is not understood could publish what someone decided to keep back.
+        unusable(
+            format!("{lane} is held for {word:?}, a cause that this version does not know"),
+            "run the version of outboxd that held it, or a newer one",
+        )
+    })?;
+    Ok(Held { lane, from_id, cause, since })
+}
+
+/// Stores the checkpoint, and the held lanes if they changed, in one transaction, if the term is still the
+/// leader's. The session's `synchronous_commit` must be on: its flush makes the settlements before it durable, and
+/// proves to whoever reads on from here that every lower transaction id was used.
+pub(super) async fn save(
+    conn: &mut PgConnection,
+    table: &Table,
+    system: &str,
+    checkpoint: &Checkpoint,
+    changed: Option<&[Held]>,
+) -> Result<(), StoreError> {
+    let at = read_position(checkpoint.position.as_str())?;
+    let doing = "storing the checkpoint";
+    bounded(doing, async {
+        let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
+        if !save_position(&mut transaction, table, system, checkpoint, at.highest).await? {
+            transaction.rollback().await.map_err(|error| classify(doing, error))?;
+            return Err(StoreError::TermOver { term: checkpoint.term });
+        }
+        if let Some(held) = changed {
+            forget_held(&mut transaction, table).await?;
+            remember_held(&mut transaction, table, held).await?;
+        }
+        transaction.commit().await.map_err(|error| classify(doing, error))
+    })
+    .await
+}
+
+/// Says whether the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
+/// and reading the checkpoint, until this is committed.
+async fn save_position(
+    conn: &mut PgConnection,
+    table: &Table,
+    system: &str,
+    checkpoint: &Checkpoint,
+    highest: i64,
+) -> Result<bool, StoreError> {
+    let text = format!(
+        "/* outboxd: save_checkpoint */
+         insert into {checkpoint} (position, highest_id, system, term, saved_at)
+         select $1, $2, $3, term, clock_timestamp() from {lease} where term = $4 for share
+         on conflict (only_row) do update set position = excluded.position, highest_id = excluded.highest_id,
+             system = excluded.system, term = excluded.term, saved_at = excluded.saved_at",
+        checkpoint = table.checkpoint(),
+        lease = table.lease()
+    );
+    let statement = sqlx::query(sql(text)).bind(checkpoint.position.as_str()).bind(highest).bind(system);
+    let done = ask("storing the checkpoint", statement.bind(checkpoint.term.0).execute(conn)).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+async fn forget_held(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
+    let text = format!("/* outboxd: forget_held */ delete from {}", table.held());
+    ask("storing held lanes", sqlx::query(sql(text)).execute(conn)).await.map(drop)
+}
+
+async fn remember_held(conn: &mut PgConnection, table: &Table, held: &[Held]) -> Result<(), StoreError> {
+    let text = format!(
+        "/* outboxd: remember_held */ insert into {} (topic, key, partition, from_id, cause, since)
+         select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[])",
+        table.held()
+    );
+    let statement = sqlx::query(sql(text))
+        .bind(held.iter().map(|held| held.lane.topic()).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.lane.key()).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.lane.partition()).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.from_id).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.cause.as_str()).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.since).collect::<Vec<_>>());
+    ask("storing held lanes", statement.execute(conn)).await.map(drop)
+}

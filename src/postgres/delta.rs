@@ -1,0 +1,189 @@
+//! Reading: the exact snapshot delta.
+//!
+//! A row is new if it is visible now and was not visible in the snapshot before. So nothing is lost that
+//! commits late, nothing is read before it is committed, and rows of transactions that did not overlap come in
+//! the order of their commits. A window between two snapshots that does not fit one page is *frozen*: it is paged by
+//! id until it is empty, and only then the next one begins.
+
+use sqlx::PgConnection;
+
+use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
+use crate::outbox::{Batch, Held, Lane, Limit, Table};
+use crate::postgres::checkpoint::{self, Stored};
+use crate::postgres::errors::not_now;
+use crate::postgres::holds::Holds;
+use crate::postgres::page::{self, Which};
+use crate::postgres::release::{Releases, Turn};
+use crate::postgres::rows::Page;
+use crate::postgres::session::ask;
+use crate::postgres::snapshot::{At, Frozen, Snapshot};
+use crate::postgres::walk::Walk;
+
+/// A reading session.
+pub(super) struct DeltaReader {
+    conn: PgConnection,
+    table: Table,
+    system: String,
+    at: At,
+    /// The walk through the frozen window, while there is one.
+    walk: Option<Walk>,
+    /// How many rows are asked for at once: fewer while they are large.
+    rows: usize,
+    holds: Holds,
+    releases: Releases,
+    stored_held: Vec<Held>,
+    /// Set while a statement is under way: a session that failed or was cut short is not to be used again.
+    broken: bool,
+}
+
+impl DeltaReader {
+    /// Begins at what is stored, or at the beginning.
+    pub(super) async fn begin(
+        mut conn: PgConnection,
+        table: Table,
+        system: String,
+        stored: Stored,
+    ) -> Result<Self, StoreError> {
+        let (at, walk) = match stored.at {
+            Some(At { frozen: Some(frozen), prev, highest }) => {
+                let walk = Walk::after(&mut conn, &table, frozen.last).await?;
+                (At { frozen: Some(frozen), prev, highest }, Some(walk))
+            }
+            Some(at) => (at, None),
+            None => beginning(&mut conn, &table).await?,
+        };
+        Ok(Self {
+            conn,
+            table,
+            system,
+            at,
+            walk,
+            rows: usize::MAX,
+            holds: Holds::new(&stored.held),
+            releases: Releases::default(),
+            stored_held: stored.held,
+            broken: false,
+        })
+    }
+
+    async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
+        self.enter()?;
+        let limit = Limit { records: limit.records.min(self.rows).max(1), ..limit };
+        let turn = self.releases.turn(&self.at, &self.holds);
+        // Only a look at the present that found little says that there is no more.
+        let looked = turn == Turn::Main && self.walk.is_none();
+        let mut page = match turn {
+            Turn::Release => self.releases.page(&mut self.conn, &self.table, &self.holds, &self.at, limit).await?,
+            Turn::Main if self.walk.is_some() => self.next_page(limit).await?,
+            Turn::Main => self.next_window(limit).await?,
+        };
+        let full = page.is_full(limit);
+        self.adapt(&page, full);
+        self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
+        page::load_wide(&mut self.conn, &self.table, &mut page).await?;
+        let news = self.releases.conclude(&self.at, &mut self.holds);
+        self.broken = false;
+        Ok(Batch {
+            records: page.records,
+            end: self.at.to_position(),
+            more: full || !looked || !self.releases.is_empty(),
+            opened: news.opened,
+            closed: news.closed,
+        })
+    }
+
+    /// Refuses a session that failed, and marks it as failed until the statements that follow succeed.
+    fn enter(&mut self) -> Result<(), StoreError> {
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(not_now("reading the outbox", "the reading session failed before: open another"));
+        }
+        Ok(())
+    }
+
+    /// Reads what is new. A window that does not fit is frozen where it ends.
+    async fn next_window(&mut self, limit: Limit) -> Result<Page, StoreError> {
+        let which = Which { without: self.holds.to_json(), lane: None };
+        let mut page = page::new_rows(&mut self.conn, &self.table, &self.at.prev, &which, limit).await?;
+        let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
+        match page.last_id().filter(|_| page.is_full(limit)) {
+            Some(last) => {
+                self.walk = Some(Walk::after(&mut self.conn, &self.table, last).await?);
+                self.at.frozen = Some(Frozen { cur, last });
+            }
+            None => self.at.prev = cur,
+        }
+        Ok(page)
+    }
+
+    /// Reads the next page of the frozen window; the window ends with its walk.
+    async fn next_page(&mut self, limit: Limit) -> Result<Page, StoreError> {
+        let which = Which { without: self.holds.to_json(), lane: None };
+        let (Some(walk), Some(frozen)) = (self.walk.as_mut(), self.at.frozen.as_mut()) else {
+            return Ok(Page::default());
+        };
+        let window = (&self.at.prev, &frozen.cur);
+        let page = walk.page(&mut self.conn, &self.table, window, &which, limit).await?;
+        frozen.last = walk.last;
+        if walk.is_over() {
+            self.walk = None;
+            self.at.prev.clone_from(&frozen.cur);
+            self.at.frozen = None;
+        }
+        Ok(page)
+    }
+
+    /// Asks for as many rows as fitted, where not all fitted, and for more again once they do: what does not
+    /// fit was sent for nothing.
+    fn adapt(&mut self, page: &Page, full: bool) {
+        if page.is_cut() {
+            self.rows = page.records.len().max(1);
+        } else if full {
+            self.rows = self.rows.saturating_mul(2);
+        }
+    }
+
+    async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.enter()?;
+        let changed = (checkpoint.held != self.stored_held).then_some(checkpoint.held.as_slice());
+        let saved = checkpoint::save(&mut self.conn, &self.table, &self.system, checkpoint, changed).await;
+        // A term that is over leaves the session as it was: the transaction was rolled back in good order.
+        self.broken = !matches!(saved, Ok(()) | Err(StoreError::TermOver { .. }));
+        if saved.is_ok() && changed.is_some() {
+            self.stored_held.clone_from(&checkpoint.held);
+        }
+        saved
+    }
+}
+
+/// The position of a first start: everything visible now is one window, walked from the lowest id.
+async fn beginning(conn: &mut PgConnection, table: &Table) -> Result<(At, Option<Walk>), StoreError> {
+    let statement = "/* outboxd: current_snapshot */ select pg_current_snapshot()::text";
+    let text = ask("reading the snapshot", sqlx::query_scalar::<_, String>(statement).fetch_one(&mut *conn)).await?;
+    let cur: Snapshot = text.parse().map_err(|error| not_now("reading the snapshot", format!("{error}")))?;
+    let walk = Walk::from_the_lowest(conn, table).await?;
+    let frozen = Some(Frozen { cur, last: walk.last });
+    Ok((At { prev: Snapshot::nothing(), frozen, highest: 0 }, Some(walk)))
+}
+
+impl Reader for DeltaReader {
+    fn held(&self) -> &[Held] {
+        &self.stored_held
+    }
+
+    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
+        Box::pin(self.read(limit))
+    }
+
+    fn hold(&mut self, held: Held) {
+        self.releases.abort(&held.lane);
+        self.holds.hold(held);
+    }
+
+    fn release(&mut self, lane: &Lane) {
+        self.releases.begin(lane);
+    }
+
+    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.store(checkpoint))
+    }
+}

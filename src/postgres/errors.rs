@@ -1,0 +1,117 @@
+//! What the driver's errors mean. Nothing else in this wing classifies.
+
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+
+use crate::contract::StoreError;
+
+/// What to do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// Waiting helps.
+    Transient,
+    /// Waiting does not help; this would.
+    Repair(&'static str),
+}
+
+const MIGRATE: &str =
+    "run `outboxd migrate` with a role that owns the schema, or check `outbox.table` and the search_path";
+const GRANT: &str = "grant it; `outboxd migrate --print --grants APP,RELAY` prints what the two roles need";
+const LOGIN: &str = "check user, password and pg_hba.conf for `database.url`";
+const POOLER: &str = "connect to PostgreSQL directly, or through a pooler in session mode";
+const REPORT: &str = "this is no state that waiting changes: read the cause, and check `outboxd migrate --check`";
+const CONFIGURE: &str = "check `database.url`";
+
+/// Sorts what the driver said while the store was `doing` something.
+pub(super) fn classify(doing: &'static str, error: sqlx::Error) -> StoreError {
+    let meaning = match &error {
+        sqlx::Error::Database(database) => of_database(database.as_ref()),
+        sqlx::Error::Configuration(_) => Meaning::Repair(CONFIGURE),
+        sqlx::Error::RowNotFound
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. }
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::Encode(_)
+        | sqlx::Error::Decode(_) => Meaning::Repair(REPORT),
+        _ => Meaning::Transient,
+    };
+    match meaning {
+        Meaning::Transient => StoreError::Unavailable { doing, source: Box::new(error) },
+        Meaning::Repair(repair) => StoreError::Unusable {
+            problem: format!("PostgreSQL refused while {doing}"),
+            repair: repair.to_owned(),
+            source: Some(Box::new(error)),
+        },
+    }
+}
+
+/// The database gave no answer in time; the session is of no use any more.
+pub(super) fn silent(doing: &'static str, waited: Duration) -> StoreError {
+    StoreError::Unavailable { doing, source: format!("no answer within {} ms", waited.as_millis()).into() }
+}
+
+/// A state that waiting changes, in our own words.
+pub(super) fn not_now(doing: &'static str, cause: impl Into<String>) -> StoreError {
+    StoreError::Unavailable { doing, source: cause.into().into() }
+}
+
+/// What only an operator changes, in our own words.
+pub(super) fn unusable(problem: impl Into<String>, repair: impl Into<String>) -> StoreError {
+    StoreError::Unusable { problem: problem.into(), repair: repair.into(), source: None }
+}
+
+/// Whether the error says that a role may not do this.
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42501"))
+}
+
+fn of_database(error: &dyn DatabaseError) -> Meaning {
+    error.code().map_or(Meaning::Transient, |code| of_sqlstate(&code))
+}
+
+fn of_sqlstate(code: &str) -> Meaning {
+    match code {
+        // A query that was cancelled, a lock that was not to be had, a server that turned read only: all pass.
+        "55P03" | "25006" => Meaning::Transient,
+        // Prepared statements that are gone or already there: someone swaps the session below us.
+        "26000" | "42P05" => Meaning::Repair(POOLER),
+        "42501" => Meaning::Repair(GRANT),
+        "42P01" | "42703" | "42883" | "3F000" | "42704" => Meaning::Repair(MIGRATE),
+        "3D000" => Meaning::Repair(CONFIGURE),
+        _ => match code.get(..2).unwrap_or_default() {
+            "28" => Meaning::Repair(LOGIN),
+            "0A" | "21" | "22" | "23" | "42" | "44" => Meaning::Repair(REPORT),
+            _ => Meaning::Transient,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_restarts_or_is_short_of_something_is_waited_for() {
+        for code in ["57P01", "57P02", "57P03", "57P05", "57014", "53300", "40001", "40P01", "08006", "25006", "XX000"]
+        {
+            assert_eq!(of_sqlstate(code), Meaning::Transient, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_waiting_does_not_change_names_its_repair() {
+        assert_eq!(of_sqlstate("42P01"), Meaning::Repair(MIGRATE));
+        assert_eq!(of_sqlstate("42501"), Meaning::Repair(GRANT));
+        assert_eq!(of_sqlstate("28P01"), Meaning::Repair(LOGIN));
+        assert_eq!(of_sqlstate("26000"), Meaning::Repair(POOLER));
+        assert_eq!(of_sqlstate("23505"), Meaning::Repair(REPORT));
+    }
+
+    #[test]
+    fn a_lost_connection_is_waited_for() {
+        let lost = sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert!(classify("reading", lost).is_transient());
+    }
+}

@@ -1,0 +1,217 @@
+//! Looking at the table: how much waits, how old it is, and whether anything was forgotten. Every statement looks at
+//! a bounded number of rows, whatever the table holds.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
+
+use crate::contract::{Backlog, StoreError};
+use crate::outbox::{Settle, Table};
+use crate::postgres::checkpoint::{self, Stored};
+use crate::postgres::holds::{Holds, not_held};
+use crate::postgres::session::{ask, sql};
+use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::xid::Xid;
+
+/// Rows that a walk looks at beyond those it may count.
+const LOOK: u64 = 50_000;
+
+/// Rows that one call looks at in search of forgotten ones.
+const BITE: i64 = 5_000;
+
+/// The round that looks for forgotten rows, a bite a call.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    after: i64,
+    found: u64,
+    found_before: u64,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { after: i64::MIN, found: 0, found_before: 0 }
+    }
+}
+
+/// Some rows that wait: how many, for how long, and whether there may be more.
+struct Waiting {
+    rows: u64,
+    oldest: Duration,
+    cut: bool,
+}
+
+/// What waits: rows above the stored position, and rows of held lanes.
+pub(super) async fn backlog(
+    conn: &mut PgConnection,
+    table: &Table,
+    settle: Settle,
+    sweep: &mut Sweep,
+    count_limit: u64,
+) -> Result<Backlog, StoreError> {
+    let stored = checkpoint::load(conn, table).await?;
+    let holds = Holds::new(&stored.held);
+    let mut waiting = Vec::new();
+    match &stored.at {
+        None => waiting.push(count_walked(conn, table, &At::default(), &holds, i64::MIN, count_limit).await?),
+        Some(at) => {
+            waiting.push(count_new(conn, table, at.boundary(), &holds, count_limit).await?);
+            if let Some(frozen) = &at.frozen {
+                waiting.push(count_walked(conn, table, at, &holds, frozen.last, count_limit).await?);
+            }
+        }
+    }
+    if let Some(lowest) = holds.lowest() {
+        waiting.push(count_held(conn, table, &holds, lowest, count_limit).await?);
+    }
+    if settle != Settle::Checkpoint {
+        look_for_late(conn, table, &stored, &holds, sweep).await?;
+    }
+    let rows: u64 = waiting.iter().map(|waiting| waiting.rows).sum();
+    Ok(Backlog {
+        unsent: rows.min(count_limit),
+        capped: rows >= count_limit || waiting.iter().any(|waiting| waiting.cut),
+        oldest: waiting.iter().map(|waiting| waiting.oldest).max().unwrap_or_default(),
+        oldest_snapshot: Some(oldest_snapshot(conn).await?),
+        late: sweep.found.max(sweep.found_before),
+    })
+}
+
+/// Rows that were not visible in a snapshot, led by the index on xid.
+async fn count_new(
+    conn: &mut PgConnection,
+    table: &Table,
+    snapshot: &Snapshot,
+    holds: &Holds,
+    count_limit: u64,
+) -> Result<Waiting, StoreError> {
+    let text = format!(
+        "/* outboxd: count_new */
+         select count(*), extract(epoch from clock_timestamp() - min(created_at))::float8, false from (
+             (select created_at from {outbox} where xid >= $1 and sent_at is null and {free} limit $3)
+             union all
+             (select created_at from {outbox} where xid = any($2) and xid < $1 and sent_at is null and {free} limit $3)
+         ) new",
+        outbox = table.outbox(),
+        free = not_held(4)
+    );
+    let statement = sqlx::query(sql(text)).bind(Xid(snapshot.xmax)).bind(Xid::all(&snapshot.open));
+    let statement = statement.bind(rows(count_limit)).bind(Json(holds.to_json().unwrap_or_default()));
+    ask("counting new rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
+}
+
+/// The rest of a frozen window, walked by id.
+async fn count_walked(
+    conn: &mut PgConnection,
+    table: &Table,
+    at: &At,
+    holds: &Holds,
+    after: i64,
+    count_limit: u64,
+) -> Result<Waiting, StoreError> {
+    let text = format!(
+        "/* outboxd: count_walked */
+         select count(*) filter (where wanted),
+             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted))::float8, count(*) = $2
+         from (
+             select created_at, sent_at is null and (xid >= $3 or xid = any($4)) and {free}
+                 and ($5::text is null or pg_visible_in_snapshot(xid, (select $5::text::pg_snapshot))) as wanted
+             from (select * from {outbox} where id > $1 order by id limit $2) looked_at
+         ) walked",
+        outbox = table.outbox(),
+        free = not_held(6)
+    );
+    let statement = sqlx::query(sql(text))
+        .bind(after)
+        .bind(rows(count_limit.saturating_add(LOOK)))
+        .bind(Xid(at.prev.xmax))
+        .bind(Xid::all(&at.prev.open))
+        .bind(at.frozen.as_ref().map(|frozen| frozen.cur.to_string()))
+        .bind(Json(holds.to_json().unwrap_or_default()));
+    ask("counting rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
+}
+
+/// Rows of held lanes, walked from the lowest that is held.
+async fn count_held(
+    conn: &mut PgConnection,
+    table: &Table,
+    holds: &Holds,
+    lowest: i64,
+    count_limit: u64,
+) -> Result<Waiting, StoreError> {
+    let text = format!(
+        "/* outboxd: count_held */
+         select count(*) filter (where wanted),
+             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted))::float8, count(*) = $2
+         from (
+             select created_at, sent_at is null and not ({free}) as wanted
+             from (select * from {outbox} where id >= $1 order by id limit $2) looked_at
+         ) walked",
+        outbox = table.outbox(),
+        free = not_held(3)
+    );
+    let statement = sqlx::query(sql(text)).bind(lowest).bind(rows(count_limit.saturating_add(LOOK)));
+    let statement = statement.bind(Json(holds.to_json().unwrap_or_default()));
+    ask("counting held rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
+}
+
+/// Rows that the stored position calls read, that no held lane covers, and that are not settled: there are none
+/// unless a promise broke.
+async fn look_for_late(
+    conn: &mut PgConnection,
+    table: &Table,
+    stored: &Stored,
+    holds: &Holds,
+    sweep: &mut Sweep,
+) -> Result<(), StoreError> {
+    let Some(at) = stored.at.as_ref().filter(|at| !at.prev.is_nothing()) else { return Ok(()) };
+    let text = format!(
+        "/* outboxd: look_for_late */
+         select count(*) filter (where sent_at is null and not (xid >= $4 or xid = any($5)) and {free}), count(*), max(id)
+         from (select * from {outbox} where id > $1 and id <= $2 order by id limit $3) looked_at",
+        outbox = table.outbox(),
+        free = not_held(6)
+    );
+    let statement = sqlx::query(sql(text))
+        .bind(sweep.after)
+        .bind(at.highest)
+        .bind(BITE)
+        .bind(Xid(at.prev.xmax))
+        .bind(Xid::all(&at.prev.open))
+        .bind(Json(holds.to_json().unwrap_or_default()));
+    let row = ask("looking for forgotten rows", statement.fetch_one(conn)).await?;
+    sweep.found += row.get::<i64, _>(0).unsigned_abs();
+    match row.get::<Option<i64>, _>(2) {
+        Some(last) if row.get::<i64, _>(1) >= BITE => sweep.after = last,
+        _ => *sweep = Sweep { found_before: sweep.found, ..Sweep::default() },
+    }
+    Ok(())
+}
+
+/// Age of the oldest snapshot that keeps vacuum from this database's rows, as far as the role may see it.
+pub(super) async fn oldest_snapshot(conn: &mut PgConnection) -> Result<Duration, StoreError> {
+    let statement = "/* outboxd: oldest_snapshot */
+        select extract(epoch from clock_timestamp() - min(since))::float8 from (
+            select xact_start as since from pg_catalog.pg_stat_activity
+            where datname = current_database() and (backend_xmin is not null or backend_xid is not null)
+                and pid <> pg_backend_pid()
+            union all
+            select prepared from pg_catalog.pg_prepared_xacts where database = current_database()
+        ) holding";
+    let age = sqlx::query_scalar::<_, Option<f64>>(statement).fetch_one(conn);
+    ask("looking for old snapshots", age).await.map(seconds)
+}
+
+fn waiting(row: &PgRow) -> Waiting {
+    Waiting { rows: row.get::<i64, _>(0).unsigned_abs(), oldest: seconds(row.get(1)), cut: row.get(2) }
+}
+
+/// Clocks of writers and infinite timestamps can make an age negative or too large to tell.
+fn seconds(age: Option<f64>) -> Duration {
+    Duration::try_from_secs_f64(age.unwrap_or_default().max(0.0)).unwrap_or(Duration::ZERO)
+}
+
+fn rows(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

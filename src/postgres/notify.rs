@@ -1,0 +1,163 @@
+//! Waking up: a notification that a writer sends only while the relay sleeps.
+//!
+//! `NOTIFY` takes a lock of the whole cluster through commit, so writers must not pay for it while the relay reads
+//! anyway. The relay holds an advisory lock while it sleeps; the trigger tries to share it, and notifies when it
+//! cannot. The lock is *tried*: a writer that began while the relay was busy has its share until it ends, and would
+//! commit without notifying.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sqlx::Acquire;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+
+use crate::contract::{BoxFuture, StoreError, WakeSource};
+use crate::outbox::Table;
+use crate::postgres::errors::{classify, not_now};
+use crate::postgres::session::{ask, configure, lock_key, table_oid};
+
+/// First half of the lock's key; the second is the table's oid. The trigger has the same number.
+const CLASS: i32 = 1_869_968_503;
+
+/// When writers notify the relay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Notify {
+    /// Never: the relay polls, and writers may use prepared transactions.
+    Off,
+    /// While the relay sleeps, so that only the first writer after a pause pays for it.
+    #[default]
+    Gated,
+    /// At each statement.
+    Always,
+}
+
+/// A word that says nothing about notifications.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{word:?} is no way to notify: use off, gated or always")]
+pub struct UnknownNotify {
+    word: String,
+}
+
+impl Notify {
+    /// All ways.
+    pub const ALL: [Notify; 3] = [Notify::Off, Notify::Gated, Notify::Always];
+
+    /// The word for it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Notify::Off => "off",
+            Notify::Gated => "gated",
+            Notify::Always => "always",
+        }
+    }
+}
+
+impl fmt::Display for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Notify {
+    type Err = UnknownNotify;
+
+    fn from_str(word: &str) -> Result<Self, UnknownNotify> {
+        let found = Self::ALL.into_iter().find(|notify| notify.as_str() == word);
+        found.ok_or_else(|| UnknownNotify { word: word.to_owned() })
+    }
+}
+
+/// Wake-ups over one connection, which both listens and holds the lock. It is opened when first armed, and anew
+/// after it was lost.
+pub(super) struct PgWake {
+    options: PgConnectOptions,
+    table: Table,
+    always: bool,
+    session: Option<Session>,
+}
+
+struct Session {
+    listener: PgListener,
+    key: i32,
+    locked: bool,
+}
+
+impl PgWake {
+    /// Wake-ups of an outbox. Does not connect. `always` keeps the lock once it is had.
+    pub(super) fn new(options: PgConnectOptions, table: Table, always: bool) -> Self {
+        Self { options, table, always, session: None }
+    }
+
+    /// Whatever ends early, or in an error, leaves no session behind.
+    async fn fall_asleep(&mut self) -> Result<bool, StoreError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.listen().await?,
+        };
+        if !session.locked {
+            let statement = sqlx::query_scalar("/* outboxd: lock_wake */ select pg_try_advisory_lock($1, $2)");
+            let locked = statement.bind(CLASS).bind(session.key).fetch_one(&mut session.listener);
+            session.locked = ask("arming the wake-up", locked).await?;
+        }
+        // What came while the relay was awake is of no interest: it reads once more before it sleeps.
+        while session.listener.next_buffered().is_some() {}
+        let armed = session.locked;
+        self.session = Some(session);
+        Ok(armed)
+    }
+
+    /// A pool of one connection: the only thing that sqlx listens on.
+    async fn listen(&self) -> Result<Session, StoreError> {
+        let doing = "listening for wake-ups";
+        let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+        let pool = pool.connect_lazy_with(self.options.clone().application_name("outboxd/wake"));
+        let mut listener = ask(doing, PgListener::connect_with(&pool)).await?;
+        let conn = ask(doing, (&mut listener).acquire()).await?;
+        configure(conn, &[]).await?;
+        let oid = table_oid(conn, &self.table).await?;
+        ask(doing, listener.listen(&format!("outboxd_{oid}"))).await?;
+        // A connection that was made anew behind our back would listen without holding the lock.
+        listener.eager_reconnect(false);
+        Ok(Session { listener, key: lock_key(oid), locked: false })
+    }
+
+    async fn sleep(&mut self) -> Result<(), StoreError> {
+        let Some(session) = self.session.as_mut() else {
+            return Err(not_now("waiting for a wake-up", "it is not armed"));
+        };
+        let doing = "waiting for a wake-up";
+        let lost = match session.listener.try_recv().await {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => not_now(doing, "the connection was lost"),
+            Err(error) => classify(doing, error),
+        };
+        self.session = None;
+        Err(lost)
+    }
+
+    async fn wake_up(&mut self) -> Result<(), StoreError> {
+        let Some(mut session) = self.session.take() else { return Ok(()) };
+        if session.locked && !self.always {
+            let statement = sqlx::query("/* outboxd: unlock_wake */ select pg_advisory_unlock($1, $2)");
+            let unlocked = statement.bind(CLASS).bind(session.key).execute(&mut session.listener);
+            ask("disarming the wake-up", unlocked).await?;
+            session.locked = false;
+        }
+        self.session = Some(session);
+        Ok(())
+    }
+}
+
+impl WakeSource for PgWake {
+    fn arm(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(self.fall_asleep())
+    }
+
+    fn wait(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.sleep())
+    }
+
+    fn disarm(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.wake_up())
+    }
+}

@@ -1,0 +1,222 @@
+//! The statements that read, each a page of at most `limit` rows in id order.
+//!
+//! There are two ways to a window's rows. *By xid*: the index on `xid` leads to what is new, however large the
+//! table; the rows are then sorted, so each page costs the whole window. *By id*: the primary key is walked from the
+//! last id read; a page costs what it walks over. Windows that fit one page take the first way, larger
+//! ones begin with it and go on with the second.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::TryStreamExt;
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments, Encode, PgConnection, Postgres, Row, Type};
+
+use crate::contract::StoreError;
+use crate::outbox::{Lane, Limit, Table};
+use crate::postgres::errors::classify;
+use crate::postgres::holds::not_held;
+use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page};
+use crate::postgres::session::{ask, bounded, sql};
+use crate::postgres::snapshot::Snapshot;
+use crate::postgres::xid::Xid;
+
+/// What to read of a window, besides where it is.
+#[derive(Debug, Default)]
+pub(super) struct Which<'a> {
+    /// Held lanes to leave out, as [`Holds`](super::holds::Holds) writes them.
+    pub without: Option<serde_json::Value>,
+    /// Only rows of this lane, from an id on.
+    pub lane: Option<(&'a Lane, i64)>,
+}
+
+/// A part of a window, to be walked by id.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    /// The last id that was read.
+    pub after: i64,
+    /// The last id to look at, which bounds what a statement costs.
+    pub upto: i64,
+}
+
+/// Reads what became visible since `prev`, with the snapshot that saw it.
+pub(super) async fn new_rows(
+    conn: &mut PgConnection,
+    table: &Table,
+    prev: &Snapshot,
+    which: &Which<'_>,
+    limit: Limit,
+) -> Result<Page, StoreError> {
+    let mut statement = Statement::new();
+    let newest = statement.by_xid(table, prev, which, None, limit);
+    // One statement, one snapshot. It is told by a row of its own, first, because it can be long.
+    let text = format!(
+        "/* outboxd: read_new */ with s as materialized (select pg_current_snapshot() as cur)
+         select cur::text, {NO_COLUMNS} from s
+         union all
+         select null::text, d.* from ({newest}) d
+         order by id nulls first"
+    );
+    statement.read(conn, text, limit).await
+}
+
+/// Reads the rows of the window from `prev` to `cur` after an id, led by the index on xid.
+pub(super) async fn window_by_xid(
+    conn: &mut PgConnection,
+    table: &Table,
+    window: (&Snapshot, &Snapshot),
+    after: i64,
+    which: &Which<'_>,
+    limit: Limit,
+) -> Result<Page, StoreError> {
+    let mut statement = Statement::new();
+    let rows = statement.by_xid(table, window.0, which, Some((window.1, after)), limit);
+    let text = format!("/* outboxd: read_window_by_xid */ select null::text, d.* from ({rows}) d");
+    statement.read(conn, text, limit).await
+}
+
+/// Reads the rows of the window from `prev` to `cur` in a span of ids, walking the primary key.
+pub(super) async fn window_by_id(
+    conn: &mut PgConnection,
+    table: &Table,
+    window: (&Snapshot, &Snapshot),
+    span: Span,
+    which: &Which<'_>,
+    limit: Limit,
+) -> Result<Page, StoreError> {
+    let mut statement = Statement::new();
+    let (after, upto) = (statement.bind(span.after), statement.bind(span.upto));
+    let rest = statement.rest(which);
+    let new = statement.unseen_in(window.0);
+    let seen = statement.seen_in(window.1);
+    let rows = statement.bind(rows_of(limit));
+    let text = format!(
+        "/* outboxd: read_window */ select null::text, {COLUMNS} from {outbox}
+         where id > ${after} and id <= ${upto} {new} {seen} {rest} order by id limit ${rows}",
+        outbox = table.outbox()
+    );
+    statement.read(conn, text, limit).await
+}
+
+/// Fills in the payloads that were left out. Records whose rows are gone by now are left out too: somebody
+/// settled them.
+pub(super) async fn load_wide(conn: &mut PgConnection, table: &Table, page: &mut Page) -> Result<(), StoreError> {
+    if page.wide.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = page.wide.iter().map(|at| page.records[*at].id).collect();
+    let text = format!(
+        "/* outboxd: read_payloads */ select id, payload from {outbox} where id = any($1) order by id",
+        outbox = table.outbox()
+    );
+    let doing = "reading payloads";
+    let rows = ask(doing, sqlx::query(sql(text)).bind(ids).fetch_all(conn)).await?;
+    let mut found: HashMap<i64, Option<Vec<u8>>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mut gone = HashSet::new();
+    for at in page.wide.drain(..) {
+        let record = &mut page.records[at];
+        match found.remove(&record.id) {
+            Some(payload) => record.payload = payload,
+            None => _ = gone.insert(record.id),
+        }
+    }
+    page.records.retain(|record| !gone.contains(&record.id));
+    Ok(())
+}
+
+/// The driver counts rows as PostgreSQL does, in `bigint`.
+fn rows_of(limit: Limit) -> i64 {
+    i64::try_from(limit.records).unwrap_or(i64::MAX)
+}
+
+/// A statement in the making: its parameters, numbered as they are bound.
+struct Statement {
+    arguments: PgArguments,
+}
+
+impl Statement {
+    fn new() -> Self {
+        Self { arguments: PgArguments::default() }
+    }
+
+    /// Adds a parameter, and returns its number.
+    fn bind<'q>(&mut self, value: impl Encode<'q, Postgres> + Type<Postgres>) -> usize {
+        self.arguments.add(value).expect("numbers, text and JSON can always be encoded");
+        self.arguments.len()
+    }
+
+    /// The select that is led by the index on xid.
+    fn by_xid(
+        &mut self,
+        table: &Table,
+        prev: &Snapshot,
+        which: &Which<'_>,
+        seen: Option<(&Snapshot, i64)>,
+        limit: Limit,
+    ) -> String {
+        let (xmax, open) = (self.bind(Xid(prev.xmax)), self.bind(Xid::all(&prev.open)));
+        let mut rest = self.rest(which);
+        if let Some((cur, after)) = seen {
+            // The sum keeps the planner from the primary key, as below.
+            let after = self.bind(after);
+            rest = format!("{seen} and id + 0 > ${after} {rest}", seen = self.seen_in(cur));
+        }
+        let rows = self.bind(rows_of(limit));
+        let outbox = table.outbox();
+        // Sorted by a sum, which the primary key cannot serve: on a table that was never analysed the planner
+        // would walk it, filtering every row by xid.
+        format!(
+            "select * from (
+                 select {COLUMNS} from {outbox} where xid >= ${xmax} {rest}
+                 union all
+                 select {COLUMNS} from {outbox} where xid = any(${open}) and xid < ${xmax} {rest}
+             ) u order by u.id + 0 limit ${rows}"
+        )
+    }
+
+    fn unseen_in(&mut self, snapshot: &Snapshot) -> String {
+        if snapshot.is_nothing() {
+            return String::new();
+        }
+        let (xmax, open) = (self.bind(Xid(snapshot.xmax)), self.bind(Xid::all(&snapshot.open)));
+        format!("and (xid >= ${xmax} or xid = any(${open}))")
+    }
+
+    /// The inner select makes it read the snapshot's text once instead of once a row.
+    fn seen_in(&mut self, snapshot: &Snapshot) -> String {
+        format!("and pg_visible_in_snapshot(xid, (select ${}::pg_snapshot))", self.bind(snapshot.to_string()))
+    }
+
+    /// Rows that are marked as sent are left out in every mode, so that changing it publishes nothing again.
+    fn rest(&mut self, which: &Which<'_>) -> String {
+        let mut rest = "and sent_at is null".to_owned();
+        if let Some(held) = &which.without {
+            let held = self.bind(sqlx::types::Json(held));
+            rest = format!("{rest} and {}", not_held(held));
+        }
+        if let Some((lane, from_id)) = which.lane {
+            let (topic, from_id) = (self.bind(lane.topic().to_owned()), self.bind(from_id));
+            rest = format!("{rest} and topic = ${topic} and id + 0 >= ${from_id}");
+            if let Some(key) = lane.key() {
+                rest = format!("{rest} and key = ${} and partition is null", self.bind(key.to_owned()));
+            }
+            if let Some(partition) = lane.partition() {
+                rest = format!("{rest} and partition = ${}", self.bind(partition));
+            }
+        }
+        rest
+    }
+
+    /// Keeps what fits and lets the rest of the rows pass by, so that memory is bounded.
+    async fn read(self, conn: &mut PgConnection, text: String, limit: Limit) -> Result<Page, StoreError> {
+        let doing = "reading the outbox";
+        bounded(doing, async {
+            let mut page = Page::default();
+            let mut rows = sqlx::query_with(sql(text), self.arguments).fetch(conn);
+            while let Some(row) = rows.try_next().await.map_err(|error| classify(doing, error))? {
+                page.take(&row, limit)?;
+            }
+            Ok(page)
+        })
+        .await
+    }
+}

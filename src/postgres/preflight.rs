@@ -1,0 +1,116 @@
+//! What speaks against running on this database, found out before anything is read.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::contract::StoreError;
+use crate::outbox::Table;
+use crate::postgres::errors::{classify, unusable};
+use crate::postgres::inspect::oldest_snapshot;
+use crate::postgres::notify::Notify;
+use crate::postgres::schema::check_tables;
+use crate::postgres::session::{ask, ask_within, connect};
+use crate::postgres::store::Settings;
+
+/// A snapshot that is older keeps vacuum from rows that were removed long ago.
+const OLD: Duration = Duration::from_secs(600);
+
+/// How long the second statement of the pooler's test may wait for a connection of the pool.
+const POOL: Duration = Duration::from_secs(5);
+
+/// Looks at everything, and returns the warnings.
+pub(super) async fn preflight(options: &PgConnectOptions, settings: &Settings) -> Result<Vec<String>, StoreError> {
+    let mut conn = connect(options, "inspect", &[]).await?;
+    refuse_pooler(options, &mut conn).await?;
+    check_tables(&mut conn, &settings.table).await?;
+    refuse_prepared_transactions(&mut conn, settings.notify).await?;
+    let mut warnings = index_on_sent_at(&mut conn, &settings.table).await?;
+    warnings.extend(unflushed_commits(&mut conn).await?);
+    let age = oldest_snapshot(&mut conn).await?;
+    if age > OLD {
+        warnings.push(format!(
+            "a transaction has been open for {} s: vacuum cannot remove what was sent since; end it, or see pg_stat_activity",
+            age.as_secs()
+        ));
+    }
+    Ok(warnings)
+}
+
+/// A pooler in transaction mode gives the connection of an idle session to another one. So: a second session opens a
+/// transaction, and then the first must still have its own backend.
+async fn refuse_pooler(options: &PgConnectOptions, first: &mut PgConnection) -> Result<(), StoreError> {
+    let before = backend(first).await?;
+    let mut second = connect(options, "inspect", &[]).await?;
+    let doing = "looking for a pooler";
+    let mut transaction = second.begin().await.map_err(|error| classify(doing, error))?;
+    let other = backend(&mut transaction).await?;
+    let after = backend(first).await;
+    let parted = other == before || !after.is_ok_and(|after| after == before);
+    transaction.rollback().await.map_err(|error| classify(doing, error))?;
+    if parted {
+        return Err(unusable(
+            "between outboxd and PostgreSQL there is a pooler in transaction mode, which takes sessions apart",
+            "connect to PostgreSQL directly, or through a pooler in session mode",
+        ));
+    }
+    Ok(())
+}
+
+async fn backend(conn: &mut PgConnection) -> Result<i32, StoreError> {
+    let statement = sqlx::query_scalar("/* outboxd: backend_pid */ select pg_backend_pid()");
+    ask_within("looking for a pooler", POOL, statement.fetch_one(conn)).await
+}
+
+/// `PREPARE TRANSACTION` fails in a transaction that notified: the trigger would break the application.
+async fn refuse_prepared_transactions(conn: &mut PgConnection, notify: Notify) -> Result<(), StoreError> {
+    let statement = "/* outboxd: prepared_transactions */ select current_setting('max_prepared_transactions')::int";
+    let most: i32 = ask("reading settings", sqlx::query_scalar(statement).fetch_one(conn)).await?;
+    if most > 0 && notify != Notify::Off {
+        return Err(unusable(
+            format!("max_prepared_transactions is {most}, and a transaction that notified cannot be prepared"),
+            "set outbox.notify = \"off\", or max_prepared_transactions = 0 in PostgreSQL if nobody prepares transactions",
+        ));
+    }
+    Ok(())
+}
+
+async fn index_on_sent_at(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, StoreError> {
+    let statement = "/* outboxd: indexes_on_sent_at */
+        select distinct i.indexrelid::regclass::text
+        from pg_catalog.pg_index i
+        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = 'sent_at'
+        where i.indrelid = to_regclass($1)
+            and (a.attnum = any(i.indkey) or pg_get_indexdef(i.indexrelid) ~ '\\msent_at\\M')";
+    let statement = sqlx::query_scalar::<_, String>(statement).bind(table.outbox());
+    let found = ask("looking at indexes", statement.fetch_all(conn)).await?;
+    let warn =
+        |index| format!("index {index} contains sent_at: every settled row must be written into all indexes; drop it");
+    Ok(found.into_iter().map(warn).collect())
+}
+
+/// A database that acknowledges commits it can lose may take rows back after they were published.
+async fn unflushed_commits(conn: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    let statement = "/* outboxd: unflushed_commits */
+        select coalesce(r.rolname::text, ''), coalesce(d.datname::text, '') from pg_catalog.pg_db_role_setting s
+        left join pg_catalog.pg_roles r on r.oid = s.setrole
+        left join pg_catalog.pg_database d on d.oid = s.setdatabase
+        where 'synchronous_commit=off' = any(s.setconfig) and (s.setdatabase = 0 or d.datname = current_database())
+        union all
+        select '', '' from pg_catalog.pg_settings
+        where name in ('synchronous_commit', 'fsync') and reset_val = 'off' and source = 'configuration file'";
+    let rows = ask("reading settings", sqlx::query(statement).fetch_all(conn)).await?;
+    let warn = |row: &sqlx::postgres::PgRow| {
+        let (role, database): (String, String) = (row.get(0), row.get(1));
+        let whose = match (role.as_str(), database.as_str()) {
+            ("", "") => "the server".to_owned(),
+            ("", database) => format!("database {database}"),
+            (role, _) => format!("role {role}"),
+        };
+        format!(
+            "{whose} acknowledges commits before they are flushed: a crash of the server can take back what was published; set synchronous_commit and fsync on"
+        )
+    };
+    Ok(rows.iter().map(warn).collect())
+}

@@ -1,0 +1,187 @@
+//! From rows to records: by column number and straight from the binary format, because every row passes here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgRow, PgValueRef};
+use sqlx::{Row, ValueRef};
+use uuid::Uuid;
+
+use crate::contract::{BoxError, StoreError};
+use crate::outbox::{Limit, Record, headers_from_json};
+use crate::postgres::errors::{classify, unusable};
+use crate::postgres::snapshot::Snapshot;
+
+/// What is selected of a row. A payload of more than 8 KiB is left out at first: how many rows fit into the
+/// limit of bytes is known only when their sizes are.
+pub(super) const COLUMNS: &str = "id, event_id, topic, key, octet_length(payload), \
+     case when octet_length(payload) <= 8192 then payload end, headers::text, partition, created_at";
+
+/// The same columns, for a row that says something else.
+pub(super) const NO_COLUMNS: &str = "null::bigint as id, null::uuid, null::text, null::text, null::int, null::bytea, null::text, null::int, null::timestamptz";
+
+/// Where the columns begin: before them comes the snapshot, or null.
+const SNAPSHOT: usize = 0;
+
+/// What one statement returned, cut where the limit of bytes is reached.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// The snapshot of the statement, if it told.
+    pub snapshot: Option<Snapshot>,
+    /// The records that fit, by id.
+    pub records: Vec<Record>,
+    /// How many rows came, with those that did not fit.
+    pub rows: usize,
+    /// Which of the records still lack their payload.
+    pub wide: Vec<usize>,
+    bytes: usize,
+    topic: Option<Arc<str>>,
+    topics: HashMap<Box<str>, Arc<str>>,
+}
+
+impl Page {
+    /// Whether rows were left out because of their bytes.
+    pub(super) fn is_cut(&self) -> bool {
+        self.rows > self.records.len()
+    }
+
+    /// Whether there may be rows for another page.
+    pub(super) fn is_full(&self, limit: Limit) -> bool {
+        self.is_cut() || self.rows >= limit.records
+    }
+
+    /// The highest id of the records that fit.
+    pub(super) fn last_id(&self) -> Option<i64> {
+        self.records.last().map(|record| record.id)
+    }
+
+    /// Takes a row. Once a row does not fit, none after it does.
+    pub(super) fn take(&mut self, row: &PgRow, limit: Limit) -> Result<(), StoreError> {
+        let snapshot = optional_text(row, SNAPSHOT).map_err(unreadable)?;
+        if let Some(text) = snapshot {
+            self.snapshot = Some(text.parse().map_err(|error| unreadable(Box::new(error)))?);
+            return Ok(());
+        }
+        let was_cut = self.is_cut();
+        self.rows += 1;
+        if was_cut {
+            return Ok(());
+        }
+        let (record, unread) = self.record(row)?;
+        let footprint = record.footprint() + unread.unwrap_or_default();
+        if self.records.is_empty() || self.bytes + footprint <= limit.bytes {
+            self.bytes += footprint;
+            if unread.is_some() {
+                self.wide.push(self.records.len());
+            }
+            self.records.push(record);
+        }
+        Ok(())
+    }
+
+    /// Reads a record, and the size of its payload if that was left out.
+    fn record(&mut self, row: &PgRow) -> Result<(Record, Option<usize>), StoreError> {
+        let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
+        self.columns(row, id).map_err(|error| match error.downcast::<StoreError>() {
+            Ok(error) => *error,
+            Err(error) => unreadable(error),
+        })
+    }
+
+    fn columns(&mut self, row: &PgRow, id: i64) -> Result<(Record, Option<usize>), BoxError> {
+        let size = optional(row, 5)?.map(|value| int(&value)).transpose()?;
+        let payload = optional(row, 6)?.map(|value| value.as_bytes().map(<[u8]>::to_vec)).transpose()?;
+        let left_out = size.filter(|_| payload.is_none()).map(usize::try_from).transpose()?;
+        let record = Record {
+            id,
+            event_id: Uuid::from_bytes(fixed(row, 2)?),
+            topic: self.shared_topic(text(row, 3)?),
+            key: optional_text(row, 4)?.map(str::to_owned),
+            payload,
+            headers: headers_from_json(text(row, 7)?.as_bytes()).map_err(|error| headers_of(id, error))?,
+            partition: optional(row, 8)?.map(|value| int(&value)).transpose()?,
+            created_at: timestamp(i64::from_be_bytes(fixed(row, 9)?)),
+        };
+        Ok((record, left_out))
+    }
+
+    /// One allocation for each topic of a page instead of one for each row.
+    fn shared_topic(&mut self, name: &str) -> Arc<str> {
+        if let Some(topic) = self.topic.as_ref().filter(|topic| &***topic == name) {
+            return Arc::clone(topic);
+        }
+        let topic = match self.topics.get(name) {
+            Some(topic) => Arc::clone(topic),
+            None => {
+                let topic: Arc<str> = name.into();
+                self.topics.insert(name.into(), Arc::clone(&topic));
+                topic
+            }
+        };
+        self.topic = Some(Arc::clone(&topic));
+        topic
+    }
+}
+
+fn unreadable(error: BoxError) -> StoreError {
+    classify("reading the outbox", sqlx::Error::Decode(error))
+}
+
+fn headers_of(id: i64, error: crate::outbox::InvalidHeaders) -> BoxError {
+    let mut refusal = unusable(
+        format!("row {id} cannot be read"),
+        "its headers must be a JSON object: correct the row, and restore the table's check constraints",
+    );
+    if let StoreError::Unusable { source, .. } = &mut refusal {
+        *source = Some(Box::new(error));
+    }
+    Box::new(refusal)
+}
+
+fn optional(row: &PgRow, column: usize) -> Result<Option<PgValueRef<'_>>, BoxError> {
+    let value = row.try_get_raw(column)?;
+    Ok((!value.is_null()).then_some(value))
+}
+
+fn optional_text(row: &PgRow, column: usize) -> Result<Option<&str>, BoxError> {
+    match row.try_get_raw(column)? {
+        value if value.is_null() => Ok(None),
+        value => Ok(Some(value.as_str()?)),
+    }
+}
+
+fn text(row: &PgRow, column: usize) -> Result<&str, BoxError> {
+    row.try_get_raw(column)?.as_str()
+}
+
+fn fixed<const N: usize>(row: &PgRow, column: usize) -> Result<[u8; N], BoxError> {
+    Ok(row.try_get_raw(column)?.as_bytes()?.try_into()?)
+}
+
+fn int(value: &PgValueRef<'_>) -> Result<i32, BoxError> {
+    Ok(i32::from_be_bytes(value.as_bytes()?.try_into()?))
+}
+
+/// Microseconds since 2000, or infinity, which no `DateTime` knows.
+fn timestamp(micros: i64) -> DateTime<Utc> {
+    const Y2000: i64 = 946_684_800_000_000;
+    let unix = micros.saturating_add(Y2000);
+    DateTime::from_timestamp_micros(unix).unwrap_or(if unix < 0 {
+        DateTime::<Utc>::MIN_UTC
+    } else {
+        DateTime::<Utc>::MAX_UTC
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_of_any_row_can_be_read() {
+        assert_eq!(timestamp(0).to_rfc3339(), "2000-01-01T00:00:00+00:00");
+        assert_eq!(timestamp(i64::MAX), DateTime::<Utc>::MAX_UTC);
+        assert_eq!(timestamp(i64::MIN), DateTime::<Utc>::MIN_UTC);
+    }
+}

@@ -1,0 +1,199 @@
+//! The store: settings, sessions, and the promises handed on to whoever keeps them.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Mutex;
+
+use crate::contract::{
+    Backlog, BoxFuture, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader, Store as Promises, StoreError,
+    WakeSource,
+};
+use crate::outbox::{Settle, Settlement, Table, Term};
+use crate::postgres::delta::DeltaReader;
+use crate::postgres::inspect::{self, Sweep};
+use crate::postgres::leases::PgLease;
+use crate::postgres::notify::{Notify, PgWake};
+use crate::postgres::purge::{self, Purging};
+use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid};
+use crate::postgres::settle::UNFLUSHED;
+use crate::postgres::{checkpoint, preflight, rebase, settle};
+use crate::secret::Secret;
+
+/// Where the outbox is and how it is used.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `postgres://user:password@host:port/database`, with the parameters that sqlx knows (`sslmode`, `host=/dir` for
+    /// a unix socket, …).
+    pub url: Secret,
+    /// The outbox table.
+    pub table: Table,
+    /// How a delivered record is recorded.
+    pub settle: Settle,
+    /// When writers notify the relay.
+    pub notify: Notify,
+}
+
+/// An outbox in PostgreSQL. Holds at most one connection each for settling and for looking; every reading session,
+/// lease session and wake source has its own.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) settings: Settings,
+    pub(super) options: PgConnectOptions,
+    settling: Mutex<Option<PgConnection>>,
+    looking: Mutex<Option<Looking>>,
+}
+
+/// The session that looks at the table, and how far its rounds are.
+#[derive(Debug)]
+struct Looking {
+    conn: PgConnection,
+    sweep: Sweep,
+    purging: Purging,
+}
+
+/// The reader's and the leader's sessions commit with a flush, whatever their role's default is.
+const FLUSHED: Guc = ("synchronous_commit", "on");
+
+impl Store {
+    /// A store for these settings. Does not connect.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when the URL cannot be read.
+    pub fn new(settings: Settings) -> Result<Self, StoreError> {
+        let options = options(&settings.url)?;
+        Ok(Self { settings, options, settling: Mutex::new(None), looking: Mutex::new(None) })
+    }
+
+    /// What speaks against running on this database, for the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] for what cannot work: a version that is too old, a schema that is not what is
+    /// needed, a pooler that takes sessions apart, prepared transactions together with notifications.
+    pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
+        preflight::preflight(&self.options, &self.settings).await
+    }
+
+    /// The default of `outbox.source`: database, schema and table.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when the table is missing.
+    pub async fn source(&self) -> Result<String, StoreError> {
+        let mut conn = connect(&self.options, "inspect", &[]).await?;
+        let oid = table_oid(&mut conn, &self.settings.table).await?;
+        let statement = "/* outboxd: source */
+            select concat_ws('.', current_database(), n.nspname, c.relname)
+            from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid::bigint = $1";
+        ask("naming the outbox", sqlx::query_scalar(statement).bind(oid).fetch_one(&mut conn)).await
+    }
+
+    async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
+        let table = &self.settings.table;
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
+        let mut conn = connect(&self.options, "reader", &settings).await?;
+        let system = rebase::system_identifier(&mut conn).await?;
+        let mut stored = checkpoint::load(&mut conn, table).await?;
+        if rebase::is_foreign(&mut conn, table, &stored, &system).await? {
+            stored = rebase::rebase(&mut conn, table, &system).await?;
+        }
+        Ok(Box::new(DeltaReader::begin(conn, table.clone(), system, stored).await?))
+    }
+
+    /// The session leaves its place while it works, so that one that failed or was cut short never comes back.
+    async fn record(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        let Settings { table, settle, .. } = &self.settings;
+        if settlement.is_empty() || *settle == Settle::Checkpoint {
+            return Ok(());
+        }
+        let mut place = self.settling.lock().await;
+        let mut conn = match place.take() {
+            Some(conn) => conn,
+            None => {
+                let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED]).collect();
+                connect(&self.options, "settle", &settings).await?
+            }
+        };
+        settle::settle(&mut conn, table, *settle, settlement).await?;
+        *place = Some(conn);
+        Ok(())
+    }
+
+    async fn bidder(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
+        let mut conn = connect(&self.options, "lease", &[FLUSHED]).await?;
+        configure_ttl(&mut conn, ttl).await?;
+        let oid = table_oid(&mut conn, &self.settings.table).await?;
+        Ok(Box::new(PgLease::new(conn, self.settings.table.clone(), oid, holder, ttl)))
+    }
+
+    async fn looking(&self, place: &mut Option<Looking>) -> Result<Looking, StoreError> {
+        match place.take() {
+            Some(looking) => Ok(looking),
+            None => {
+                let conn = connect(&self.options, "inspect", &INDEX_ONLY_PLANS).await?;
+                Ok(Looking { conn, sweep: Sweep::default(), purging: Purging::default() })
+            }
+        }
+    }
+
+    async fn count(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        let mut place = self.looking.lock().await;
+        let mut looking = self.looking(&mut place).await?;
+        let Looking { conn, sweep, .. } = &mut looking;
+        let Settings { table, settle, .. } = &self.settings;
+        let backlog =
+            bounded("counting the backlog", inspect::backlog(conn, table, *settle, sweep, count_limit)).await?;
+        *place = Some(looking);
+        Ok(backlog)
+    }
+
+    async fn remove(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
+        let mut place = self.looking.lock().await;
+        let mut looking = self.looking(&mut place).await?;
+        let Looking { conn, purging, .. } = &mut looking;
+        let Settings { table, settle, .. } = &self.settings;
+        let purged = bounded("purging", purge::purge(conn, table, *settle, purging, term, retention)).await;
+        // A term that is over leaves the session as it was.
+        if matches!(purged, Ok(_) | Err(StoreError::TermOver { .. })) {
+            *place = Some(looking);
+        }
+        purged
+    }
+}
+
+impl OutboxStore for Store {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
+        Box::pin(self.read())
+    }
+
+    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.record(settlement))
+    }
+}
+
+impl LeaseStore for Store {
+    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
+        Box::pin(self.bidder(holder, ttl))
+    }
+}
+
+impl Inspect for Store {
+    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
+        Box::pin(self.count(count_limit))
+    }
+
+    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
+        Box::pin(self.remove(term, retention))
+    }
+}
+
+impl Promises for Store {
+    fn wake(&self) -> Option<Box<dyn WakeSource>> {
+        let always = match self.settings.notify {
+            Notify::Off => return None,
+            Notify::Gated => false,
+            Notify::Always => true,
+        };
+        Some(Box::new(PgWake::new(self.options.clone(), self.settings.table.clone(), always)))
+    }
+}

@@ -1,0 +1,205 @@
+//! What the next batch is: everything after the last id, and what is left of lanes being released.
+
+use futures_util::TryStreamExt;
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+
+use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
+use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, Record, Table};
+use crate::sqlite::connection::{Durability, File};
+use crate::sqlite::errors::{classify, unusable};
+use crate::sqlite::holding::{Holding, Release};
+use crate::sqlite::row::{COLUMNS, Rows};
+use crate::sqlite::settle;
+
+/// A reading session. One writer at a time gives out ids and commits them before the next begins, so a row that
+/// is not visible yet has a higher id than all that are: what is above the last id read is what is new.
+#[derive(Debug)]
+pub(super) struct Session {
+    connection: SqliteConnection,
+    table: Table,
+    held: Vec<Held>,
+    holding: Holding,
+    last: i64,
+    /// While a lane is being released, batches of it and of what is new take turns.
+    turn_of_release: bool,
+}
+
+impl Session {
+    pub(super) async fn open(file: &File, table: &Table) -> Result<Self, StoreError> {
+        let mut connection = file.connect(Durability::Flushed).await?;
+        let doing = |error| classify("reading the checkpoint", error);
+        let mut snapshot = connection.begin().await.map_err(doing)?;
+        let last = stored_position(&mut snapshot, table).await.map_err(doing)?;
+        let held = stored_held(&mut snapshot, table).await?;
+        snapshot.rollback().await.map_err(doing)?;
+        let holding = Holding::new(&held);
+        Ok(Self { connection, table: table.clone(), held, holding, last, turn_of_release: false })
+    }
+
+    async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
+        let doing = |error| classify("reading the outbox", error);
+        let highest = highest_id(&mut self.connection, &self.table).await.map_err(doing)?;
+        let opened: Vec<Lane> = self.holding.begin_release().into_iter().collect();
+        let mut closed = Vec::new();
+        let mut page = Page::new(limit);
+        self.turn_of_release = self.holding.under_way().is_some() && (!self.turn_of_release || highest <= self.last);
+        if self.turn_of_release {
+            closed.extend(self.read_left_out(&mut page).await?);
+        } else if highest > self.last {
+            self.read_new(&mut page, highest).await?;
+        }
+        let more = self.holding.is_releasing() || self.last < highest;
+        let end = Position::new(self.last.to_string());
+        Ok(Batch { records: page.records, end, more, opened, closed })
+    }
+
+    async fn read_new(&mut self, page: &mut Page, highest: i64) -> Result<(), StoreError> {
+        let sql = format!(
+            "/* outboxd: fetch */ select {COLUMNS} from {} not indexed
+             where id > ? and id <= ? and sent_at is null order by id",
+            self.table.outbox()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.last).bind(highest);
+        let mut rows = query.fetch(&mut self.connection);
+        let mut reader = Rows::default();
+        while let Some(row) = rows.try_next().await.map_err(|error| classify("reading the outbox", error))? {
+            let record = reader.record(&row)?;
+            let id = record.id;
+            if !self.holding.covers(&record, None) && !page.take(record) {
+                return Ok(());
+            }
+            self.last = id;
+        }
+        self.last = highest;
+        Ok(())
+    }
+
+    /// Reads on in the lane being released, up to where the session is. Returns the lane when that is reached.
+    async fn read_left_out(&mut self, page: &mut Page) -> Result<Option<Lane>, StoreError> {
+        let Some(Release { lane, mut cursor }) = self.holding.under_way().cloned() else { return Ok(None) };
+        let sql = format!(
+            "/* outboxd: fetch_left_out */ select {COLUMNS} from {}
+             where id > ?1 and id <= ?2 and sent_at is null and topic = ?3 and case
+                when ?5 is not null then partition = ?5
+                when ?4 is not null then key = ?4 and partition is null
+                else true end
+             order by id",
+            self.table.outbox()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor).bind(self.last).bind(lane.topic());
+        let query = query.bind(lane.key()).bind(lane.partition());
+        let mut rows = query.fetch(&mut self.connection);
+        let mut reader = Rows::default();
+        let mut is_complete = true;
+        while let Some(row) = rows.try_next().await.map_err(|error| classify("reading a held lane", error))? {
+            let record = reader.record(&row)?;
+            let id = record.id;
+            if !self.holding.covers(&record, Some(&lane)) && !page.take(record) {
+                is_complete = false;
+                break;
+            }
+            cursor = id;
+        }
+        drop(rows);
+        if is_complete {
+            return Ok(self.holding.end_release());
+        }
+        if let Some(release) = self.holding.under_way() {
+            release.cursor = cursor;
+        }
+        Ok(None)
+    }
+
+    async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let position = parse(&checkpoint.position)?;
+        settle::save(&mut self.connection, &self.table, checkpoint, position).await
+    }
+}
+
+/// A batch being filled.
+struct Page {
+    limit: Limit,
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Page {
+    fn new(limit: Limit) -> Self {
+        Self { limit, records: Vec::new(), bytes: 0 }
+    }
+
+    /// Takes the record in, unless there is no room for it. The first has room, whatever its size.
+    fn take(&mut self, record: Record) -> bool {
+        let bytes = record.footprint();
+        let fits = self.records.len() < self.limit.records && self.bytes + bytes <= self.limit.bytes;
+        let takes = fits || self.records.is_empty();
+        if takes {
+            self.bytes += bytes;
+            self.records.push(record);
+        }
+        takes
+    }
+}
+
+async fn highest_id(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
+    let sql = format!("/* outboxd: highest_id */ select coalesce(max(id), 0) from {}", table.outbox());
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
+}
+
+async fn stored_position(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
+    let sql = format!("/* outboxd: stored_position */ select position from {}", table.checkpoint());
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
+}
+
+async fn stored_held(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<Held>, StoreError> {
+    let sql =
+        format!("/* outboxd: stored_held */ select topic, key, partition, from_id, cause, since from {}", table.held());
+    let doing = |error| classify("reading the held lanes", error);
+    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.map_err(doing)?;
+    rows.iter()
+        .map(|row| {
+            let cause: &str = row.try_get(4).map_err(doing)?;
+            let unknown = || unusable(format!("a lane is held for {cause:?}"), "run the newer outboxd that wrote this");
+            Ok(Held {
+                lane: Lane::from_columns(
+                    row.try_get(0).map_err(doing)?,
+                    row.try_get(1).map_err(doing)?,
+                    row.try_get(2).map_err(doing)?,
+                ),
+                from_id: row.try_get(3).map_err(doing)?,
+                cause: HoldCause::parse(cause).ok_or_else(unknown)?,
+                since: row.try_get(5).map_err(doing)?,
+            })
+        })
+        .collect()
+}
+
+fn parse(position: &Position) -> Result<i64, StoreError> {
+    let unreadable = |_| {
+        let problem = format!("{:?} is no position in a SQLite outbox", position.as_str());
+        unusable(problem, "save only positions that this store's readers gave")
+    };
+    position.as_str().parse().map_err(unreadable)
+}
+
+impl Reader for Session {
+    fn held(&self) -> &[Held] {
+        &self.held
+    }
+
+    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
+        Box::pin(self.read(limit))
+    }
+
+    fn hold(&mut self, held: Held) {
+        self.holding.hold(&held);
+    }
+
+    fn release(&mut self, lane: &Lane) {
+        self.holding.release(lane);
+    }
+
+    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.store(checkpoint))
+    }
+}

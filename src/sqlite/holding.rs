@@ -1,0 +1,81 @@
+//! Which lanes are left out of reading, and which release is under way. No I/O.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::outbox::{Held, Lane, Record};
+
+/// The held lanes of a session.
+#[derive(Debug, Default)]
+pub(super) struct Holding {
+    from_ids: HashMap<Lane, i64>,
+    asked: VecDeque<Lane>,
+    release: Option<Release>,
+}
+
+/// A release under way: rows of the lane up to `cursor` have been looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Release {
+    pub(super) lane: Lane,
+    pub(super) cursor: i64,
+}
+
+impl Holding {
+    pub(super) fn new(held: &[Held]) -> Self {
+        let from_ids = held.iter().map(|held| (held.lane.clone(), held.from_id)).collect();
+        Self { from_ids, ..Self::default() }
+    }
+
+    pub(super) fn hold(&mut self, held: &Held) {
+        self.asked.retain(|lane| *lane != held.lane);
+        self.release.take_if(|release| release.lane == held.lane);
+        let from_id = self.from_ids.entry(held.lane.clone()).or_insert(held.from_id);
+        *from_id = held.from_id.min(*from_id);
+    }
+
+    /// Asks for a release; its turn comes when those asked for before are complete.
+    pub(super) fn release(&mut self, lane: &Lane) {
+        let is_under_way = self.release.as_ref().is_some_and(|release| release.lane == *lane);
+        if self.from_ids.contains_key(lane) && !is_under_way && !self.asked.contains(lane) {
+            self.asked.push_back(lane.clone());
+        }
+    }
+
+    /// Begins the next release that was asked for, unless one is under way.
+    pub(super) fn begin_release(&mut self) -> Option<Lane> {
+        if self.release.is_some() {
+            return None;
+        }
+        let lane = self.asked.pop_front()?;
+        let from_id = self.from_ids.get(&lane)?;
+        self.release = Some(Release { lane: lane.clone(), cursor: from_id - 1 });
+        Some(lane)
+    }
+
+    pub(super) fn under_way(&mut self) -> Option<&mut Release> {
+        self.release.as_mut()
+    }
+
+    /// Completes the release under way: the lane is no longer held.
+    pub(super) fn end_release(&mut self) -> Option<Lane> {
+        let lane = self.release.take()?.lane;
+        self.from_ids.remove(&lane);
+        Some(lane)
+    }
+
+    pub(super) fn is_releasing(&self) -> bool {
+        self.release.is_some() || !self.asked.is_empty()
+    }
+
+    /// Whether any held lane, other than `except`, keeps the record back.
+    pub(super) fn covers(&self, record: &Record, except: Option<&Lane>) -> bool {
+        if self.from_ids.is_empty() {
+            return false;
+        }
+        let whole = Lane::Topic { topic: Arc::clone(&record.topic) };
+        [Some(whole), record.lane()]
+            .into_iter()
+            .flatten()
+            .any(|lane| except != Some(&lane) && self.from_ids.get(&lane).is_some_and(|from_id| record.id >= *from_id))
+    }
+}

@@ -1,0 +1,122 @@
+//! What is written back: delivered rows, and the checkpoint with the held lanes.
+
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use crate::contract::{Checkpoint, StoreError};
+use crate::outbox::{Held, Settle, Settlement, Table};
+use crate::sqlite::errors::classify;
+
+/// Carries out a settlement. It is durable with the next flushed commit.
+pub(super) async fn settle(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    mode: Settle,
+    settlement: &Settlement,
+) -> Result<(), StoreError> {
+    let done = match mode {
+        Settle::Mark => mark(connection, table, settlement).await,
+        Settle::Delete => delete(connection, table, settlement).await,
+        Settle::Checkpoint => Ok(()),
+    };
+    done.map_err(|error| classify("settling", error))
+}
+
+async fn mark(connection: &mut SqliteConnection, table: &Table, settlement: &Settlement) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "/* outboxd: mark */ update {outbox} set sent_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         where sent_at is null and id in ({named})",
+        outbox = table.outbox(),
+        named = named(table)
+    );
+    in_immediate(connection, sql, settlement).await
+}
+
+async fn delete(connection: &mut SqliteConnection, table: &Table, settlement: &Settlement) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "/* outboxd: delete */ delete from {outbox} where id in ({named})",
+        outbox = table.outbox(),
+        named = named(table)
+    );
+    in_immediate(connection, sql, settlement).await
+}
+
+/// The ids of rows that are named by id and event id alike. The cross join has SQLite look each one up by its id.
+fn named(table: &Table) -> String {
+    format!(
+        "select o.id from json_each(?) as d
+         cross join {} as o on o.id = cast(d.key as integer) and o.event_id = d.value",
+        table.outbox()
+    )
+}
+
+async fn in_immediate(
+    connection: &mut SqliteConnection,
+    sql: String,
+    settlement: &Settlement,
+) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    sqlx::query(AssertSqlSafe(sql)).bind(names(settlement)).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+/// The settlement as a JSON object from ids to event ids: SQLite has no arrays to bind.
+fn names(settlement: &Settlement) -> String {
+    let pairs = settlement.ids().iter().zip(settlement.event_ids());
+    let pairs: Vec<String> = pairs.map(|(id, event_id)| format!("\"{id}\":\"{event_id}\"")).collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+/// Stores the checkpoint. The connection must be one whose commits are flushed.
+pub(super) async fn save(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    checkpoint: &Checkpoint,
+    position: i64,
+) -> Result<(), StoreError> {
+    let doing = |error| classify("storing the checkpoint", error);
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    if !move_checkpoint(&mut transaction, table, checkpoint, position).await.map_err(doing)? {
+        return Err(StoreError::TermOver { term: checkpoint.term });
+    }
+    drop_held(&mut transaction, table).await.map_err(doing)?;
+    for held in &checkpoint.held {
+        insert_held(&mut transaction, table, held).await.map_err(doing)?;
+    }
+    transaction.commit().await.map_err(doing)
+}
+
+/// Moves the stored position, unless the term is over.
+async fn move_checkpoint(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    checkpoint: &Checkpoint,
+    position: i64,
+) -> Result<bool, sqlx::Error> {
+    let sql = format!(
+        "/* outboxd: move_checkpoint */ update {checkpoint}
+         set position = ?, term = ?2, saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         where (select term from {lease}) = ?2",
+        checkpoint = table.checkpoint(),
+        lease = table.lease()
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(position).bind(checkpoint.term.0);
+    Ok(query.execute(connection).await?.rows_affected() == 1)
+}
+
+async fn drop_held(connection: &mut SqliteConnection, table: &Table) -> Result<(), sqlx::Error> {
+    let sql = format!("/* outboxd: drop_held */ delete from {}", table.held());
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+async fn insert_held(connection: &mut SqliteConnection, table: &Table, held: &Held) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "/* outboxd: insert_held */ insert into {} (topic, key, partition, from_id, cause, since)
+         values (?, ?, ?, ?, ?, ?)",
+        table.held()
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(held.lane.topic()).bind(held.lane.key());
+    let query = query.bind(held.lane.partition()).bind(held.from_id).bind(held.cause.as_str()).bind(held.since);
+    query.execute(connection).await?;
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! The store: the file, and trait impls that hand on to the files beside this one.
+
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+use tokio::sync::Mutex;
+
+use crate::contract::{
+    Backlog, BoxFuture, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader, StoreError, WakeSource,
+};
+use crate::outbox::{Settle, Settlement, Table, Term};
+use crate::sqlite::connection::{File, Seat};
+use crate::sqlite::errors::classify;
+use crate::sqlite::{fetch, inspect, leases, purge, schema, settle, wake};
+
+/// Which outbox, and how it is settled.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The database file: `sqlite:PATH`.
+    pub url: String,
+    /// The outbox table; without a schema.
+    pub table: Table,
+    /// How delivered rows are recorded.
+    pub settle: Settle,
+}
+
+/// An outbox in a SQLite file.
+///
+/// Connections: one for settling, one for gauges and purging, and one each for a reading session, a lease session
+/// and an armed wake source.
+#[derive(Debug)]
+pub struct Store {
+    file: File,
+    table: Table,
+    settle: Settle,
+    settling: Seat,
+    chores: Seat,
+    /// Where the next round of purging begins.
+    purged_to: Mutex<i64>,
+}
+
+impl Store {
+    /// Takes the settings in; connects to nothing.
+    ///
+    /// # Errors
+    /// When the URL names no file, or the table a schema.
+    pub fn new(settings: Settings) -> Result<Self, StoreError> {
+        let Settings { url, table, settle } = settings;
+        let file = schema::file(&url, &table)?;
+        let (settling, chores) = (Seat::default(), Seat::default());
+        Ok(Self { file, table, settle, settling, chores, purged_to: Mutex::new(0) })
+    }
+
+    /// Checks that the relay can work on this database, and returns what it should be warned of.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with the repair for what cannot work.
+    pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
+        let mut chores = self.chores.take(&self.file).await?;
+        schema::check_tables(&mut chores.connection, &self.table).await?;
+        let mode = journal_mode(&mut chores.connection).await;
+        let mode = mode.map_err(|error| classify("reading the journal mode", error))?;
+        chores.give_back();
+        let warning = format!(
+            "the database is in journal mode {mode}, in which readers and writers wait for each other; \
+             `outboxd migrate` switches it to wal"
+        );
+        Ok(if mode == "wal" { Vec::new() } else { vec![warning] })
+    }
+
+    /// The name of this outbox where the configuration gives none: the file's name and the table's.
+    ///
+    /// # Errors
+    /// None; other databases have to ask.
+    #[expect(clippy::unused_async, reason = "every store is asked the same way, and the others ask their database")]
+    pub async fn source(&self) -> Result<String, StoreError> {
+        let name = self.file.path().file_name().unwrap_or_default();
+        Ok(format!("{}.{}", name.to_string_lossy(), self.table))
+    }
+
+    async fn write(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        if settlement.is_empty() || self.settle == Settle::Checkpoint {
+            return Ok(());
+        }
+        let mut settling = self.settling.take(&self.file).await?;
+        settle::settle(&mut settling.connection, &self.table, self.settle, settlement).await?;
+        settling.give_back();
+        Ok(())
+    }
+
+    async fn look(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        let mut chores = self.chores.take(&self.file).await?;
+        let backlog = inspect::backlog(&mut chores.connection, &self.table, self.settle, count_limit).await?;
+        chores.give_back();
+        Ok(backlog)
+    }
+
+    async fn remove_old(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
+        let walk = purge::Walk { table: &self.table, settle: self.settle, retention };
+        let mut cursor = self.purged_to.lock().await;
+        let mut chores = self.chores.take(&self.file).await?;
+        let purge = purge::purge(&mut chores.connection, walk, term, &mut cursor).await?;
+        chores.give_back();
+        Ok(purge)
+    }
+}
+
+async fn journal_mode(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("/* outboxd: journal_mode */ pragma journal_mode").fetch_one(connection).await
+}
+
+impl crate::contract::Store for Store {
+    fn wake(&self) -> Option<Box<dyn WakeSource>> {
+        Some(Box::new(wake::Watch::new(self.file.clone())))
+    }
+}
+
+impl OutboxStore for Store {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
+        Box::pin(async {
+            let session: Box<dyn Reader> = Box::new(fetch::Session::open(&self.file, &self.table).await?);
+            Ok(session)
+        })
+    }
+
+    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.write(settlement))
+    }
+}
+
+impl LeaseStore for Store {
+    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
+        Box::pin(async move {
+            let session = leases::Session::open(&self.file, &self.table, holder, ttl).await?;
+            let session: Box<dyn LeaseSession> = Box::new(session);
+            Ok(session)
+        })
+    }
+}
+
+impl Inspect for Store {
+    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
+        Box::pin(self.look(count_limit))
+    }
+
+    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
+        Box::pin(self.remove_old(term, retention))
+    }
+}

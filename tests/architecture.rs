@@ -1,0 +1,228 @@
+//! Who may import whom, kept by the machine: an import goes down a floor, never up, and never sideways
+//! between wings. Also: which crate may be used where, and how long a file may be.
+//!
+//! Works on the text of `src/`: `crate::room` paths, whether imported, grouped or written out in full.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file longer than this does too much.
+const LINES: usize = 500;
+
+/// The words and the few tools without which nothing works; they know nothing of the rest.
+const GROUND: &[&str] = &["outbox", "contract", "observe", "backoff", "secret"];
+const WINGS: &[&str] = &["postgres", "sqlite", "kafka", "memory"];
+const WORK: &[&str] = &["coordination", "relay", "housekeeping"];
+
+/// A room, its floor, and the rooms it may import.
+struct Room {
+    name: &'static str,
+    floor: u8,
+    may_import: &'static [&'static [&'static str]],
+}
+
+const ROOMS: &[Room] = &[
+    Room { name: "outbox", floor: 1, may_import: &[] },
+    Room { name: "observe", floor: 1, may_import: &[] },
+    Room { name: "backoff", floor: 1, may_import: &[] },
+    Room { name: "secret", floor: 1, may_import: &[] },
+    Room { name: "contract", floor: 2, may_import: &[&["outbox"]] },
+    Room { name: "postgres", floor: 3, may_import: &[GROUND] },
+    Room { name: "sqlite", floor: 3, may_import: &[GROUND] },
+    Room { name: "kafka", floor: 3, may_import: &[GROUND] },
+    Room { name: "memory", floor: 3, may_import: &[GROUND] },
+    Room { name: "coordination", floor: 3, may_import: &[&["contract", "outbox", "backoff", "observe"]] },
+    Room { name: "relay", floor: 4, may_import: &[&["contract", "outbox", "backoff", "observe", "coordination"]] },
+    // It runs only while the relay leads, and learns of that from the relay's status.
+    Room {
+        name: "housekeeping",
+        floor: 4,
+        may_import: &[&["contract", "outbox", "backoff", "observe", "coordination", "relay"]],
+    },
+    Room { name: "admin", floor: 5, may_import: &[&["contract", "outbox", "observe", "relay"]] },
+    // Composed of each room's own settings.
+    Room { name: "config", floor: 5, may_import: &[GROUND, WINGS, WORK] },
+    Room { name: "backends", floor: 6, may_import: &[GROUND, WINGS, &["config"]] },
+    Room { name: "cli", floor: 6, may_import: &[&["config", "outbox", "observe"]] },
+    Room { name: "daemon", floor: 7, may_import: &[GROUND, WORK, &["admin", "config", "backends"]] },
+    Room { name: "demo", floor: 7, may_import: &[GROUND, WORK, &["admin", "config", "backends"]] },
+    Room { name: "main", floor: 8, may_import: &[GROUND, WINGS, WORK, &["admin", "config", "backends", "cli"], TOP] },
+    Room { name: "lib", floor: 8, may_import: &[GROUND, WINGS, WORK, &["admin", "config", "backends", "cli"], TOP] },
+];
+const TOP: &[&str] = &["daemon", "demo"];
+
+/// Crates that stay behind a wall, and the rooms behind it.
+const WALLS: &[(&str, &[&str])] = &[("sqlx", &["postgres", "sqlite"]), ("rdkafka", &["kafka"]), ("clap", &["cli"])];
+
+#[test]
+fn imports_go_down_the_floors() {
+    let complaints: Vec<_> = sources().iter().flat_map(|(path, text)| bad_imports(path, text)).collect();
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn crates_stay_behind_their_walls() {
+    let complaints: Vec<_> = sources().iter().flat_map(|(path, text)| breaches(path, text)).collect();
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn no_file_is_longer_than_500_lines() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests", "examples"].map(|folder| root.join(folder));
+    let files = folders.iter().filter(|folder| folder.is_dir()).flat_map(|folder| rust_files(folder));
+    let long = files.filter_map(|path| {
+        let lines = fs::read_to_string(&path).expect("a source file is text").lines().count();
+        (lines > LINES).then(|| format!("{} has {lines} lines", path.display()))
+    });
+    let complaints: Vec<_> = long.collect();
+    assert!(complaints.is_empty(), "more than {LINES} lines:\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn an_import_that_goes_up_or_sideways_is_reported() {
+    let text = "//! Reads like [`crate::daemon`] are no imports.\n\
+        use crate::{contract::{Store, StoreError}, outbox::Record, relay};\n\
+        use crate::Message;\n\
+        fn f() -> crate::kafka::Sink { todo!() } // crate::config\n";
+    assert_eq!(
+        bad_imports("src/postgres/fetch.rs", text),
+        [
+            "src/postgres/fetch.rs:2 imports room relay, which stands above it",
+            "src/postgres/fetch.rs:4 imports room kafka, which stands beside it",
+        ]
+    );
+    assert_eq!(bad_imports("src/contract/store.rs", text).len(), 2, "contract may import outbox, and itself");
+    assert_eq!(bad_imports("src/main.rs", text), Vec::<String>::new());
+    assert_eq!(
+        bad_imports("src/cellar/mod.rs", "use crate::outbox::Record;\n"),
+        ["src/cellar/mod.rs: room cellar has no floor yet: give it one in tests/architecture.rs"]
+    );
+}
+
+#[test]
+fn a_crate_outside_its_wall_is_reported() {
+    let text = "use sqlx::PgPool;\nlet filter = \"sqlx=warn\"; // sqlx::query\ntype X = rdkafka::Message;\n";
+    assert_eq!(
+        breaches("src/kafka/sink.rs", text),
+        ["src/kafka/sink.rs:1 uses crate sqlx, which belongs to postgres, sqlite"]
+    );
+    assert_eq!(breaches("src/relay/mod.rs", text).len(), 2);
+}
+
+/// Complaints about the imports of one file.
+fn bad_imports(path: &str, text: &str) -> Vec<String> {
+    let name = room_of(path);
+    let Some(room) = ROOMS.iter().find(|room| room.name == name) else {
+        return vec![format!("{path}: room {name} has no floor yet: give it one in tests/architecture.rs")];
+    };
+    let code = without_comments(text);
+    let imported = imports(&code).into_iter().filter(|(_, other)| *other != name);
+    imported.filter_map(|(line, other)| Some(format!("{path}:{line} {}", objection(room, &other)?))).collect()
+}
+
+fn objection(room: &Room, other: &str) -> Option<String> {
+    let other = ROOMS.iter().find(|room| room.name == other)?;
+    if room.may_import.iter().any(|rooms| rooms.contains(&other.name)) {
+        return None;
+    }
+    let stands = match other.floor.cmp(&room.floor) {
+        std::cmp::Ordering::Greater => "stands above it",
+        std::cmp::Ordering::Equal => "stands beside it",
+        std::cmp::Ordering::Less => "is none of its business",
+    };
+    Some(format!("imports room {}, which {stands}", other.name))
+}
+
+/// Complaints about the crates that one file uses.
+fn breaches(path: &str, text: &str) -> Vec<String> {
+    let (name, code) = (room_of(path), without_comments(text));
+    let mut complaints = Vec::new();
+    for (outside, rooms) in WALLS.iter().filter(|(_, rooms)| !rooms.contains(&name)) {
+        for (line, _) in paths_from(&code, outside) {
+            complaints.push(format!("{path}:{line} uses crate {outside}, which belongs to {}", rooms.join(", ")));
+        }
+    }
+    complaints
+}
+
+/// The rooms that code names by `crate::`, with the line of each.
+fn imports(code: &str) -> Vec<(usize, String)> {
+    paths_from(code, "crate")
+        .into_iter()
+        .flat_map(|(line, rest)| match rest.strip_prefix('{') {
+            Some(group) => members(group).into_iter().map(|member| (line, member)).collect(),
+            None => vec![(line, identifier(rest))],
+        })
+        .collect()
+}
+
+/// Where a path begins with `root::`, with the line and what follows.
+fn paths_from<'a>(code: &'a str, root: &str) -> Vec<(usize, &'a str)> {
+    let start = format!("{root}::");
+    let found = code.match_indices(&start).filter(|(at, _)| {
+        !code[..*at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':')
+    });
+    found.map(|(at, _)| (code[..at].lines().count().max(1), code[at + start.len()..].trim_start())).collect()
+}
+
+/// The first words of the members of a group, of which the opening brace is already taken off.
+fn members(group: &str) -> Vec<String> {
+    let (mut depth, mut found, mut fresh) = (0, Vec::new(), true);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => fresh = true,
+            c if fresh && (c.is_alphanumeric() || c == '_') => {
+                found.push(identifier(&group[at..]));
+                fresh = false;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// The code with its lines kept and its comments gone.
+fn without_comments(text: &str) -> String {
+    let code = text.lines().map(|line| match line.find("//") {
+        Some(at) if line[..at].trim_end().len() < at || at == 0 => &line[..at],
+        _ => line,
+    });
+    code.collect::<Vec<_>>().join("\n")
+}
+
+/// The room a file belongs to: the folder or file right under `src/`.
+fn room_of(path: &str) -> &str {
+    let inside = path.strip_prefix("src/").expect("a path under src");
+    inside.split('/').next().expect("a first part").trim_end_matches(".rs")
+}
+
+/// Every source file by its path from the root of the project, with its text.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = rust_files(&root.join("src")).into_iter().map(|path| {
+        let text = fs::read_to_string(&path).expect("a source file is text");
+        let inside = path.strip_prefix(root).expect("it is under the root").to_string_lossy().into_owned();
+        (inside, text)
+    });
+    let sources: Vec<_> = files.collect();
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder can be listed");
+    let paths = entries.map(|entry| entry.expect("a folder can be listed").path());
+    let files = paths.flat_map(|path| match path.is_dir() {
+        true => rust_files(&path),
+        false => vec![path],
+    });
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}

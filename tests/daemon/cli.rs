@@ -1,0 +1,58 @@
+//! What the commands say of themselves, and how they exit when they are used wrongly.
+
+use std::path::Path;
+
+use crate::daemon::{ran, stderr, stdout};
+
+/// Compares a help text with its fixture. `UPDATE_FIXTURES=1` writes the fixture instead.
+fn help_is_the_fixture(arguments: &[&str], fixture: &str) {
+    let output = ran(arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let help: String = stdout(&output).lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/daemon/help").join(fixture);
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        std::fs::write(&path, &help).expect("the fixture can be written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("the fixture is there: UPDATE_FIXTURES=1 writes it");
+    assert_eq!(help, expected, "{fixture} differs: UPDATE_FIXTURES=1 writes it anew");
+}
+
+#[test]
+fn the_help_of_every_command_is_as_reviewed() {
+    help_is_the_fixture(&["--help"], "outboxd.txt");
+    for command in ["run", "migrate", "config", "demo"] {
+        help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    assert_eq!(stdout(&ran(&["--version"])), concat!("outboxd ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn wrong_usage_exits_2_and_says_what_would_do() {
+    for arguments in [
+        &["migrate", "--grants", "app"][..],
+        &["run", "-X", "linger.ms"],
+        &["migrate", "--print", "--check"],
+        &["demo", "--messages", "0"],
+        &["rnu"],
+        &[],
+    ] {
+        let output = ran(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("Usage") || stderr(&output).contains("--help"), "{arguments:?}");
+    }
+    assert!(stderr(&ran(&["rnu"])).contains("'run'"));
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_exits_2_before_anything_starts() {
+    let output = ran(&["run", "--http", "nowhere"]);
+    assert_eq!(output.status.code(), Some(2));
+    let complaints = stderr(&output);
+    for setting in ["database.url", "kafka.bootstrap.servers", "http.listen (flag --http)"] {
+        assert!(complaints.contains(setting), "{setting} is missing: {complaints}");
+    }
+}

@@ -1,0 +1,247 @@
+//! Layers, complaints and secrets of the configuration.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::time::Duration;
+
+use outboxd::config::complaint::Complaints;
+use outboxd::config::raw::{DEFAULTS, Flag, Raw, Sources};
+use outboxd::config::{Config, Needs, show};
+use outboxd::outbox::{Settle, Table};
+use outboxd::relay;
+use tempfile::NamedTempFile;
+
+use crate::daemon::{outboxd, ran, stderr, stdout};
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("a temporary file can be made");
+    file.write_all(text.as_bytes()).expect("a temporary file can be written");
+    file
+}
+
+fn gathered(text: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str, &str)]) -> Raw {
+    let file = file(text);
+    Raw::gather(&Sources {
+        file: Some(file.path().to_owned()),
+        environment: environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        flags: flags
+            .iter()
+            .map(|(name, key, value)| Flag { name, key: key.to_string(), value: value.to_string() })
+            .collect(),
+    })
+}
+
+fn judged(text: &str, environment: &[(&str, &str)]) -> Result<Config, Complaints> {
+    Config::judge(&gathered(text, environment, &[]), Needs::Nothing)
+}
+
+fn complaints(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    let complaints = judged(text, environment).expect_err("there is something to complain of");
+    complaints.0.iter().map(|complaint| format!("{}: {}", complaint.subject, complaint.problem)).collect()
+}
+
+#[test]
+fn the_defaults_file_says_what_the_rooms_take_by_default() {
+    let config = Config::judge(&Raw::gather(&Sources::default()), Needs::Nothing).expect("the defaults are in order");
+    let rooms = relay::Settings { holder: config.relay.holder.clone(), ..relay::Settings::default() };
+    assert_eq!(format!("{:?}", config.relay), format!("{rooms:?}"));
+    assert_eq!(config.outbox.table, Table::default());
+    assert_eq!(config.outbox.settle, Settle::default());
+    assert_eq!(config.outbox.source, None);
+    let chores = outboxd::housekeeping::Settings::default();
+    assert_eq!(config.outbox.retention, chores.retention);
+    assert_eq!(config.http.as_deref(), Some("127.0.0.1:9187"));
+}
+
+#[test]
+fn every_setting_of_the_defaults_file_is_explained() {
+    let mut explained = false;
+    for line in DEFAULTS.lines() {
+        let setting = line.contains(" = ") && !line.starts_with('#');
+        let second_of_a_pair = line.contains(".replication") || line.contains(".bytes");
+        assert!(!setting || explained || second_of_a_pair, "no comment above {line:?}");
+        explained = line.starts_with('#');
+    }
+}
+
+#[test]
+fn later_layers_win_and_the_origin_of_each_value_is_shown() {
+    let text = "[outbox]\nsettle = \"delete\"\nretention = \"1d\"\ntable = \"a\"\n";
+    let environment = [("OUTBOXD_OUTBOX__RETENTION", "2d"), ("OUTBOXD_OUTBOX__TABLE", "b")];
+    let raw = gathered(text, &environment, &[("--table", "outbox.table", "c")]);
+    let config = Config::judge(&raw, Needs::Nothing).expect("in order");
+    assert_eq!(config.outbox.settle, Settle::Delete);
+    assert_eq!(config.outbox.retention, Duration::from_secs(2 * 24 * 3600));
+    assert_eq!(config.outbox.table, "c".parse().expect("a table"));
+    let shown = show(&raw);
+    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).expect("it is shown").to_owned();
+    assert!(line("settle").ends_with(":2"), "{}", line("settle"));
+    assert!(line("retention").ends_with("# from environment OUTBOXD_OUTBOX__RETENTION"));
+    assert!(line("table").ends_with("# from flag --table"));
+    assert!(line("notify").ends_with("# from default"));
+}
+
+#[test]
+fn a_property_of_kafka_may_be_spelt_in_every_way() {
+    let text = "[kafka]\nlinger.ms = 5\n\"batch.size\" = 1000\nbootstrap.servers = [\"a:1\", \"b:2\"]\n\
+                [kafka.ssl]\nca.location = \"/ca\"\n";
+    let config = judged(text, &[("OUTBOXD_KAFKA__COMPRESSION_TYPE", "zstd")]).expect("in order");
+    let properties: Vec<(&str, &str)> =
+        config.kafka.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(
+        properties,
+        [
+            ("batch.size", "1000"),
+            ("bootstrap.servers", "a:1,b:2"),
+            ("compression.type", "zstd"),
+            ("linger.ms", "5"),
+            ("ssl.ca.location", "/ca")
+        ]
+    );
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_what_would_do() {
+    let text = "[outbox]\nretentoin = \"1d\"\nretention = 7\nsettle = \"keep\"\ntable = \"a b\"\n\
+                [relay]\nbatch.records = \"5\"\nbatch.bytes = \"lots\"\nin_flight.records = 0\n\
+                [colour]\nred = 1\n";
+    let environment = [("OUTBOXD_LEASE__TTL", "1ms"), ("OUTBOXD_LOG__FORMAT", "xml"), ("OUTBOXD_HTTP_LISTEN", "x:1")];
+    let complaints = complaints(text, &environment);
+    for expected in [
+        "outbox.retentoin: is no setting; did you mean outbox.retention?",
+        "colour.red: is no setting; deploy/outboxd.toml lists all there are",
+        "OUTBOXD_HTTP_LISTEN: section and key are joined by two underscores; use OUTBOXD_HTTP__LISTEN",
+        "outbox.retention: 7 is no duration; write a number and a unit",
+        "outbox.settle: \"keep\" is no way to settle: use mark, delete or checkpoint",
+        "outbox.table: \"a b\" cannot name an outbox table",
+        "relay.batch.records: \"5\" is no whole number; write it in digits, without quotes",
+        "relay.batch.bytes: \"lots\" is no size",
+        "relay.in_flight.records: 0 is out of bounds; use one between 1 and",
+        "lease.ttl: 1ms is out of bounds; use one between 1s and",
+        "log.format: \"xml\" is not one of its words; use \"text\" or \"json\"",
+    ] {
+        assert!(
+            complaints.iter().any(|complaint| complaint.starts_with(expected)),
+            "{expected} is missing: {complaints:#?}"
+        );
+    }
+    assert!(complaints.len() >= 11 && complaints.iter().all(|complaint| !complaint.contains('\n')), "{complaints:#?}");
+}
+
+#[test]
+fn what_a_later_release_brings_is_refused_by_name() {
+    let text = "[relay]\ndelivery = \"exactly-once\"\non_reject = \"dead-letter\"\n";
+    assert_eq!(
+        complaints(text, &[]),
+        [
+            "relay.delivery: \"exactly-once\" is not available yet; use \"at-least-once\"",
+            "relay.on_reject: \"dead-letter\" is not available yet; use \"halt\""
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_or_is_no_toml_is_one_complaint_among_the_others() {
+    let sources = Sources { file: Some("/nowhere/outboxd.toml".into()), ..Sources::default() };
+    let complaints =
+        Config::judge(&Raw::gather(&sources), Needs::Everything).expect_err("nothing is given").to_string();
+    assert!(complaints.contains("/nowhere/outboxd.toml (flag --config): cannot be read"), "{complaints}");
+    assert!(complaints.contains("database.url: is not set"), "{complaints}");
+    let broken = judged("[outbox]\nsettle = delete\n", &[]).expect_err("no TOML").to_string();
+    assert!(broken.contains(":2: is not TOML"), "{broken}");
+}
+
+#[test]
+fn one_setting_spelt_twice_in_a_file_is_a_slip() {
+    let complaints = complaints("[kafka]\nlinger.ms = 5\n\"linger.ms\" = 6\n", &[]);
+    assert_eq!(complaints, ["kafka.linger.ms: is set a second time, first in line 2; keep one of them"]);
+}
+
+#[test]
+fn a_secret_is_read_from_its_file_and_the_later_layer_wins() {
+    let secret = file("postgres://app:hunter2@db/shop\n");
+    let path = secret.path().to_str().expect("UTF-8");
+    let text = format!("[database]\nurl_file = {path:?}\n[kafka]\nsasl.password_file = {path:?}\n");
+    let config = judged(&text, &[]).expect("in order");
+    assert_eq!(config.outbox.url.expose(), "postgres://app:hunter2@db/shop");
+    assert_eq!(config.kafka.properties["sasl.password"], "postgres://app:hunter2@db/shop");
+    assert!(!config.kafka.properties.contains_key("sasl.password_file"));
+
+    let config = judged(&text, &[("OUTBOXD_DATABASE__URL", "sqlite:a")]).expect("in order");
+    assert_eq!(config.outbox.url.expose(), "sqlite:a");
+
+    let both = [("OUTBOXD_DATABASE__URL", "sqlite:a"), ("OUTBOXD_DATABASE__URL_FILE", path)];
+    assert_eq!(complaints("", &both), ["database.url_file: and database.url are both set; keep one of them"]);
+    let missing = complaints("", &[("OUTBOXD_KAFKA__SASL_PASSWORD_FILE", "/nowhere/secret")]);
+    assert!(missing[0].starts_with("kafka.sasl.password_file: /nowhere/secret cannot be read"), "{missing:?}");
+}
+
+#[test]
+fn secrets_are_never_printed_whatever_is_wrong_with_them() {
+    let url = "postgres://app:hunter2@db/shop?password=hunter2";
+    let arguments =
+        ["config", "--database-url", url, "-X", "sasl.password=hunter2", "-X", "acks=hunter3", "--http", "x"];
+    let output = ran(&arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let said = stdout(&output) + &stderr(&output);
+    assert!(!said.contains("hunter2"), "{said}");
+    assert!(said.contains("postgres://***@db/shop?***"), "{said}");
+    for url in ["mysql://app:hunter2@db/shop", "postgres:app:hunter2@db", "hunter2", "postgres://app:hun%ZZter2@db:x/y"]
+    {
+        let output = ran(&["config", "--check", "--database-url", url, "--brokers", "localhost:1"]);
+        let said = stdout(&output) + &stderr(&output);
+        assert!(!said.contains("ter2"), "{said}");
+        assert_eq!(output.status.code(), Some(2), "{url}: {said}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_with_the_ways_to_give_it() {
+    let complaints = stderr(&ran(&["config", "--check"]));
+    assert!(complaints.contains("database.url: is not set; give --database-url URL"), "{complaints}");
+    assert!(complaints.contains("kafka.bootstrap.servers: is not set; give --brokers HOST:PORT"), "{complaints}");
+}
+
+#[test]
+fn a_configuration_in_order_is_judged_without_a_word() {
+    let output = outboxd(&["config", "--check", "--database-url", "sqlite:x.db"])
+        .env("OUTBOXD_KAFKA__BOOTSTRAP_SERVERS", "localhost:1")
+        .output()
+        .expect("the binary starts");
+    assert_eq!((output.status.code(), stdout(&output), stderr(&output)), (Some(0), String::new(), String::new()));
+}
+
+#[test]
+fn a_property_that_would_break_the_promise_is_refused_with_the_reason() {
+    let arguments = ["config", "--check", "--database-url", "sqlite:x.db", "--brokers", "localhost:1"];
+    for property in ["acks=1", "enable.idempotence=false", "message.timeout.ms=1000", "partitioner=random"] {
+        let output = ran(&[&arguments[..], &["-X", property]].concat());
+        assert_eq!(output.status.code(), Some(2), "{property}");
+        let name = property.split('=').next().expect("a name");
+        assert!(stderr(&output).contains(name), "{property}: {}", stderr(&output));
+    }
+    let output = ran(&[&arguments[..], &["-X", "lingre.ms=5"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("lingre.ms"), "{}", stderr(&output));
+}
+
+#[test]
+fn all_words_of_the_settings_that_scripts_rely_on_are_there() {
+    let raw = Raw::gather(&Sources::default());
+    let keys: BTreeSet<&str> = raw.values().keys().map(String::as_str).collect();
+    for key in [
+        "database.url",
+        "outbox.table",
+        "outbox.source",
+        "outbox.settle",
+        "outbox.retention",
+        "outbox.notify",
+        "relay.delivery",
+        "relay.on_reject",
+        "relay.on_missing_topic",
+        "lease.ttl",
+        "http.listen",
+    ] {
+        assert!(keys.contains(key), "{key}");
+    }
+}

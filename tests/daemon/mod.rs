@@ -1,0 +1,32 @@
+//! The binary and its configuration, as an operator meets them.
+
+mod cli;
+mod config;
+
+use std::process::{Command, Output, Stdio};
+
+/// The binary with these arguments, and none of this process's settings in its environment.
+fn outboxd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OUTBOXD_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("COLUMNS").args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end.
+fn ran(arguments: &[&str]) -> Output {
+    outboxd(arguments).output().expect("the binary starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("the binary writes UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("the binary writes UTF-8")
+}

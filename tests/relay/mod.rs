@@ -1,0 +1,14 @@
+//! The relay's promises, end to end: the binary between real PostgreSQL and real Apache Kafka.
+
+mod connect;
+mod content;
+mod crash;
+mod held;
+mod housekeeping;
+mod logs;
+mod memory;
+mod ordering;
+mod outage;
+mod reading;
+mod recovery;
+mod two_instances;

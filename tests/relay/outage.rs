@@ -1,0 +1,79 @@
+//! An outage costs time and nothing else.
+
+use crate::support::daemon::Running;
+use crate::support::machine;
+use crate::support::scene::Scene;
+use crate::support::services;
+use crate::support::throwaway::{Kafka, Postgres};
+use crate::support::wait;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_for_20_seconds_costs_only_time() {
+    let _machine = machine::alone().await;
+    let kafka = Kafka::start();
+    let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
+    let mut relay = scene.relay().start().await;
+    let writers = scene.steady_writers().start(&scene.seed).await;
+    scene.topic.holds(5_000, wait::PATIENCE).await;
+
+    kafka.stop();
+    // The gauge is by the database's clock, so it also says how long the broker was away.
+    relay.reaches("outboxd_oldest_unsent_seconds", 20.0).await;
+    kafka.restart();
+    let ledger = writers.stop().await;
+    scene.all_settled().await;
+    nothing_was_given_up(&mut relay).await;
+    scene.audit(&ledger).await.assert_complete_and_ordered();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_restarts_under_load_costs_only_time() {
+    let _machine = machine::alone().await;
+    let postgres = Postgres::start();
+    let scene = Scene::set_on(postgres.server()).await;
+    let mut relay = scene.relay().start().await;
+    let mut workload = scene.steady_writers();
+    workload.outages = true;
+    let writers = workload.start(&scene.seed).await;
+    for round in 0..4 {
+        let published = scene.topic.count().expect("the broker answers");
+        scene.topic.holds(published + 3_000, wait::PATIENCE).await;
+        if round % 2 == 0 {
+            postgres.kill();
+        }
+        postgres.restart();
+    }
+    let published = scene.topic.count().expect("the broker answers");
+    scene.topic.holds(published + 3_000, wait::PATIENCE).await;
+    let ledger = writers.stop().await;
+    scene.all_settled().await;
+    nothing_was_given_up(&mut relay).await;
+    scene.audit(&ledger).await.assert_complete_and_ordered();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_starts_before_its_broker_and_database_waits_for_them() {
+    let _machine = machine::alone().await;
+    let (kafka, postgres) = (Kafka::start(), Postgres::start());
+    let scene = Scene::set_between(postgres.server(), kafka.brokers()).await;
+    scene.insert("k", "written before").await;
+    kafka.stop();
+    postgres.kill();
+    let mut relay = scene.relay().spawn();
+    wait::until_true("the relay turns", wait::PATIENCE, async || {
+        relay.get("/livez").await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    postgres.restart();
+    kafka.restart();
+    scene.topic.holds(1, wait::PATIENCE).await;
+    nothing_was_given_up(&mut relay).await;
+}
+
+/// The relay is the same process as at the start, and no record was rejected.
+async fn nothing_was_given_up(relay: &mut Running) {
+    assert!(relay.exited().is_none(), "the relay ended");
+    for metric in ["outboxd_rejected_total", "outboxd_dead_letters", "outboxd_late_messages_total"] {
+        assert_eq!(relay.metric(metric).await, 0.0, "{metric}");
+    }
+}

@@ -1,0 +1,198 @@
+//! Apache Kafka as the tests see it: topics of their own, and what those hold.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::time::{Instant, sleep};
+
+use crate::support::database::aside;
+use crate::support::wait;
+
+/// How long one question to the broker may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// A topic of the test's own, deleted with this value unless the test failed.
+pub(crate) struct Topic {
+    brokers: String,
+    name: String,
+    partitions: i32,
+}
+
+impl Topic {
+    /// Creates a topic and waits until the broker knows it.
+    pub(crate) async fn create(brokers: &str, partitions: i32) -> Self {
+        let topic = Self::missing(brokers, partitions);
+        topic.appear().await;
+        topic
+    }
+
+    /// Thinks of a topic that does not exist yet.
+    pub(crate) fn missing(brokers: &str, partitions: i32) -> Self {
+        Self { brokers: brokers.to_owned(), name: format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions }
+    }
+
+    /// Creates the topic thought of.
+    pub(crate) async fn appear(&self) {
+        let new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        let created = admin(&self.brokers).create_topics(&[new], &AdminOptions::new()).await;
+        created.expect("the broker answers")[0].as_ref().expect("the broker creates the topic");
+        wait::until_true("the new topic has leaders", wait::PATIENCE, async || self.exists()).await;
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the broker has it, with a leader for each partition. Asks for all topics, so that asking does
+    /// not create it.
+    pub(crate) fn exists(&self) -> bool {
+        let metadata = consumer(&self.brokers).fetch_metadata(None, ANSWER_WITHIN).expect("the broker answers");
+        let found = metadata.topics().iter().find(|topic| topic.name() == self.name);
+        found.is_some_and(|topic| {
+            let led = topic.partitions().iter().filter(|partition| partition.leader() >= 0);
+            led.count() == self.partitions as usize
+        })
+    }
+
+    /// How many records it holds. Nothing is ever removed from a test's topic.
+    pub(crate) fn count(&self) -> Result<u64, KafkaError> {
+        let consumer = consumer(&self.brokers);
+        let ends = (0..self.partitions).map(|partition| {
+            consumer.fetch_watermarks(&self.name, partition, ANSWER_WITHIN).map(|(low, high)| (high - low) as u64)
+        });
+        ends.sum()
+    }
+
+    /// Waits until it holds at least so many records. A broker that is away is waited for as well.
+    pub(crate) async fn holds(&self, records: u64, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        loop {
+            let found = self.count();
+            if found.as_ref().is_ok_and(|found| *found >= records) {
+                return;
+            }
+            assert!(Instant::now() < end, "{} holds {found:?} of {records} records after {deadline:?}", self.name);
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Shows every record that it holds now, each partition in the order of its offsets.
+    pub(crate) async fn read(&self, mut show: impl FnMut(&BorrowedMessage<'_>)) {
+        let mut left = self.count().expect("the broker answers");
+        let consumer = self.at_the_beginning();
+        let mut end = Instant::now() + wait::PATIENCE;
+        while left > 0 {
+            match consumer.poll(Duration::ZERO) {
+                Some(Ok(record)) => {
+                    show(&record);
+                    left -= 1;
+                    end = Instant::now() + wait::PATIENCE;
+                }
+                Some(Err(error)) => eprintln!("reading {}: {error}", self.name),
+                None => sleep(Duration::from_millis(5)).await,
+            }
+            assert!(Instant::now() < end, "{left} records of {} do not come", self.name);
+        }
+    }
+
+    /// Begins to follow it from its first record on.
+    pub(crate) fn follow(&self) -> Tail {
+        Tail { consumer: self.at_the_beginning(), seen: Vec::new() }
+    }
+
+    fn at_the_beginning(&self) -> BaseConsumer {
+        let consumer = consumer(&self.brokers);
+        let mut list = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            list.add_partition_offset(&self.name, partition, Offset::Beginning).expect("an offset that exists");
+        }
+        consumer.assign(&list).expect("an assignment");
+        consumer
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return eprintln!("topic {} is left for a look", self.name);
+        }
+        let (brokers, name) = (self.brokers.clone(), self.name.clone());
+        aside(async move {
+            let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
+            let _gone_with_its_broker = admin(&brokers).delete_topics(&[&name], &options).await;
+        });
+    }
+}
+
+/// A consumer that remembers what it has seen.
+pub(crate) struct Tail {
+    consumer: BaseConsumer,
+    seen: Vec<OwnedMessage>,
+}
+
+impl Tail {
+    /// Reads on until what was seen satisfies the condition, and shows all that was seen.
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        holds: impl Fn(&[OwnedMessage]) -> bool,
+    ) -> &[OwnedMessage] {
+        let end = Instant::now() + deadline;
+        while !holds(&self.seen) {
+            let seen: Vec<_> = self.seen.iter().map(text).collect();
+            assert!(Instant::now() < end, "waited {deadline:?} in vain until {what}; seen: {seen:?}");
+            self.take().await;
+        }
+        &self.seen
+    }
+
+    /// Reads on until so many records were seen.
+    pub(crate) async fn records(&mut self, count: usize) -> &[OwnedMessage] {
+        self.until(&format!("{count} records arrive"), wait::PATIENCE, |seen| seen.len() >= count).await
+    }
+
+    /// Takes what is there, or waits a moment.
+    pub(crate) async fn take(&mut self) {
+        match self.consumer.poll(Duration::ZERO) {
+            Some(Ok(record)) => self.seen.push(record.detach()),
+            Some(Err(error)) => eprintln!("following a topic: {error}"),
+            None => sleep(Duration::from_millis(5)).await,
+        }
+    }
+
+    /// The payloads seen so far.
+    pub(crate) fn payloads(&self) -> Vec<String> {
+        self.seen.iter().map(text).collect()
+    }
+}
+
+/// A record's payload as text.
+pub(crate) fn text(record: &impl Message) -> String {
+    record.payload().map_or("(tombstone)".to_owned(), |payload| String::from_utf8_lossy(payload).into_owned())
+}
+
+/// The value of a header.
+pub(crate) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str> {
+    let headers = record.headers()?;
+    let found = headers.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(found.value?).ok()
+}
+
+fn consumer(brokers: &str) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "outboxd-test").set("enable.auto.commit", "false");
+    config.set("allow.auto.create.topics", "false").set("log_level", "3");
+    config.create().expect("a consumer can be set up")
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("an admin client can be set up")
+}
