@@ -1,10 +1,10 @@
 //! Every test, in one binary: librdkafka is linked once.
 
-mod contract;
 mod architecture;
+mod contract;
 mod daemon;
 mod engine;
 mod migrations;
+mod postgres;
 mod relay;
 mod support;
-mod postgres;
