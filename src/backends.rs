@@ -1,50 +1,187 @@
-//! TEMPORARY
+//! The only place that knows which technologies there are: a database's URL becomes a store, and the
+//! configuration of Kafka becomes a sink.
+
+use std::sync::Arc;
+
 use crate::config::Config;
-use crate::contract::{Sink, Store, StoreError};
+use crate::contract::{Sink, SinkError, Store, StoreError};
+use crate::kafka;
 use crate::outbox::Table;
 use crate::secret::Secret;
-use std::sync::Arc;
-/// t
-pub struct Backend;
+use crate::{postgres, sqlite};
+
+/// Where a database's URL leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Database {
+    Postgres,
+    Sqlite,
+}
+
+/// The two roles that suffice: the application's, which inserts, and the relay's.
+#[derive(Debug, Clone, Copy)]
+pub struct Roles<'a> {
+    /// Inserts.
+    pub application: &'a str,
+    /// Selects, updates and deletes.
+    pub relay: &'a str,
+}
+
+/// A store, and what is asked of it before the relay gets it.
+#[derive(Debug, Clone)]
+pub enum Backend {
+    /// PostgreSQL.
+    Postgres(Arc<postgres::Store>),
+    /// SQLite.
+    Sqlite(Arc<sqlite::Store>),
+}
+
 impl Backend {
-    /// t
+    /// The store that the configuration names; connects to nothing.
+    ///
+    /// # Errors
+    /// When no store is to be had at this URL.
+    pub fn of(config: &Config) -> Result<Self, StoreError> {
+        let outbox = &config.outbox;
+        let (table, settle) = (outbox.table.clone(), outbox.settle);
+        Ok(match database(&outbox.url)? {
+            Database::Postgres => {
+                let settings = postgres::Settings { url: outbox.url.clone(), table, settle, notify: outbox.notify };
+                Backend::Postgres(Arc::new(postgres::Store::new(settings)?))
+            }
+            Database::Sqlite => {
+                let settings = sqlite::Settings { url: outbox.url.expose().to_owned(), table, settle };
+                Backend::Sqlite(Arc::new(sqlite::Store::new(settings)?))
+            }
+        })
+    }
+
+    /// The store, as the relay knows it.
     pub fn store(&self) -> Arc<dyn Store> {
-        unreachable!()
+        match self {
+            Backend::Postgres(store) => Arc::<postgres::Store>::clone(store),
+            Backend::Sqlite(store) => Arc::<sqlite::Store>::clone(store),
+        }
     }
-    /// t
+
+    /// Checks that the relay can work on this database, and returns what to be warned of.
+    ///
+    /// # Errors
+    /// With the repair for what cannot work; transient while the database is away.
     pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
-        tokio::task::yield_now().await;
-        Ok(vec![])
+        match self {
+            Backend::Postgres(store) => store.preflight().await,
+            Backend::Sqlite(store) => store.preflight().await,
+        }
     }
-    /// t
+
+    /// What the outbox is called where the configuration does not say.
+    ///
+    /// # Errors
+    /// While the database is away.
     pub async fn source(&self) -> Result<String, StoreError> {
-        tokio::task::yield_now().await;
-        Ok(String::new())
+        match self {
+            Backend::Postgres(store) => store.source().await,
+            Backend::Sqlite(store) => store.source().await,
+        }
     }
 }
-/// t
-pub fn open(_: &Config) -> anyhow::Result<Backend> {
-    Ok(Backend)
+
+/// The sink that the configuration names; connects to nothing. `source` is what its records say they are from.
+///
+/// # Errors
+/// When the client cannot be set up like this.
+pub fn sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
+    let settings = kafka::Settings {
+        on_missing_topic: config.kafka.on_missing_topic,
+        ..kafka::Settings::new(config.kafka.properties.clone(), source)
+    };
+    Ok(Box::new(kafka::Sink::new(settings)?))
 }
-/// t
-pub fn sink(_: &Config, _: &str) -> anyhow::Result<Box<dyn Sink>> {
-    anyhow::bail!("t")
+
+/// The SQL that makes the tables, and the grants if roles are named. An empty URL asks for PostgreSQL's.
+///
+/// # Errors
+/// When the URL leads nowhere, or roles are named for a database that has none.
+pub fn migration_sql(url: &Secret, table: &Table, roles: Option<Roles<'_>>) -> anyhow::Result<String> {
+    let database = if url.expose().is_empty() { Database::Postgres } else { database(url)? };
+    match (database, roles) {
+        (Database::Postgres, None) => Ok(postgres::migration_sql(table)),
+        (Database::Postgres, Some(Roles { application, relay })) => {
+            Ok(postgres::migration_sql(table) + "\n" + &postgres::grants_sql(table, application, relay)?)
+        }
+        (Database::Sqlite, None) => Ok(sqlite::migration_sql(table)),
+        (Database::Sqlite, Some(_)) => Err(no_roles().into()),
+    }
 }
-/// t
-pub fn judge(_: &Config) -> anyhow::Result<()> {
-    Ok(())
+
+/// Creates or upgrades the tables, grants the roles what they need if any are named, and says what was done.
+///
+/// # Errors
+/// When the database is away, does not allow it, or has no roles.
+pub async fn migrate(url: &Secret, table: &Table, roles: Option<Roles<'_>>) -> anyhow::Result<String> {
+    let applied = match (database(url)?, roles) {
+        (Database::Postgres, None) => postgres::migrate(url, table).await?.applied,
+        (Database::Postgres, Some(Roles { application, relay })) => {
+            let migrated = postgres::migrate(url, table).await?;
+            postgres::grant(url, table, application, relay).await?;
+            migrated.applied
+        }
+        (Database::Sqlite, None) => sqlite::migrate(url.expose(), table).await?.applied,
+        (Database::Sqlite, Some(_)) => return Err(no_roles().into()),
+    };
+    let granted = roles.map_or_else(String::new, |Roles { application, relay }| {
+        format!("\ngranted {application} and {relay} what they need")
+    });
+    Ok(match applied.is_empty() {
+        true => format!("the tables of {table} were up to date{granted}"),
+        false => format!("the tables of {table} are up to date; applied {}{granted}", applied.join(", ")),
+    })
 }
-/// t
-pub fn migration_sql(_: &Secret, _: &Table, _: Option<(&str, &str)>) -> anyhow::Result<String> {
-    anyhow::bail!("t")
+
+/// Checks that the tables are what this version needs.
+///
+/// # Errors
+/// With the repair when they are not.
+pub async fn check(url: &Secret, table: &Table) -> Result<(), StoreError> {
+    match database(url)? {
+        Database::Postgres => postgres::check(url, table).await,
+        Database::Sqlite => sqlite::check(url.expose(), table).await,
+    }
 }
-/// t
-pub async fn check(_: &Secret, _: &Table) -> anyhow::Result<()> {
-    tokio::task::yield_now().await;
-    anyhow::bail!("t")
+
+fn database(url: &Secret) -> Result<Database, StoreError> {
+    let scheme = url.expose().split_once(':').map_or("", |(scheme, _)| scheme);
+    let problem = match scheme {
+        "postgres" | "postgresql" => return Ok(Database::Postgres),
+        "sqlite" => return Ok(Database::Sqlite),
+        "mysql" | "mariadb" => format!("{scheme}: comes with a later release"),
+        _ => "database.url names no database that outboxd knows".to_owned(),
+    };
+    let repair = "use postgres://USER:PASSWORD@HOST/DATABASE or sqlite:FILE".to_owned();
+    Err(StoreError::Unusable { problem, repair, source: None })
 }
-/// t
-pub async fn migrate(_: &Secret, _: &Table, _: Option<(&str, &str)>) -> anyhow::Result<String> {
-    tokio::task::yield_now().await;
-    anyhow::bail!("t")
+
+fn no_roles() -> StoreError {
+    StoreError::Unusable {
+        problem: "SQLite has no roles to grant anything to".to_owned(),
+        repair: "leave --grants out".to_owned(),
+        source: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_leads_to_a_database_by_its_scheme_and_is_never_in_the_error() {
+        let of = |url| database(&Secret::new(url)).map_err(|error| error.to_string());
+        assert_eq!(of("postgres://a:hunter2@b/c"), Ok(Database::Postgres));
+        assert_eq!(of("postgresql://b/c"), Ok(Database::Postgres));
+        assert_eq!(of("sqlite:a.db"), Ok(Database::Sqlite));
+        assert!(of("mysql://a:hunter2@b/c").expect_err("not yet").starts_with("mysql: comes with a later release"));
+        for url in ["oracle://a:hunter2@b", "hunter2", "hunter2:b"] {
+            assert!(!of(url).expect_err("unknown").contains("hunter2"), "{url}");
+        }
+    }
 }

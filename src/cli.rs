@@ -149,14 +149,15 @@ pub struct Demo {
     /// Kill the relay in the middle, without warning, and start another
     #[arg(long)]
     pub kill: bool,
-    /// Where /metrics, /livez, /readyz and /status are served; empty: nowhere
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9187")]
-    pub http: String,
-    /// For tests: break the relay on purpose (lose or reorder), so that the check has something to find
+    /// Where /metrics, /livez, /readyz and /status are served; empty: nowhere [default: 127.0.0.1:9187, or a free
+    /// port where that is taken]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// For tests only: break the relay on purpose (lose or reorder), so that the check has something to find
     #[arg(long, value_name = "HOW", hide = true)]
     pub sabotage: Option<String>,
-    /// The relay that `--kill` kills: published to these brokers, from this outbox
-    #[arg(long, value_name = "URL BROKERS", num_args = 2, hide = true)]
+    /// Be the demo's relay, from this outbox to these brokers, until the standard input ends
+    #[arg(long, num_args = 2, hide = true)]
     pub relay_part: Option<Vec<String>>,
 }
 

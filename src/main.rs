@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use outboxd::cli::{Cli, Command, DatabaseSettings, Migrate, Settings, Show};
+use outboxd::backends::{self, Backend, Roles};
+use outboxd::cli::{self, Cli, Command, DatabaseSettings, Migrate, Settings, Show};
 use outboxd::config::complaint::Complaints;
-use outboxd::config::raw::Raw;
+use outboxd::config::raw::{Flag, Raw, Sources};
 use outboxd::config::{self, Config, Needs};
 use outboxd::daemon::{self, Shutdown};
+use outboxd::demo::{self, Sabotage};
 use outboxd::observe::{chain, logging};
 use outboxd::relay::Ended;
-use outboxd::{backends, demo};
 
 /// librdkafka allocates and frees several times a message; jemalloc replaces the C allocator for it, too.
 #[global_allocator]
@@ -40,7 +41,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let config = Config::judge(&gather(settings), Needs::Everything)?;
+    let config = judge(&gather(settings))?;
     logging::start(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.table, "outboxd starts");
     let ended = block_on(async { daemon::run(config, Shutdown::on_signals()?).await })??;
@@ -60,16 +61,16 @@ fn exit_code(ended: Ended) -> ExitCode {
 
 fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
     let needs = if migration.print { Needs::Nothing } else { Needs::Database };
-    let config = Config::judge(&gather_database(&migration.settings), needs)?;
-    let outbox = config.outbox;
-    let grants = migration.grants.as_ref().map(|roles| (roles.application.as_str(), roles.relay.as_str()));
+    let outbox = Config::judge(&gather_database(&migration.settings), needs)?.outbox;
+    let roles = migration.grants.as_ref();
+    let roles = roles.map(|roles| Roles { application: &roles.application, relay: &roles.relay });
     if migration.print {
-        print!("{}", backends::migration_sql(&outbox.url, &outbox.table, grants)?);
+        print!("{}", backends::migration_sql(&outbox.url, &outbox.table, roles)?);
     } else if migration.check {
         block_on(backends::check(&outbox.url, &outbox.table))??;
         println!("the tables of {} are what this version needs", outbox.table);
     } else {
-        println!("{}", block_on(backends::migrate(&outbox.url, &outbox.table, grants))??);
+        println!("{}", block_on(backends::migrate(&outbox.url, &outbox.table, roles))??);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -79,21 +80,41 @@ fn show_config(show: &Show) -> anyhow::Result<ExitCode> {
     if !show.check {
         print!("{}", config::show(&raw));
     }
-    let config = Config::judge(&raw, Needs::Everything)?;
-    backends::judge(&config)?;
+    judge(&raw)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn demonstrate(arguments: outboxd::cli::Demo) -> anyhow::Result<ExitCode> {
-    let settings = demo::Settings {
-        messages: (!arguments.keep_running).then_some(arguments.messages),
-        seed: arguments.seed,
-        kill: arguments.kill,
-        http: arguments.http,
-        sabotage: arguments.sabotage,
+/// Judges the configuration as a relay needs it.
+fn judge(raw: &Raw) -> anyhow::Result<Config> {
+    let config = Config::judge(raw, Needs::Everything)?;
+    Backend::of(&config).map_err(|error| Complaints::about(raw, "database.url", &chain(&error)))?;
+    Ok(config)
+}
+
+fn demonstrate(arguments: cli::Demo) -> anyhow::Result<ExitCode> {
+    let sabotage = arguments.sabotage.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
+    if let Some([url, brokers]) = arguments.relay_part.as_deref() {
+        return relay_part(url, brokers, arguments.http.unwrap_or_default(), sabotage);
+    }
+    let messages = (!arguments.keep_running).then_some(arguments.messages);
+    let (seed, kill, http) = (arguments.seed, arguments.kill, arguments.http);
+    let kept = block_on(demo::run(demo::Settings { messages, seed, kill, http, sabotage }))??;
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// What `outboxd run` does, for the demo: its settings alone, and until its standard input ends.
+fn relay_part(url: &str, brokers: &str, http: String, sabotage: Option<Sabotage>) -> anyhow::Result<ExitCode> {
+    let settings =
+        [("database.url", url.to_owned()), ("kafka.bootstrap.servers", brokers.to_owned()), ("http.listen", http)];
+    let flags = settings.map(|(key, value)| Flag { name: "--relay-part", key: key.to_owned(), value });
+    let config = judge(&Raw::gather(&Sources { flags: flags.into(), ..Sources::default() }))?;
+    logging::start(&config.log);
+    let spoil = |sink| match sabotage {
+        Some(how) => how.spoil(sink),
+        None => sink,
     };
-    let passed = block_on(demo::run(settings))??;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    let ended = block_on(daemon::run_through(config, Shutdown::on_end_of_input(), spoil))??;
+    Ok(exit_code(ended))
 }
 
 fn gather(settings: &Settings) -> Raw {

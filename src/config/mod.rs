@@ -21,13 +21,16 @@ use std::time::Duration;
 use crate::config::complaint::Complaints;
 use crate::config::judge::{Choice, Judge};
 use crate::config::raw::{Flag, Raw, Sources};
+use crate::kafka::{self, OnMissingTopic};
 use crate::observe::logging;
 use crate::outbox::{Limit, Settle, Table};
+use crate::postgres::Notify;
 use crate::relay;
 use crate::secret::Secret;
 
 pub use show::show;
 
+const BROKERS: &str = "bootstrap.servers";
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -111,7 +114,7 @@ impl Config {
         let mut judge = Judge::new(raw);
         let config = Self {
             outbox: outbox(&mut judge, needs),
-            kafka: kafka(&mut judge, raw, needs),
+            kafka: brokers(&mut judge, raw, needs),
             relay: relay(&mut judge),
             http: http(&mut judge),
             log: log(&mut judge),
@@ -136,7 +139,7 @@ fn outbox(judge: &mut Judge<'_>, needs: Needs) -> Outbox {
     }
 }
 
-fn kafka(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
+fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
     let mut properties = BTreeMap::new();
     for key in raw.values().keys().filter(|key| key.starts_with("kafka.")) {
         let key = secrets::of_file(key).unwrap_or(key);
@@ -148,10 +151,13 @@ fn kafka(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
         };
         properties.insert(property.to_owned(), value);
     }
-    if properties.get("bootstrap.servers").is_none_or(String::is_empty) {
-        properties.remove("bootstrap.servers");
-        if needs == Needs::Everything {
-            judge.missing("kafka.bootstrap.servers", "give --brokers HOST:PORT or OUTBOXD_KAFKA__BOOTSTRAP_SERVERS");
+    properties.retain(|property, value| property != BROKERS || !value.is_empty());
+    if !properties.contains_key(BROKERS) && needs == Needs::Everything {
+        judge.missing("kafka.bootstrap.servers", "give --brokers HOST:PORT or OUTBOXD_KAFKA__BOOTSTRAP_SERVERS");
+    }
+    for complaint in kafka::check_properties(&properties) {
+        if complaint.key != BROKERS {
+            judge.complain(&format!("kafka.{}", complaint.key), complaint.problem);
         }
     }
     Kafka { properties, on_missing_topic: on_missing_topic(judge) }
@@ -168,9 +174,8 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
     );
     let batch = limit(judge, "relay.batch");
     let in_flight = limit(judge, "relay.in_flight");
-    for (unit, batch, in_flight) in
-        [("records", batch.records, in_flight.records), ("bytes", batch.bytes, in_flight.bytes)]
-    {
+    let units = [("records", batch.records, in_flight.records), ("bytes", batch.bytes, in_flight.bytes)];
+    for (unit, batch, in_flight) in units {
         if in_flight < batch {
             judge.complain(
                 &format!("relay.in_flight.{unit}"),
@@ -240,21 +245,3 @@ fn on_missing_topic(judge: &mut Judge<'_>) -> OnMissingTopic {
     ];
     judge.word("relay.on_missing_topic", words).unwrap_or_default()
 }
-
-/// TEMPORARY until kafka lands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnMissingTopic {
-    /// w
-    #[default]
-    Wait,
-    /// c
-    Create {
-        /// p
-        partitions: i32,
-        /// r
-        replication: i32,
-    },
-}
-
-/// TEMPORARY until postgres lands.
-pub type Notify = String;

@@ -14,14 +14,15 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::http::{Page, Standing};
-use crate::backends::Backend;
+use crate::admin::http::{self, Page, Standing};
+use crate::admin::scrape;
+use crate::backends::{self, Backend};
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::contract::{Backlog, StoreError};
+use crate::contract::{Backlog, Sink, Store, StoreError};
+use crate::housekeeping;
 use crate::observe::chain;
 use crate::relay::{Ended, Relay};
-use crate::{admin, backends, housekeeping};
 
 pub use shutdown::Shutdown;
 pub use supervisor::Supervisor;
@@ -35,34 +36,36 @@ const GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When something is wrong that waiting does not mend.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Ended> {
-    let backend = backends::open(&config)?;
-    backends::sink(&config, "")?;
-    let scrape = admin::scrape::install().context("cannot begin to count metrics")?;
+    run_through(config, shutdown, |sink| sink).await
+}
+
+/// Relays until told to stop, through whatever `wrap` puts around the sink.
+///
+/// # Errors
+/// When something is wrong that waiting does not mend.
+pub async fn run_through<W>(config: Config, shutdown: Shutdown, wrap: W) -> anyhow::Result<Ended>
+where
+    W: FnOnce(Box<dyn Sink>) -> Box<dyn Sink>,
+{
+    let backend = Backend::of(&config)?;
     let mut house = Supervisor::new(shutdown.clone());
-    let page = Page::new(scrape);
+    let page = Page::new(scrape::install().context("cannot begin to count")?);
     if let Some(listen) = &config.http {
-        let listener = admin::http::bind(listen).await?;
-        let page = page.clone();
-        house.start("operator's page", |stop| async move { admin::http::serve(listener, page, stop).await });
+        let (listener, page) = (http::bind(listen).await?, page.clone());
+        house.start("operator's page", |stop| http::serve(listener, page, stop));
     }
     let patience = config.relay.drain_deadline + GRACE;
-    let Some(source) = preflight(&backend, &page, &shutdown.soft).await? else {
+    let Some(own_name) = preflight(&backend, &page, &shutdown.soft).await? else {
         return house.run(patience).await;
     };
-    start_work(&mut house, config, &backend, &page, &source)?;
+    let source = config.outbox.source.clone().unwrap_or(own_name);
+    let sink = wrap(backends::sink(&config, source)?);
+    start_work(&mut house, config, backend.store(), sink, &page);
     house.run(patience).await
 }
 
 /// Starts the relay and what works beside it.
-fn start_work(
-    house: &mut Supervisor,
-    config: Config,
-    backend: &Backend,
-    page: &Page,
-    source: &str,
-) -> anyhow::Result<()> {
-    let store = backend.store();
-    let sink = backends::sink(&config, source)?;
+fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sink: Box<dyn Sink>, page: &Page) {
     let relay = Relay::new(Arc::clone(&store), sink, config.relay);
     let status = relay.status();
     let (measured, backlog) = watch::channel(Backlog::default());
@@ -73,7 +76,6 @@ fn start_work(
         Ok(Ended::Graceful)
     });
     house.start("relay", |stop| async move { Ok(relay.run(stop).await?) });
-    Ok(())
 }
 
 /// Waits until the database can be used, and asks it what it calls the outbox. `None`: told to stop meanwhile.

@@ -1,5 +1,7 @@
 //! Being told to stop: softly first, then hard.
 
+use std::io;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +19,7 @@ impl Shutdown {
     ///
     /// # Errors
     /// When the signals cannot be listened for.
-    pub fn on_signals() -> std::io::Result<Self> {
+    pub fn on_signals() -> io::Result<Self> {
         let shutdown = Self::default();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -33,5 +35,18 @@ impl Shutdown {
             }
         });
         Ok(shutdown)
+    }
+
+    /// Stops softly when the standard input ends: for a process whose parent holds the other end, and which is
+    /// not to outlive it.
+    pub fn on_end_of_input() -> Self {
+        let shutdown = Self::default();
+        let soft = shutdown.soft.clone();
+        // A thread of its own: the runtime would wait for a read that is still under way when it ends.
+        std::thread::spawn(move || {
+            let _ended_or_broken = io::copy(&mut io::stdin(), &mut io::sink());
+            soft.cancel();
+        });
+        shutdown
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use futures_util::future::select_all;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -51,14 +51,11 @@ impl Supervisor {
     ///
     /// # Errors
     /// The first failure.
-    ///
-    /// # Panics
-    /// When no part was started.
     pub async fn run(mut self, patience: Duration) -> anyhow::Result<Ended> {
         let first = tokio::select! {
             biased;
             () = self.shutdown.soft.cancelled() => None,
-            (ended, index, _) = select_all(self.parts.iter_mut().map(|part| &mut part.task)) => Some((ended, index)),
+            first = first_end(&mut self.parts) => Some(first),
         };
         let mut outcome = Ok(Ended::Graceful);
         if let Some((ended, index)) = first {
@@ -95,6 +92,14 @@ impl Part {
     }
 }
 
-fn joined(name: &str, ended: Result<anyhow::Result<Ended>, tokio::task::JoinError>) -> anyhow::Result<Ended> {
+async fn first_end(parts: &mut [Part]) -> (Result<anyhow::Result<Ended>, JoinError>, usize) {
+    if parts.is_empty() {
+        return std::future::pending().await;
+    }
+    let (ended, index, _others) = select_all(parts.iter_mut().map(|part| &mut part.task)).await;
+    (ended, index)
+}
+
+fn joined(name: &str, ended: Result<anyhow::Result<Ended>, JoinError>) -> anyhow::Result<Ended> {
     ended.with_context(|| format!("the {name} panicked"))?
 }

@@ -50,6 +50,6 @@ mod xid;
 #[cfg(feature = "relay")]
 pub use notify::{Notify, UnknownNotify};
 #[cfg(feature = "relay")]
-pub use schema::{InvalidRole, Migrated, check, grants_sql, migrate, migration_sql};
+pub use schema::{InvalidRole, Migrated, check, grant, grants_sql, migrate, migration_sql};
 #[cfg(feature = "relay")]
 pub use store::{Settings, Store};

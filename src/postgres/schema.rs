@@ -131,6 +131,19 @@ pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Re
     ))
 }
 
+/// Gives two roles the least they need, as [`grants_sql`] says.
+///
+/// # Errors
+/// When a name cannot be a role's, a role does not exist, or the connection may not grant.
+pub async fn grant(url: &Secret, table: &Table, application_role: &str, relay_role: &str) -> Result<(), StoreError> {
+    let grants = grants_sql(table, application_role, relay_role)
+        .map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
+    let mut conn = connect(&options(url)?, "migrate", &[]).await?;
+    let doing = "granting";
+    bounded(doing, ask(doing, sqlx::raw_sql(sql(grants)).execute(&mut conn))).await?;
+    Ok(())
+}
+
 fn quoted_role(name: &str) -> Result<String, InvalidRole> {
     if name.is_empty() || name.contains('\0') {
         return Err(InvalidRole { name: name.to_owned() });

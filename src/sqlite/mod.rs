@@ -26,6 +26,8 @@ mod row;
 mod schema;
 #[cfg(feature = "relay")]
 mod settle;
+#[cfg(feature = "daemon")]
+pub mod shop;
 #[cfg(feature = "relay")]
 mod store;
 #[cfg(feature = "relay")]
