@@ -53,7 +53,7 @@ pub(super) async fn new_rows(
         "/* outboxd: read_new */ with s as materialized (select pg_current_snapshot() as cur)
          select cur::text, {NO_COLUMNS} from s
          union all
-         select null::text, d.* from ({newest}) d
+         {newest}
          order by id nulls first"
     );
     statement.read(conn, text, limit).await
@@ -70,7 +70,7 @@ pub(super) async fn window_by_xid(
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::new();
     let rows = statement.by_xid(table, window.0, which, Some((window.1, after)), limit);
-    let text = format!("/* outboxd: read_window_by_xid */ select null::text, d.* from ({rows}) d");
+    let text = format!("/* outboxd: read_window_by_xid */ {rows} order by id");
     statement.read(conn, text, limit).await
 }
 
@@ -163,13 +163,15 @@ impl Statement {
         let rows = self.bind(rows_of(limit));
         let outbox = table.outbox();
         // Sorted by a sum, which the primary key cannot serve: on a table that was never analysed the planner
-        // would walk it, filtering every row by xid.
+        // would walk it, filtering every row by xid. Only ids are sorted: the window may be large.
         format!(
-            "select * from (
-                 select {COLUMNS} from {outbox} where xid >= ${xmax} {rest}
-                 union all
-                 select {COLUMNS} from {outbox} where xid = any(${open}) and xid < ${xmax} {rest}
-             ) u order by u.id + 0 limit ${rows}"
+            "select null::text, {COLUMNS} from (
+                 select u.id from (
+                     select id from {outbox} where xid >= ${xmax} {rest}
+                     union all
+                     select id from {outbox} where xid = any(${open}) and xid < ${xmax} {rest}
+                 ) u order by u.id + 0 limit ${rows}
+             ) page join {outbox} using (id)"
         )
     }
 
