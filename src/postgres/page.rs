@@ -16,7 +16,7 @@ use crate::outbox::{Lane, Limit, Table};
 use crate::postgres::errors::classify;
 use crate::postgres::holds::not_held;
 use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page};
-use crate::postgres::session::{ask, bounded, sql};
+use crate::postgres::session::{BACKLOG, ask, bounded, sql};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::xid::Xid;
 
@@ -211,7 +211,7 @@ impl Statement {
     /// Keeps what fits and lets the rest of the rows pass by, so that memory is bounded.
     async fn read(self, conn: &mut PgConnection, text: String, limit: Limit) -> Result<Page, StoreError> {
         let doing = "reading the outbox";
-        bounded(doing, async {
+        bounded(doing, BACKLOG, async {
             let mut page = Page::default();
             let mut rows = sqlx::query_with(sql(text), self.arguments).fetch(conn);
             while let Some(row) = rows.try_next().await.map_err(|error| classify(doing, error))? {
