@@ -5,7 +5,7 @@
 //! last id read; a page costs what it walks over. Windows that fit one page take the first way, larger
 //! ones begin with it and go on with the second.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgArguments;
@@ -103,23 +103,20 @@ pub(super) async fn load_wide(conn: &mut PgConnection, table: &Table, page: &mut
     if page.wide.is_empty() {
         return Ok(());
     }
-    let ids: Vec<i64> = page.wide.iter().map(|at| page.records[*at].id).collect();
+    let mut missing: HashMap<i64, usize> = page.wide.drain(..).map(|at| (page.records[at].id, at)).collect();
+    let ids: Vec<i64> = missing.keys().copied().collect();
     let text = format!(
-        "/* outboxd: read_payloads */ select id, payload from {outbox} where id = any($1) order by id",
+        "/* outboxd: read_payloads */ select id, payload from {outbox} where id = any($1)",
         outbox = table.outbox()
     );
     let doing = "reading payloads";
-    let rows = ask(doing, sqlx::query(sql(text)).bind(ids).fetch_all(conn)).await?;
-    let mut found: HashMap<i64, Option<Vec<u8>>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let mut gone = HashSet::new();
-    for at in page.wide.drain(..) {
-        let record = &mut page.records[at];
-        match found.remove(&record.id) {
-            Some(payload) => record.payload = payload,
-            None => _ = gone.insert(record.id),
+    let mut rows = sqlx::query(sql(text)).bind(ids).fetch(conn);
+    while let Some(row) = ask(doing, rows.try_next()).await? {
+        if let Some(at) = missing.remove(&row.get(0)) {
+            page.records[at].payload = row.get(1);
         }
     }
-    page.records.retain(|record| !gone.contains(&record.id));
+    page.records.retain(|record| !missing.contains_key(&record.id));
     Ok(())
 }
 
