@@ -1,36 +1,45 @@
+# shellcheck shell=bash disable=SC2034
 # What the testbed's scripts share; sourced, not run.
 set -euo pipefail
+# Whoever the services run as must be able to read their files.
+umask 022
+# Where Debian keeps servers, which is not on everybody's path.
+PATH=$PATH:/usr/sbin:/sbin
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # PostgreSQL and MariaDB refuse to run as root, and whoever they run as must be able to reach their files.
 # So for root the services live where everybody may go; for others in the target folder.
 if [ "$(id -u)" = 0 ]; then
-    as_user="setpriv --reuid=nobody --regid=nogroup --clear-groups"
+    as_user="setpriv --reuid=nobody --regid=$(id -gn nobody) --clear-groups"
     default_home=/var/tmp/outboxd-testbed-$(printf %s "$repository" | cksum | cut -d' ' -f1)
 else
     as_user=""
     default_home=$repository/target/testbed
 fi
-testbed=${OUTBOXD_TESTBED:-$default_home}
+testbed=$(realpath -m "${OUTBOXD_TESTBED:-$default_home}")
 env_file=$repository/target/testbed/env
 
 say() { printf 'testbed: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 # Gives a folder to the user that the services run as.
-own() { [ -z "$as_user" ] || chown -R nobody:nogroup "$@"; }
+own() { [ -z "$as_user" ] || chown -R nobody: "$@"; }
 
 # A port of the loopback interface that nobody listens on, below the range that outgoing connections use.
 free_port() {
     local port
     while :; do
         port=$((20000 + RANDOM % 12000))
-        listens "$port" || { echo "$port"; return; }
+        if free "$port"; then echo "$port"; return; fi
     done
 }
 
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+free() { ! listens "$1"; }
+
+# A service keeps its port for good. Its own last run may take a moment to let go of it.
+claim_port() { wait_for 5 "the end of another program on port $1, which $2 keeps" free "$1"; }
 
 # Waits until a command succeeds: wait_for SECONDS WHAT COMMAND…
 wait_for() {
@@ -38,7 +47,7 @@ wait_for() {
     shift 2
     until "$@" >/dev/null 2>&1; do
         tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || die "$what did not happen in time"
+        [ "$tries" -gt 0 ] || die "waited in vain for $what"
         sleep 0.05
     done
 }
@@ -56,5 +65,30 @@ gone() { ! alive "$@"; }
 signal() {
     if alive "$2" "$3"; then kill -s "$1" "$(head -n 1 "$2")" 2>/dev/null || true; fi
 }
+
+# Runs the script itself once more, when nobody else's run of `up` or `down` is under way here.
+one_at_a_time() {
+    [ -z "${OUTBOXD_TESTBED_LOCKED:-}" ] || return 0
+    mkdir -p "$testbed"
+    # --close: the services must not inherit the lock.
+    OUTBOXD_TESTBED_LOCKED=yes exec flock --close "$testbed/lock" "$0" "$@"
+}
+
+# The folder that a command names, which `start` makes.
+folder() {
+    local command=${1:-} dir=${2:-}
+    [ -n "$dir" ] || die "which folder? The commands are told at the top of $0"
+    [ "$command" != start ] || mkdir -p "$dir"
+    realpath -m "$dir"
+}
+
+# A download goes to a folder of its own and is named when complete: tests may want the same one at once.
+part() {
+    local part
+    part=$(mktemp -d "$1.part-XXXXXX")
+    chmod 755 "$part"
+    echo "$part"
+}
+complete() { mv -T "$1" "$2" 2>/dev/null || { rm -rf "$1" && [ -d "$2" ]; }; }
 
 maven() { mvn -q -B -f "$repository/testbed/kafka/pom.xml" "$@" >&2; }

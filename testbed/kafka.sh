@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # An Apache Kafka of one's own: kafka.sh start DIR [--brokers N] [NAME=VALUE]…
-#                               kafka.sh stop|kill|restart DIR [--broker I]
-# `start` prints the bootstrap addresses, which are also in DIR/bootstrap; brokers are numbered from 1.
+#                               kafka.sh stop|kill|restart|running DIR [--broker I]
+# `start` prints the bootstrap addresses, which are also in DIR/bootstrap; brokers are numbered from 1, and
+# the process id of each is in DIR/broker-I/pid. KAFKA_HEAP is their heap, 512m when not set.
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 
 jars() {
-    local home=$testbed/kafka-jars
+    # Named after what is in it, so that a change of the pom takes nothing from under a running broker.
+    local home part
+    home=$testbed/kafka-jars-$(cksum <"$repository/testbed/kafka/pom.xml" | cut -d' ' -f1)
     [ -d "$home" ] && { echo "$home"; return; }
     say "getting Apache Kafka"
-    maven dependency:copy-dependencies -DoutputDirectory="$home.part"
-    mv "$home.part" "$home"
+    part=$(part "$home")
+    maven dependency:copy-dependencies -DoutputDirectory="$part"
+    complete "$part" "$home"
     echo "$home"
 }
 
@@ -22,9 +27,13 @@ kafka_class() {
 configure() {
     local dir=$1 brokers=$2 replicas=$(($2 < 3 ? 1 : 3)) addresses="" voters="" i ports=()
     shift 2
+    # What an interrupted start left.
+    rm -rf "$dir"/broker-*
+    # Nobody listens yet, so the same port could be drawn twice.
+    until [ "$(printf '%s\n' "${ports[@]}" | sort -u | wc -l)" = $((2 * brokers)) ]; do
+        for ((i = 1; i <= 2 * brokers; i++)); do ports[i]=$(free_port); done
+    done
     for ((i = 1; i <= brokers; i++)); do
-        ports[i]=$(free_port)
-        ports[i + brokers]=$(free_port)
         addresses+=,127.0.0.1:${ports[i]}
         voters+=,$i@127.0.0.1:${ports[i + brokers]}
     done
@@ -56,7 +65,8 @@ CONF
     kafka_class kafka.tools.StorageTool random-uuid 2>/dev/null | tail -n 1 >"$dir/cluster"
     for ((i = 1; i <= brokers; i++)); do
         kafka_class kafka.tools.StorageTool format -t "$(cat "$dir/cluster")" \
-            -c "$dir/broker-$i/server.properties" >"$dir/broker-$i/format.log" 2>&1
+            -c "$dir/broker-$i/server.properties" >"$dir/broker-$i/format.log" 2>&1 ||
+            die "formatting failed, see $dir/broker-$i/format.log"
     done
     echo "${addresses#,}" >"$dir/bootstrap"
 }
@@ -65,16 +75,29 @@ running() { alive "$1/pid" "$1/server.properties"; }
 
 launch() {
     local broker=$1
+    claim_port "$(port "$broker")" "$broker"
     setsid nohup java "-Xmx${KAFKA_HEAP:-512m}" -XX:+UseG1GC -cp "$(jars)/*" kafka.Kafka "$broker/server.properties" \
         >"$broker/log" 2>&1 </dev/null &
     echo $! >"$broker/pid"
 }
 
-# Answers once it serves metadata: the broker's port opens only after it caught up with its controller.
-answers() { listens "$(sed -n 's/^listeners=PLAINTEXT:..127.0.0.1:\([0-9]*\),.*/\1/p' "$1/server.properties")"; }
+port() { sed -n 's/^listeners=PLAINTEXT:..127.0.0.1:\([0-9]*\),.*/\1/p' "$1/server.properties"; }
+
+# The broker's port opens only after it caught up with its controller. One that ended will not open it.
+answers() { listens "$(port "$1")" || [ ! -e "/proc/$(cat "$1/pid")" ]; }
+
+# Starts those of the given brokers that do not run, and waits for all of them.
+serve() {
+    local broker
+    for broker in "$@"; do running "$broker" || launch "$broker"; done
+    for broker in "$@"; do
+        wait_for 90 "the start of Kafka (see $broker/log)" answers "$broker"
+        running "$broker" || die "Kafka did not start, see $broker/log"
+    done
+}
 
 start() {
-    local dir=$1 brokers=1 settings=() broker
+    local dir=$1 brokers=1 settings=()
     shift
     while [ $# -gt 0 ]; do
         case $1 in
@@ -84,12 +107,7 @@ start() {
         esac
     done
     [ -f "$dir/bootstrap" ] || configure "$dir" "$brokers" "${settings[@]}"
-    for broker in "$dir"/broker-*; do
-        running "$broker" || launch "$broker"
-    done
-    for broker in "$dir"/broker-*; do
-        wait_for 90 "the start of Kafka (see $broker/log)" answers "$broker"
-    done
+    serve "$dir"/broker-*
     cat "$dir/bootstrap"
 }
 
@@ -99,8 +117,8 @@ stop() {
     for broker in "$@"; do wait_for 60 "the end of Kafka in $broker" gone "$broker/pid" "$broker/server.properties"; done
 }
 
-command=$1
-dir=$(mkdir -p "$2" && cd "$2" && pwd)
+command=${1:-}
+dir=$(folder "$@")
 shift 2
 if [ "${1:-}" = --broker ]; then chosen=("$dir/broker-$2"); else chosen=("$dir"/broker-*); fi
 signal_name=TERM
@@ -108,6 +126,7 @@ case $command in
     start) start "$dir" "$@" ;;
     stop) stop "${chosen[@]}" ;;
     kill) signal_name=KILL; stop "${chosen[@]}" ;;
-    restart) stop "${chosen[@]}"; start "$dir" ;;
+    restart) stop "${chosen[@]}"; serve "${chosen[@]}"; cat "$dir/bootstrap" ;;
+    running) for broker in "${chosen[@]}"; do running "$broker"; done ;;
     *) die "unknown command $command" ;;
 esac

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # A MariaDB of one's own: mariadb.sh start|stop DIR. `start` prints the URL, which is also in DIR/url.
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 
 init() {
     local dir=$1
+    # What an interrupted start left.
+    rm -rf "$dir/data"
     free_port >"$dir/port"
     own "$dir"
     $as_user mariadb-install-db --no-defaults --datadir="$dir/data" --auth-root-authentication-method=normal \
@@ -20,24 +23,28 @@ SQL
 
 start() {
     local dir=$1
-    mkdir -p "$dir"
     [ -f "$dir/url" ] || init "$dir"
-    if ! alive "$dir/pid" "$dir/data"; then
+    if ! running "$dir"; then
+        claim_port "$(cat "$dir/port")" "$dir"
         $as_user setsid nohup mariadbd --no-defaults --datadir="$dir/data" --socket="$dir/socket" --pid-file="$dir/pid" \
             --bind-address=127.0.0.1 --port="$(cat "$dir/port")" --init-file="$dir/init.sql" --skip-name-resolve=0 \
             >"$dir/log" 2>&1 </dev/null &
-        wait_for 60 "the start of MariaDB (see $dir/log)" listens "$(cat "$dir/port")"
+        wait_for 60 "the start of MariaDB (see $dir/log)" answers "$dir"
     fi
     cat "$dir/url"
 }
+
+running() { alive "$1/pid" "$1/data"; }
+
+answers() { running "$1" && listens "$(cat "$1/port")"; }
 
 stop() {
     signal TERM "$1/pid" "$1/data"
     wait_for 60 "the end of MariaDB" gone "$1/pid" "$1/data"
 }
 
-command=$1
-dir=$(mkdir -p "$2" && cd "$2" && pwd)
+command=${1:-}
+dir=$(folder "$@")
 case $command in
     start) start "$dir" ;;
     stop) stop "$dir" ;;

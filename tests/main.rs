@@ -1,8 +1,13 @@
 //! Every test, in one binary: librdkafka is linked once.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has said what it has to say")]
+
 mod architecture;
+mod contract;
 mod daemon;
 mod engine;
+mod kafka;
 mod migrations;
+mod postgres;
 mod relay;
 mod support;

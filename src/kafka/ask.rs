@@ -17,7 +17,7 @@ use crate::backoff::Backoff;
 use crate::kafka::client_log::{ClientLog, Reach};
 use crate::kafka::config::OnMissingTopic;
 use crate::kafka::errors::{self, Verdict};
-use crate::kafka::producer::Client;
+use crate::kafka::producer::Handle;
 use crate::outbox::HoldCause;
 
 /// How long one question may take.
@@ -45,7 +45,7 @@ pub(crate) enum Answer {
 /// Asks about topics, through the producer's own client, so that it knows them too.
 #[derive(Clone)]
 pub(crate) struct Asker {
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Handle,
     pub(crate) admin: Arc<Admin>,
 }
 
@@ -56,7 +56,7 @@ impl Asker {
     /// When the broker cannot tell right now.
     pub(crate) async fn ask(&self, topic: &str) -> Result<Answer, KafkaError> {
         let answer = self.look(topic).await?;
-        self.admin.reach.found();
+        self.admin.reach.answered();
         match (answer, self.admin.on_missing_topic) {
             (Answer::Held(HoldCause::MissingTopic), OnMissingTopic::Create { partitions, replication }) => {
                 if !self.admin.create(topic, partitions, replication).await? {
@@ -74,7 +74,7 @@ impl Asker {
         loop {
             match self.ask(topic).await {
                 Ok(answer) => return answer,
-                Err(error) => self.admin.reach.lost(&error),
+                Err(error) => self.admin.reach.unanswered(&error),
             }
             sleep(backoff.next_wait()).await;
         }
@@ -105,7 +105,7 @@ impl Asker {
 
     /// The number of partitions. The client's call blocks, so it has a thread to itself.
     async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
-        let (client, topic) = (Arc::clone(&self.client), topic.to_owned());
+        let (client, topic) = (self.client.clone(), topic.to_owned());
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = client.client().fetch_metadata(Some(&topic), PATIENCE)?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);

@@ -14,24 +14,51 @@ use tokio::time::Instant;
 /// How long the client's lines of one kind are kept back after one was written.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Whether the brokers can be reached, said once at each change.
+/// Whether Kafka answers, said once at each change.
+///
+/// That all connections are closed is no outage yet: brokers close idle ones. That one cannot be opened is none
+/// either, while another broker answers. Both together are.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
-    away: AtomicBool,
+    all_closed: AtomicBool,
+    refused: AtomicBool,
+    said: AtomicBool,
 }
 
 impl Reach {
-    /// Notes that no broker can be reached.
-    pub(crate) fn lost(&self, error: &dyn std::fmt::Display) {
-        if !self.away.swap(true, Ordering::Relaxed) {
-            tracing::warn!(error = %error, "no Kafka broker can be reached; publishing waits until one is back");
+    /// Notes that no connection is open.
+    fn closed(&self, reason: &str) {
+        self.all_closed.store(true, Ordering::Relaxed);
+        if self.refused.load(Ordering::Relaxed) {
+            self.unanswered(&reason);
+        }
+    }
+
+    /// Notes that a connection could not be opened, or broke.
+    fn refused(&self, reason: &str) {
+        self.refused.store(true, Ordering::Relaxed);
+        if self.all_closed.load(Ordering::Relaxed) {
+            self.unanswered(&reason);
+        }
+    }
+
+    /// Notes that a question has no answer.
+    pub(crate) fn unanswered(&self, error: &dyn std::fmt::Display) {
+        if !self.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error = %error, "Kafka does not answer; publishing waits until it does");
         }
     }
 
     /// Notes that a broker answered.
-    pub(crate) fn found(&self) {
-        if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
-            tracing::info!("Kafka can be reached again");
+    pub(crate) fn answered(&self) {
+        // Read first: this is called for every record.
+        for flag in [&self.all_closed, &self.refused] {
+            if flag.load(Ordering::Relaxed) {
+                flag.store(false, Ordering::Relaxed);
+            }
+        }
+        if self.said.load(Ordering::Relaxed) && self.said.swap(false, Ordering::Relaxed) {
+            tracing::info!("Kafka answers again");
         }
     }
 }
@@ -72,9 +99,16 @@ impl ClientLog {
 impl ClientContext for ClientLog {
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
         use RDKafkaLogLevel as Level;
-        match level {
-            // Connections that fail are said once by `Reach`; what else is wrong is worth a warning.
-            Level::Emerg | Level::Alert | Level::Critical | Level::Error | Level::Warning if kind != "FAIL" => {
+        let is_bad = matches!(level, Level::Emerg | Level::Alert | Level::Critical | Level::Error | Level::Warning);
+        match kind {
+            // Said by whoever handles them: `Reach`, and whoever builds the client anew.
+            "FAIL" | "FATAL" => {
+                if kind == "FAIL" && matches!(level, Level::Error) {
+                    self.reach.refused(line);
+                }
+                tracing::debug!(kind, "Kafka client: {line}");
+            }
+            _ if is_bad => {
                 if let Some(kept_back) = self.due(kind) {
                     tracing::warn!(kind, kept_back, "Kafka client: {line}");
                 }
@@ -86,7 +120,7 @@ impl ClientContext for ClientLog {
     fn error(&self, error: KafkaError, reason: &str) {
         use RDKafkaErrorCode as Code;
         match crate::kafka::errors::code(&error) {
-            Some(Code::AllBrokersDown) => self.reach.lost(&reason),
+            Some(Code::AllBrokersDown) => self.reach.closed(reason),
             Some(code @ (Code::Authentication | Code::SSL | Code::Resolve)) => {
                 if let Some(kept_back) = self.due(&format!("{code:?}")) {
                     tracing::warn!(error = reason, kept_back, "Kafka refuses the connection");
@@ -104,6 +138,20 @@ impl ConsumerContext for ClientLog {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_connections_that_are_closed_are_no_outage_and_one_that_cannot_be_opened_then_is() {
+        let reach = Reach::default();
+        reach.closed("idle");
+        assert!(!reach.said.load(Ordering::Relaxed));
+        reach.answered();
+        reach.refused("one of several");
+        assert!(!reach.said.load(Ordering::Relaxed));
+        reach.closed("the others too");
+        assert!(reach.said.load(Ordering::Relaxed));
+        reach.answered();
+        assert!(!reach.said.load(Ordering::Relaxed));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn lines_of_one_kind_are_written_once_a_minute_with_a_count_of_the_rest() {

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_size_counts_every_byte_of_payload() {
         let empty = batch_size(&Record { payload: Some(Vec::new()), ..record() }, "s");
-        let full = batch_size(&Record { payload: Some(vec![0; 60]), ..record() }, "s");
-        assert_eq!(full - empty, 60 + 1, "60 bytes, and the record's length takes one byte more");
+        let full = batch_size(&Record { payload: Some(vec![0; 64]), ..record() }, "s");
+        assert_eq!(full - empty, 64 + 1, "64 bytes, and their number takes one byte more");
     }
 }

@@ -1,5 +1,6 @@
 //! One producer: handing records to the client, hearing what became of them, and putting an end to it.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,11 +24,32 @@ use crate::kafka::errors::{self, Verdict};
 const LAST_REPORTS: Duration = Duration::from_secs(5);
 
 /// The client itself.
-pub(crate) type Client = ThreadedProducer<Context>;
+type Client = ThreadedProducer<Context>;
+
+/// A handle on the client. Whichever is dropped last lets the client end on a thread of its own, since that waits
+/// for the client's threads and connections.
+#[derive(Clone)]
+pub(crate) struct Handle(Option<Arc<Client>>);
+
+impl Deref for Handle {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.0.as_deref().expect("taken at the drop only")
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(last) = self.0.take().and_then(Arc::into_inner) {
+            std::thread::spawn(move || drop(last));
+        }
+    }
+}
 
 /// One producer, from its creation to its end.
 pub(crate) struct Producer {
-    client: Arc<Client>,
+    client: Handle,
     /// What became of the records.
     pub(crate) ledger: Arc<Ledger>,
     /// What it was built for.
@@ -43,12 +65,12 @@ impl Producer {
         let context = Context { ledger: Arc::clone(&ledger), log, alone: shape.alone };
         let client: Arc<Client> = Arc::new(config.create_with_context(context)?);
         tokio::spawn(wind_up(Arc::clone(&ledger), Arc::downgrade(&client)));
-        Ok(Self { client, ledger, shape, enqueued: 0 })
+        Ok(Self { client: Handle(Some(client)), ledger, shape, enqueued: 0 })
     }
 
     /// The client, for questions about topics: it must know them before it is sent records of them.
-    pub(crate) fn client(&self) -> Arc<Client> {
-        Arc::clone(&self.client)
+    pub(crate) fn client(&self) -> Handle {
+        self.client.clone()
     }
 
     /// Records handed over so far.
@@ -82,10 +104,11 @@ impl Producer {
     pub(crate) fn end(self) -> oneshot::Receiver<()> {
         self.ledger.abandon();
         let (done, ended) = oneshot::channel();
-        let client = self.client;
+        let mut handle = self.client;
         std::thread::spawn(move || {
-            client.purge(PurgeConfig::default().queue().inflight());
-            drop(client);
+            handle.purge(PurgeConfig::default().queue().inflight());
+            // Here, and not on yet another thread, so that the answer is true.
+            drop(handle.0.take());
             // Nobody may be waiting.
             let _ = done.send(());
         });
@@ -97,8 +120,9 @@ impl Producer {
 async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
     ledger.ended().await;
     if let Some(client) = client.upgrade() {
-        // Off the runtime: this may be the last handle, and dropping it waits for the client's threads.
-        let purged = tokio::task::spawn_blocking(move || client.purge(PurgeConfig::default().queue()));
+        let handle = Handle(Some(client));
+        // It waits for the client's threads, and so must not run on the runtime's own.
+        let purged = tokio::task::spawn_blocking(move || handle.purge(PurgeConfig::default().queue()));
         let _ = purged.await;
     }
     let _ = timeout(LAST_REPORTS, ledger.answered()).await;
@@ -150,7 +174,7 @@ impl ProducerContext<NoCustomPartitioner> for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
         let outcome = match result {
             Ok(message) => {
-                self.log.reach.found();
+                self.log.reach.answered();
                 Outcome::Delivered { partition: message.partition(), offset: message.offset() }
             }
             Err((error, message)) => {

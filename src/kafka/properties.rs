@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::config::ClientConfig;
+use rdkafka::client::Client;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::BaseProducer;
+use rdkafka::types::RDKafkaType;
+
+use crate::kafka::client_log::ClientLog;
 
 /// What is wrong with one property, and what would do. Never the value of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +135,6 @@ const CONNECTION: &[&str] = &[
     "plugin.",
     "debug",
     "api.version.",
-    "test.mock.",
 ];
 
 /// The client's own name of a property.
@@ -146,7 +148,7 @@ pub(crate) fn canonical(name: &str) -> &str {
 pub fn check_properties(properties: &BTreeMap<String, String>) -> Vec<Complaint> {
     let mut complaints: Vec<Complaint> =
         properties.iter().filter_map(|(key, value)| complaint(key, value)).chain(named_twice(properties)).collect();
-    if !properties.keys().any(|key| canonical(key) == "metadata.broker.list") && !is_mocked(properties) {
+    if !properties.keys().any(|key| canonical(key) == "metadata.broker.list") {
         complaints.push(Complaint {
             key: "bootstrap.servers".to_owned(),
             problem: "is missing: set the brokers to begin with, as \"host:port,host:port\"".to_owned(),
@@ -156,11 +158,6 @@ pub fn check_properties(properties: &BTreeMap<String, String>) -> Vec<Complaint>
         complaints.extend(together(properties));
     }
     complaints
-}
-
-/// Configurations for `test.mock.num.brokers` bring their own broker.
-fn is_mocked(properties: &BTreeMap<String, String>) -> bool {
-    properties.contains_key("test.mock.num.brokers")
 }
 
 fn complaint(key: &str, value: &str) -> Option<Complaint> {
@@ -212,8 +209,10 @@ fn named_twice(properties: &BTreeMap<String, String>) -> Vec<Complaint> {
 /// brokers connects to nothing.
 fn together(properties: &BTreeMap<String, String>) -> Option<Complaint> {
     let mut config = producer_config(properties);
-    config.remove("metadata.broker.list").remove("test.mock.num.brokers");
-    let created: Result<BaseProducer, KafkaError> = config.create();
+    config.remove("metadata.broker.list");
+    let native = config.create_native_config();
+    let created =
+        native.and_then(|native| Client::new(&config, native, RDKafkaType::RD_KAFKA_PRODUCER, ClientLog::default()));
     let problem = match created.err()? {
         KafkaError::ClientCreation(said) => format!("is refused by the client: {said}"),
         other => format!("is refused by the client: {other}"),
@@ -223,7 +222,7 @@ fn together(properties: &BTreeMap<String, String>) -> Option<Complaint> {
 
 /// The producer's configuration: defaults, then what was given, then what is forced.
 pub(crate) fn producer_config(properties: &BTreeMap<String, String>) -> ClientConfig {
-    let mut config = base_config();
+    let mut config = base_config(properties.contains_key("debug"));
     for (key, value) in properties {
         config.set(canonical(key), value);
     }
@@ -238,7 +237,7 @@ pub(crate) fn producer_config(properties: &BTreeMap<String, String>) -> ClientCo
 
 /// The configuration of a client that only looks: how to reach the broker, and nothing of producing.
 pub(crate) fn connection_config(properties: &BTreeMap<String, String>) -> ClientConfig {
-    let mut config = base_config();
+    let mut config = base_config(properties.contains_key("debug"));
     config.remove("queue.buffering.max.ms");
     for (key, value) in properties {
         let own = canonical(key);
@@ -249,10 +248,11 @@ pub(crate) fn connection_config(properties: &BTreeMap<String, String>) -> Client
     config
 }
 
-fn base_config() -> ClientConfig {
+fn base_config(is_debugged: bool) -> ClientConfig {
     let mut config = ClientConfig::new();
     // The client's own filter; what passes is filtered again by whoever reads our log.
-    config.set_log_level(rdkafka::config::RDKafkaLogLevel::Info);
+    let level = if is_debugged { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
+    config.set_log_level(level);
     for (key, value) in DEFAULTS {
         config.set(*key, *value);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::contract::{BoxFuture, Receipt, Sink as Contract, SinkError};
 use crate::kafka::ask::{Admin, Answer, Asker};
@@ -30,6 +30,10 @@ const QUESTIONS: usize = 16;
 /// in flight, so that the ones at fault are among them.
 const ALONE: u64 = 50_000;
 
+/// How often every partition counts as cold again. Brokers forget a producer that was silent there for long (a day by
+/// default), and with it the sequence that its records must follow.
+const COOLING: Duration = Duration::from_secs(3600);
+
 /// Publishes to Kafka. See the [module](crate::kafka) for how it keeps the promises.
 pub struct Sink {
     pub(crate) settings: Settings,
@@ -46,6 +50,7 @@ pub struct Sink {
     /// Resolves when the last producer has ended.
     ended: Option<oneshot::Receiver<()>>,
     built_before: bool,
+    cooled: Instant,
 }
 
 impl Sink {
@@ -74,6 +79,7 @@ impl Sink {
             reach,
             ended: None,
             built_before: false,
+            cooled: Instant::now(),
         })
     }
 
@@ -103,6 +109,7 @@ impl Sink {
             source: Some(Box::new(error)),
         })?;
         self.topics.begin_anew();
+        self.cooled = Instant::now();
         self.producer = Some(producer);
         if std::mem::replace(&mut self.built_before, true) {
             metrics::count_producer_rebuild();
@@ -125,6 +132,10 @@ impl Sink {
         self.sound()?;
         self.ask_for_what_is_due()?;
         self.topics.rotate();
+        if self.cooled.elapsed() > COOLING {
+            self.topics.cool();
+            self.cooled = Instant::now();
+        }
         loop {
             self.learn(records).await?;
             let mut plan = Plan::default();

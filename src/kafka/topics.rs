@@ -182,10 +182,13 @@ impl Topics {
 
     /// Begins with a new producer: no partition is warm, and topics are to be introduced to it.
     pub(crate) fn begin_anew(&mut self) {
-        for known in self.known() {
-            known.warmth.fill(Warmth::Cold);
-            known.introduced = false;
-        }
+        self.cool();
+        self.known().for_each(|known| known.introduced = false);
+    }
+
+    /// Counts every partition as cold.
+    pub(crate) fn cool(&mut self) {
+        self.known().for_each(|known| known.warmth.fill(Warmth::Cold));
     }
 
     /// Notes that the first records of all partitions are acknowledged.

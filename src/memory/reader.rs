@@ -64,22 +64,19 @@ impl Session {
             return None;
         }
         let lane = self.asked.pop_front()?;
-        let (mine, others): (Vec<Held>, Vec<Held>) = self.holding.iter().cloned().partition(|held| held.lane == lane);
-        let left_out = |row: &&Row| {
-            row.number <= self.last
-                && row.sent_at.is_none()
-                && mine.iter().any(|held| covers(held, &row.record))
-                && !covered(&others, &row.record)
-        };
-        let left_out = state.rows().filter(left_out).map(|row| row.record.id).collect();
+        let held = self.holding.iter().find(|held| held.lane == lane)?;
+        let is_left_out = |row: &&Row| row.number <= self.last && covers(held, &row.record);
+        let left_out = state.rows().filter(is_left_out).map(|row| row.record.id).collect();
         self.release = Some(Release { lane: lane.clone(), left_out });
         Some(lane)
     }
 
+    /// What another held lane keeps back stays back: it comes when that one is released.
     fn read_left_out(&mut self, state: &State, page: &mut Page) -> Option<Lane> {
         let release = self.release.as_mut()?;
+        let others: Vec<Held> = self.holding.iter().filter(|held| held.lane != release.lane).cloned().collect();
         while let Some(id) = release.left_out.front() {
-            if let Some(row) = state.row(*id).filter(|row| row.sent_at.is_none())
+            if let Some(row) = state.row(*id).filter(|row| row.sent_at.is_none() && !covered(&others, &row.record))
                 && !page.take(row)
             {
                 return None;

@@ -69,7 +69,10 @@ impl DeltaReader {
     async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
         self.enter()?;
         let limit = Limit { records: limit.records.min(self.rows).max(1), ..limit };
-        let mut page = match self.releases.turn(&self.at, &self.holds) {
+        let turn = self.releases.turn(&self.at, &self.holds);
+        // Only a look at the present that found little says that there is no more.
+        let looked = turn == Turn::Main && self.walk.is_none();
+        let mut page = match turn {
             Turn::Release => self.releases.page(&mut self.conn, &self.table, &self.holds, &self.at, limit).await?,
             Turn::Main if self.walk.is_some() => self.next_page(limit).await?,
             Turn::Main => self.next_window(limit).await?,
@@ -83,7 +86,7 @@ impl DeltaReader {
         Ok(Batch {
             records: page.records,
             end: self.at.to_position(),
-            more: full || self.walk.is_some() || !self.releases.is_empty(),
+            more: full || !looked || !self.releases.is_empty(),
             opened: news.opened,
             closed: news.closed,
         })

@@ -79,12 +79,15 @@ impl Session {
         let Some(Release { lane, mut cursor }) = self.holding.under_way().cloned() else { return Ok(None) };
         let sql = format!(
             "/* outboxd: fetch_left_out */ select {COLUMNS} from {}
-             where id > ? and id <= ? and sent_at is null and topic = ? and (? or (key is ? and partition is null) or partition is ?)
+             where id > ?1 and id <= ?2 and sent_at is null and topic = ?3 and case
+                when ?5 is not null then partition = ?5
+                when ?4 is not null then key = ?4 and partition is null
+                else true end
              order by id",
             self.table.outbox()
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor).bind(self.last).bind(lane.topic());
-        let query = query.bind(matches!(lane, Lane::Topic { .. })).bind(lane.key()).bind(lane.partition());
+        let query = query.bind(lane.key()).bind(lane.partition());
         let mut rows = query.fetch(&mut self.connection);
         let mut reader = Rows::default();
         let mut is_complete = true;

@@ -11,6 +11,9 @@ use crate::sqlite::errors::classify;
 /// How often it asks while armed. Asking reads a counter in shared memory: no table, no lock, no disk.
 const INTERVAL: Duration = Duration::from_millis(5);
 
+/// No count that SQLite gives.
+const UNKNOWN: i64 = -1;
+
 /// Polls `pragma data_version`. Commits of any kind wake, the relay's own on other connections included.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -21,7 +24,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(file: File) -> Self {
-        Self { file, connection: None, seen: 0 }
+        Self { file, connection: None, seen: UNKNOWN }
     }
 
     async fn arm(&mut self) -> Result<bool, StoreError> {
@@ -36,15 +39,23 @@ impl Watch {
         Ok(())
     }
 
-    /// The connection is out of its place while it is used, so that none is kept after an error or a cancelled call.
+    /// The connection stays in its place while it is asked: the counts of two connections cannot be compared, so a
+    /// cancelled call must not lose it.
     async fn version(&mut self) -> Result<i64, StoreError> {
-        let mut connection = match self.connection.take() {
+        let connection = match &mut self.connection {
             Some(connection) => connection,
-            None => self.file.connect(Durability::Lazy).await?,
+            vacant => {
+                let connection = vacant.insert(self.file.connect(Durability::Lazy).await?);
+                // Whoever waits reads once more: a commit may have gone unnoticed.
+                self.seen = UNKNOWN;
+                connection
+            }
         };
-        let version = data_version(&mut connection).await.map_err(|error| classify("watching for commits", error))?;
-        self.connection = Some(connection);
-        Ok(version)
+        let version = data_version(connection).await.map_err(|error| classify("watching for commits", error));
+        if version.is_err() {
+            self.connection = None;
+        }
+        version
     }
 }
 

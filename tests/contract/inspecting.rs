@@ -1,0 +1,89 @@
+//! The backlog: what waits, counted with a bound.
+
+use std::time::Duration;
+
+use outboxd::contract::Backlog;
+use outboxd::outbox::{Lane, Settle};
+
+use crate::contract::session::{ALL, Session, held, lead, settle};
+use crate::contract::{Implementation, message, messages, write, write_all};
+
+pub(crate) async fn the_backlog_is_what_waits(implementation: &dyn Implementation) {
+    for mode in Settle::ALL {
+        let outbox = implementation.outbox(mode).await;
+        let store = outbox.store();
+        let (_leader, term) = lead(&store).await;
+        let empty = store.backlog(100).await.expect("a backlog");
+        assert_eq!(empty, Backlog { oldest_snapshot: empty.oldest_snapshot, ..Backlog::default() }, "{mode}");
+        write_all(&*outbox, &messages(5, "orders", "a")).await;
+        let mut session = Session::open(&store).await;
+        for left in [5, 3, 0] {
+            let backlog = store.backlog(100).await.expect("a backlog");
+            assert_eq!((backlog.unsent, backlog.capped, backlog.late), (left, false, 0), "{mode}");
+            assert_eq!(backlog.oldest.is_zero(), left == 0, "{mode}: {left} wait for {:?}", backlog.oldest);
+            let batch = session.next(if left == 5 { 2 } else { 3 }).await;
+            settle(&store, &batch.records).await;
+            session.save(term, Vec::new()).await;
+        }
+        let drained = store.backlog(100).await.expect("a backlog");
+        assert_eq!((drained.unsent, drained.oldest), (0, Duration::ZERO), "{mode}");
+    }
+}
+
+pub(crate) async fn the_backlog_is_counted_up_to_a_limit(implementation: &dyn Implementation) {
+    for mode in Settle::ALL {
+        let outbox = implementation.outbox(mode).await;
+        let store = outbox.store();
+        write_all(&*outbox, &messages(10, "orders", "a")).await;
+        let some = store.backlog(4).await.expect("a backlog");
+        assert_eq!((some.unsent, some.capped), (4, true), "{mode}");
+        let all = store.backlog(100).await.expect("a backlog");
+        assert_eq!((all.unsent, all.capped), (10, false), "{mode}");
+    }
+}
+
+pub(crate) async fn held_rows_below_the_checkpoint_wait_and_are_not_late(implementation: &dyn Implementation) {
+    for mode in Settle::ALL {
+        let outbox = implementation.outbox(mode).await;
+        let store = outbox.store();
+        let (_leader, term) = lead(&store).await;
+        write_all(&*outbox, &messages(3, "held", "a")).await;
+        let from_id = outbox.rows().await[0].id;
+        write_all(&*outbox, &messages(2, "flowing", "a")).await;
+        let mut session = Session::open(&store).await;
+        let lane = held(Lane::topic_of("held"), from_id);
+        session.reader.hold(lane.clone());
+        settle(&store, &session.read(ALL).await).await;
+        session.save(term, vec![lane]).await;
+        let backlog = store.backlog(100).await.expect("a backlog");
+        assert_eq!((backlog.unsent, backlog.late), (3, 0), "{mode}: {backlog:?}");
+        assert!(!backlog.oldest.is_zero(), "{mode}");
+    }
+}
+
+/// It never should be there: this is how an operator would learn that a promise broke.
+pub(crate) async fn an_unsettled_row_below_the_checkpoint_is_late(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let (_leader, term) = lead(&store).await;
+    write_all(&*outbox, &messages(3, "orders", "a")).await;
+    let mut session = Session::open(&store).await;
+    settle(&store, &session.read(ALL).await[..2]).await;
+    session.save(term, Vec::new()).await;
+    // Looking for late rows may take several looks.
+    while store.backlog(100).await.expect("a backlog").late != 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) async fn the_oldest_message_ages(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    write(&*outbox, &message("orders", "a")).await;
+    let oldest = async || store.backlog(100).await.expect("a backlog").oldest;
+    let first = oldest().await;
+    assert!(first < Duration::from_secs(60), "{first:?}");
+    while oldest().await < first + Duration::from_millis(50) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,122 @@
+//! The lease: one leader, and terms that grow.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use outboxd::contract::{Bid, LeaseSession, Store, StoreError};
+use outboxd::outbox::{Settle, Term};
+use tokio::time::Instant;
+
+use crate::contract::Implementation;
+
+/// Long enough to renew in time on a busy machine, short enough to wait for.
+const TTL: Duration = Duration::from_millis(1_500);
+
+/// A database's clock and ours may be cut to milliseconds differently.
+const ROUNDING: Duration = Duration::from_millis(5);
+
+async fn session(store: &Arc<dyn Store>, holder: &str) -> Box<dyn LeaseSession> {
+    store.lease(holder, TTL).await.expect("a lease session opens")
+}
+
+async fn bid(session: &mut Box<dyn LeaseSession>) -> Bid {
+    session.bid().await.expect("a bid")
+}
+
+/// Bids until it is won, as a standby does.
+async fn win(session: &mut Box<dyn LeaseSession>) -> Term {
+    loop {
+        match bid(session).await {
+            Bid::Won(term) => return term,
+            Bid::Taken => tokio::time::sleep(Duration::from_millis(20)).await,
+            Bid::Wait(wait) => tokio::time::sleep(wait).await,
+        }
+    }
+}
+
+pub(crate) async fn a_free_lease_is_won(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let mut leader = session(&outbox.store(), "one").await;
+    let Bid::Won(term) = bid(&mut leader).await else { panic!("the lease was free") };
+    leader.renew(term).await.expect("renewed");
+}
+
+pub(crate) async fn a_lease_is_not_taken_over_while_it_is_renewed(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let mut leader = session(&outbox.store(), "one").await;
+    let mut rival = session(&outbox.store(), "two").await;
+    let term = win(&mut leader).await;
+    let end = Instant::now() + TTL * 2;
+    while Instant::now() < end {
+        leader.renew(term).await.expect("renewed");
+        let rivals = bid(&mut rival).await;
+        assert!(!matches!(rivals, Bid::Won(_)), "{rivals:?}");
+        tokio::time::sleep(TTL / 10).await;
+    }
+}
+
+pub(crate) async fn a_resigned_lease_is_won_at_once_and_terms_grow(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let (mut one, mut other) = (session(&outbox.store(), "one").await, session(&outbox.store(), "two").await);
+    let mut last = Term(i64::MIN);
+    for _ in 0..4 {
+        let begun = Instant::now();
+        let term = win(&mut one).await;
+        assert!(term > last, "{term} after {last}");
+        assert!(begun.elapsed() < TTL, "nobody waits for a lease that was resigned");
+        one.resign(term).await.expect("resigned");
+        last = term;
+        std::mem::swap(&mut one, &mut other);
+    }
+}
+
+pub(crate) async fn a_lease_that_ran_out_is_taken_over_and_its_term_is_over(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let mut leader = session(&outbox.store(), "one").await;
+    let mut successor = session(&outbox.store(), "two").await;
+    let begun = Instant::now();
+    let ended = win(&mut leader).await;
+    let term = win(&mut successor).await;
+    assert!(begun.elapsed() + ROUNDING >= TTL, "taken over after {:?}", begun.elapsed());
+    assert!(term > ended);
+    // Its session may be gone by now, which ends the leadership as well.
+    let refused = leader.renew(ended).await.expect_err("the lease is another's");
+    assert!(matches!(refused, StoreError::TermOver { .. } | StoreError::Unavailable { .. }), "{refused}");
+    let mut again = session(&outbox.store(), "one").await;
+    let refused = again.renew(ended).await.expect_err("the lease is another's");
+    assert!(matches!(refused, StoreError::TermOver { term } if term == ended), "{refused}");
+    successor.renew(term).await.expect("renewed");
+}
+
+pub(crate) async fn a_lost_session_leaves_its_lease_to_run_out(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let mut leader = session(&outbox.store(), "one").await;
+    let begun = Instant::now();
+    let ended = win(&mut leader).await;
+    drop(leader);
+    let term = win(&mut session(&outbox.store(), "two").await).await;
+    assert!(term > ended);
+    assert!(begun.elapsed() + ROUNDING >= TTL, "taken over after {:?}", begun.elapsed());
+}
+
+pub(crate) async fn resigning_an_ended_term_does_nothing(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let (mut one, mut other) = (session(&outbox.store(), "one").await, session(&outbox.store(), "two").await);
+    let ended = win(&mut one).await;
+    one.resign(ended).await.expect("resigned");
+    let term = win(&mut other).await;
+    one.resign(ended).await.expect("nothing to resign");
+    let rivals = bid(&mut one).await;
+    assert!(!matches!(rivals, Bid::Won(_)), "{rivals:?}");
+    other.renew(term).await.expect("still the leader");
+}
+
+pub(crate) async fn one_of_many_bidders_wins(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let mut sessions = join_all((0..6).map(|_| session(&store, "many"))).await;
+    let bids = join_all(sessions.iter_mut().map(bid)).await;
+    let won = bids.iter().filter(|bid| matches!(bid, Bid::Won(_))).count();
+    assert_eq!(won, 1, "{bids:?}");
+}

@@ -1,0 +1,195 @@
+//! Every promise of `src/contract/`, over every implementation.
+//!
+//! A file of `src/contract/` has its twins here; each function is one promise and takes an [`Implementation`].
+//! A promise is listed once, in `promises!`, and becomes a test of each implementation, for example
+//! `contract::sqlite::nothing_is_read_before_it_commits`. To hold another implementation to all of them, write its
+//! fixture under `fixtures/` and add a module below. A service that is missing makes its tests fail.
+
+mod checkpoint;
+mod fixtures;
+mod holding;
+mod inspecting;
+mod lease;
+mod purging;
+mod reading;
+mod releasing;
+mod session;
+mod settling;
+mod sink;
+mod wake;
+mod workload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outboxd::Message;
+use outboxd::contract::{BoxFuture, Store};
+use outboxd::outbox::Settle;
+use uuid::Uuid;
+
+/// The longest that one promise may take. It is here to end a test that waits for what never comes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A kind of store under test.
+trait Implementation: Sync {
+    /// Makes an outbox that nobody else uses.
+    fn outbox(&self, settle: Settle) -> BoxFuture<'_, Arc<dyn Outbox>>;
+}
+
+/// A fresh outbox: what its applications and its operators do with it.
+trait Outbox: Send + Sync {
+    /// A store over it, as a newly started relay makes one.
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Begins a writer's transaction. Where the database has one writer at a time, its turn begins with the first
+    /// message.
+    fn begin(&self) -> BoxFuture<'_, Box<dyn Writer>>;
+
+    /// The committed rows by id.
+    fn rows(&self) -> BoxFuture<'_, Vec<Row>>;
+}
+
+/// A writer's transaction; dropped without a commit it is rolled back.
+trait Writer: Send {
+    /// Does other work first, so that the transaction gets whatever number the database gives to transactions.
+    fn work(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Enqueues a message.
+    fn enqueue<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, ()>;
+
+    /// Commits; returns when the rows are visible.
+    fn commit(self: Box<Self>) -> BoxFuture<'static, ()>;
+
+    /// Rolls back.
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// A row as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    id: i64,
+    event_id: Uuid,
+    is_sent: bool,
+}
+
+/// Commits one message in a transaction of its own.
+async fn write(outbox: &dyn Outbox, message: &Message) {
+    write_all(outbox, std::slice::from_ref(message)).await;
+}
+
+/// Commits messages together.
+async fn write_all(outbox: &dyn Outbox, messages: &[Message]) {
+    let mut writer = outbox.begin().await;
+    for message in messages {
+        writer.enqueue(message).await;
+    }
+    writer.commit().await;
+}
+
+/// A message that only has to arrive.
+fn message(topic: &str, key: &str) -> Message {
+    Message::to(topic).key(key).text("{}").expect("a valid message")
+}
+
+/// So many messages of one lane.
+fn messages(count: usize, topic: &str, key: &str) -> Vec<Message> {
+    (0..count).map(|_| message(topic, key)).collect()
+}
+
+fn event_ids(messages: &[Message]) -> Vec<Uuid> {
+    messages.iter().map(Message::event_id).collect()
+}
+
+/// Makes a test of each promise for the implementation, in the module where it stands.
+macro_rules! promises {
+    ($implementation:expr) => {
+        promises! { $implementation;
+            reading: nothing_is_read_before_it_commits,
+            reading: nothing_of_a_rolled_back_transaction_is_read,
+            reading: a_lane_is_read_in_the_order_of_its_commits,
+            reading: a_batch_holds_no_more_records_than_asked_for,
+            reading: a_batch_holds_no_more_bytes_than_asked_for,
+            reading: a_record_larger_than_the_limit_is_read_alone,
+            reading: an_empty_batch_says_that_nothing_is_new,
+            reading: rows_committed_while_a_backlog_is_read_come_after_it,
+            reading: a_record_is_read_as_it_was_written,
+            reading: sessions_read_independently,
+            settling: a_settled_row_is_never_read_again,
+            settling: each_mode_records_delivery_in_its_way,
+            settling: settling_again_or_what_is_gone_does_no_harm,
+            settling: a_row_of_another_event_is_left_alone,
+            settling: thousands_are_settled_at_once,
+            checkpoint: a_session_begins_at_the_stored_checkpoint,
+            checkpoint: a_checkpoint_inside_a_backlog_is_a_beginning_too,
+            checkpoint: an_empty_outbox_has_a_checkpoint,
+            checkpoint: a_checkpoint_of_an_ended_term_is_refused,
+            holding: a_held_lane_is_left_out_while_others_flow,
+            holding: a_lane_is_its_key_or_its_partition_and_not_both,
+            holding: rows_below_a_hold_come_nonetheless,
+            holding: held_lanes_are_stored_with_the_checkpoint,
+            holding: a_stored_hold_is_left_out_by_the_next_session,
+            releasing: what_was_left_out_comes_first_and_in_id_order,
+            releasing: what_was_in_flight_at_the_hold_comes_again,
+            releasing: a_stored_hold_is_released_by_a_later_session,
+            releasing: a_hold_ends_a_release_that_is_under_way,
+            releasing: holding_again_lowers_where_it_begins,
+            releasing: a_topic_leaves_its_held_keys_behind,
+            releasing: several_releases_bring_each_row_once,
+            releasing: a_release_of_nothing_opens_and_closes,
+            inspecting: the_backlog_is_what_waits,
+            inspecting: the_backlog_is_counted_up_to_a_limit,
+            inspecting: held_rows_below_the_checkpoint_wait_and_are_not_late,
+            inspecting: an_unsettled_row_below_the_checkpoint_is_late,
+            inspecting: the_oldest_message_ages,
+            purging: settled_rows_go_when_they_are_older_than_the_retention,
+            purging: settled_rows_stay_for_the_retention,
+            purging: an_unsettled_row_is_never_removed,
+            purging: a_held_row_is_never_removed,
+            purging: a_purge_of_an_ended_term_is_refused,
+            lease: a_free_lease_is_won,
+            lease: a_lease_is_not_taken_over_while_it_is_renewed,
+            lease: a_resigned_lease_is_won_at_once_and_terms_grow,
+            lease: a_lease_that_ran_out_is_taken_over_and_its_term_is_over,
+            lease: a_lost_session_leaves_its_lease_to_run_out,
+            lease: resigning_an_ended_term_does_nothing,
+            lease: one_of_many_bidders_wins,
+            wake: a_commit_wakes_who_waits,
+            wake: a_commit_between_arming_and_waiting_wakes,
+            wake: a_writer_at_work_refuses_or_wakes,
+            wake: a_cancelled_wait_can_be_waited_again,
+            workload: every_committed_row_is_read_once_and_in_order,
+            workload: nothing_is_lost_over_sessions_holds_and_checkpoints,
+        }
+    };
+    ($implementation:expr; $($topic:ident: $promise:ident,)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                let promise = $crate::contract::$topic::$promise(&$implementation);
+                tokio::time::timeout($crate::contract::PATIENCE, promise).await.expect("the promise is kept in time");
+            }
+        )+
+    };
+}
+
+/// The promises that only matter where transactions of several writers are open at once.
+macro_rules! promises_to_overlapping_writers {
+    ($implementation:expr) => {
+        promises! { $implementation;
+            reading: a_row_is_read_exactly_once_however_late_it_commits,
+            reading: a_transaction_that_began_first_and_wrote_last_comes_last,
+            checkpoint: a_row_that_commits_after_the_checkpoint_is_read_by_the_next_session,
+            releasing: a_release_brings_late_rows_too,
+        }
+    };
+}
+
+mod memory {
+    promises!(crate::contract::fixtures::memory::Memory);
+    promises_to_overlapping_writers!(crate::contract::fixtures::memory::Memory);
+}
+
+/// One writer at a time: none overlap.
+mod sqlite {
+    promises!(crate::contract::fixtures::sqlite::Sqlite);
+}

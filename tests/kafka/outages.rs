@@ -1,0 +1,176 @@
+//! Brokers that go away, refuse, or are slow: on the client's in-process broker.
+
+use futures_util::FutureExt as _;
+use outboxd::contract::{Outcome, Sink as _, SinkError};
+
+use super::*;
+
+/// Long enough for something that waits for nothing.
+const SHORTLY: Duration = Duration::from_millis(300);
+
+const MESSAGE_TOO_LARGE: i32 = 10;
+const NOT_ENOUGH_REPLICAS: i32 = 19;
+const NOT_LEADER: i32 = 6;
+
+#[tokio::test]
+async fn an_outage_costs_time_and_nothing_else() {
+    let (broker, properties) = in_process("t", 3);
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &records(0..300, "t", 7)).await.iter().all(is_delivered));
+
+    broker.down().expect("down");
+    let mut receipts = Vec::new();
+    for begin in (300..3_000).step_by(300) {
+        receipts.push(within(sink.submit(&records(begin..begin + 300, "t", 7))).await.expect("taken over"));
+    }
+    assert!(receipts[0].as_mut().now_or_never().is_none());
+    broker.up().expect("up");
+    for receipt in receipts {
+        assert!(within(receipt).await.iter().all(is_delivered));
+    }
+    assert_whole_and_in_order(&read(&properties, "t").await, 0..3_000);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_at_the_start_is_waited_for() {
+    let (broker, properties) = in_process("t", 1);
+    broker.down().expect("down");
+    let mut sink = open(settings(&properties)).await;
+    let first = [record(1, "t", "a")];
+    let mut submitting = sink.submit(&first);
+    assert!(tokio::time::timeout(SHORTLY, &mut submitting).await.is_err(), "nobody can know the topic yet");
+    broker.up().expect("up");
+    let receipt = within(submitting).await.expect("taken over");
+    assert!(within(receipt).await.iter().all(is_delivered));
+}
+
+#[tokio::test]
+async fn the_first_record_on_a_partition_is_acknowledged_before_another_is_handed_over() {
+    let (broker, properties) = in_process("t", 1);
+    let mut sink = open(settings(&properties)).await;
+    let first = records(0..100, "t", 3);
+    // Slow enough that one acknowledgement and the next can be told apart.
+    broker.delay(SHORTLY).expect("slow");
+    let began = tokio::time::Instant::now();
+    let receipt = within(sink.submit(&first)).await.expect("taken over");
+    assert!(began.elapsed() >= SHORTLY, "returned before the first record can have been acknowledged");
+    broker.delay(Duration::ZERO).expect("fast");
+    assert!(within(receipt).await.iter().all(is_delivered));
+
+    broker.down().expect("down");
+    let second = records(100..200, "t", 3);
+    let receipt =
+        tokio::time::timeout(SHORTLY, sink.submit(&second)).await.expect("waits for nothing").expect("taken over");
+    broker.up().expect("up");
+    assert!(within(receipt).await.iter().all(is_delivered));
+    assert_whole_and_in_order(&read(&properties, "t").await, 0..200);
+}
+
+#[tokio::test]
+async fn errors_that_pass_are_retried_in_order_and_never_seen() {
+    let (broker, properties) = in_process("t", 2);
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &records(0..10, "t", 5)).await.iter().all(is_delivered));
+    broker
+        .refuse_appends(&[NOT_ENOUGH_REPLICAS, NOT_LEADER, NOT_ENOUGH_REPLICAS, NOT_ENOUGH_REPLICAS])
+        .expect("prepared");
+    let mut receipts = Vec::new();
+    for begin in (10..1_010).step_by(100) {
+        receipts.push(within(sink.submit(&records(begin..begin + 100, "t", 5))).await.expect("taken over"));
+    }
+    for receipt in receipts {
+        assert!(within(receipt).await.iter().all(is_delivered));
+    }
+    assert_whole_and_in_order(&read(&properties, "t").await, 0..1_010);
+}
+
+#[tokio::test]
+async fn a_full_client_is_waited_for_and_nothing_is_dropped() {
+    let (broker, properties) = in_process("t", 3);
+    let mut sink = open(Settings { buffer_records: 50, ..settings(&properties) }).await;
+    assert!(publish(&mut sink, &records(0..30, "t", 7)).await.iter().all(is_delivered));
+    broker.down().expect("down");
+    let many = records(30..1_000, "t", 7);
+    let mut submitting = sink.submit(&many);
+    assert!(tokio::time::timeout(SHORTLY, &mut submitting).await.is_err(), "there is room for 50");
+    broker.up().expect("up");
+    let receipt = within(submitting).await.expect("taken over");
+    assert!(within(receipt).await.iter().all(is_delivered));
+    assert_whole_and_in_order(&read(&properties, "t").await, 0..1_000);
+}
+
+#[tokio::test]
+async fn aborting_resolves_every_receipt_at_once_and_the_sink_can_be_opened_again() {
+    let (broker, properties) = in_process("t", 1);
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
+    broker.down().expect("down");
+    let receipt = within(sink.submit(&records(1..100, "t", 3))).await.expect("taken over");
+    sink.abort();
+    assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 99]));
+    let error = within(sink.submit(&[record(1, "t", "a")])).await.err().expect("not open");
+    assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
+
+    broker.up().expect("up");
+    within(sink.open(TERM)).await.expect("opens");
+    assert!(publish(&mut sink, &records(1..100, "t", 3)).await.iter().all(is_delivered));
+}
+
+#[tokio::test]
+async fn a_dropped_sink_resolves_its_receipts() {
+    let (broker, properties) = in_process("t", 1);
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
+    broker.down().expect("down");
+    let receipt = within(sink.submit(&records(1..10, "t", 3))).await.expect("taken over");
+    drop(sink);
+    assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 9]));
+}
+
+#[tokio::test]
+async fn a_submission_that_is_cut_off_leaves_a_sink_that_can_be_aborted_and_opened_again() {
+    let (broker, properties) = in_process("t", 1);
+    let mut sink = open(settings(&properties)).await;
+    broker.delay(Duration::from_secs(2)).expect("slow");
+    assert!(tokio::time::timeout(SHORTLY, sink.submit(&records(0..10, "t", 3))).await.is_err());
+    sink.abort();
+    broker.delay(Duration::ZERO).expect("fast");
+    within(sink.open(TERM)).await.expect("opens");
+    assert!(publish(&mut sink, &records(0..10, "t", 3)).await.iter().all(is_delivered));
+}
+
+#[tokio::test]
+async fn a_refused_batch_ends_the_producer_and_only_a_record_refused_alone_is_rejected() {
+    let (broker, properties) = in_process("t", 1);
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
+    broker.refuse_appends(&[MESSAGE_TOO_LARGE]).expect("prepared");
+    let suspects = records(1..100, "t", 3);
+    let outcomes = publish(&mut sink, &suspects).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Unknown), "{outcomes:?}");
+    let error = within(sink.submit(&suspects)).await.err().expect("to be opened anew");
+    assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
+
+    within(sink.open(TERM)).await.expect("opens");
+    assert!(publish(&mut sink, &suspects[..1]).await.iter().all(is_delivered));
+    broker.refuse_appends(&[MESSAGE_TOO_LARGE]).expect("prepared");
+    let outcomes = publish(&mut sink, &suspects[1..2]).await;
+    assert!(
+        matches!(&outcomes[..], [Outcome::Rejected(rejection)] if rejection.code == "message_too_large"),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
+async fn opening_again_is_cheap_when_all_is_well_and_forgets_what_is_under_way_when_it_is_not() {
+    let (broker, properties) = in_process("t", 1);
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
+    assert!(sink.open(Term(2)).now_or_never().is_some(), "nothing to do");
+    broker.down().expect("down");
+    let receipt = within(sink.submit(&records(1..10, "t", 3))).await.expect("taken over");
+    within(sink.open(Term(3))).await.expect("opens");
+    assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 9]));
+    broker.up().expect("up");
+    assert!(publish(&mut sink, &records(1..10, "t", 3)).await.iter().all(is_delivered));
+}
