@@ -139,9 +139,7 @@ pub async fn grant(url: &Secret, table: &Table, application_role: &str, relay_ro
     let grants = grants_sql(table, application_role, relay_role)
         .map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
     let mut conn = connect(&options(url)?, "migrate", &[]).await?;
-    let doing = "granting";
-    bounded(doing, ask(doing, sqlx::raw_sql(sql(grants)).execute(&mut conn))).await?;
-    Ok(())
+    ask("granting", sqlx::raw_sql(sql(grants)).execute(&mut conn)).await.map(drop)
 }
 
 fn quoted_role(name: &str) -> Result<String, InvalidRole> {
