@@ -11,4 +11,5 @@ mod kafka;
 mod migrations;
 mod postgres;
 mod relay;
+mod sqlite;
 mod support;
