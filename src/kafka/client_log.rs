@@ -108,6 +108,8 @@ impl ClientContext for ClientLog {
                 }
                 tracing::debug!(kind, "Kafka client: {line}");
             }
+            // Of a property that is ours, at every start.
+            "CONFWARN" if line.contains("enable.gapless.guarantee") => tracing::debug!(kind, "Kafka client: {line}"),
             _ if is_bad => {
                 if let Some(kept_back) = self.due(kind) {
                     tracing::warn!(kind, kept_back, "Kafka client: {line}");
