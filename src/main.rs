@@ -44,12 +44,14 @@ fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
     let config = judge(&gather(settings), Needs::Everything)?;
     logging::start(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.table, "outboxd starts");
-    let ended = block_on(async { daemon::run(config, Shutdown::on_signals()?).await })??;
-    match ended {
-        Ended::Graceful => tracing::info!("stopped: everything published is recorded"),
-        Ended::CutOff => tracing::warn!("cut off: some published records are not recorded and will come again"),
+    let ended = block_on(async { daemon::run(config, Shutdown::on_signals()?).await }).flatten();
+    match &ended {
+        Ok(Ended::Graceful) => tracing::info!("stopped: everything published is recorded"),
+        Ok(Ended::CutOff) => tracing::warn!("cut off: some published records are not recorded and will come again"),
+        // Whoever reads the log as JSON gets the end of it as JSON, too.
+        Err(error) => tracing::error!(error = %chain(error.as_ref()), "outboxd ends"),
     }
-    Ok(exit_code(ended))
+    Ok(ended.map_or(ExitCode::from(FAILED), exit_code))
 }
 
 fn exit_code(ended: Ended) -> ExitCode {

@@ -33,7 +33,7 @@ mod store;
 #[cfg(feature = "relay")]
 mod wake;
 
-pub use enqueue::{enqueue, enqueue_into, enqueue_many};
+pub use enqueue::{EnqueueError, enqueue, enqueue_into, enqueue_many, enqueue_many_into};
 #[cfg(feature = "relay")]
 pub use schema::{Migrated, check, migrate, migration_sql};
 #[cfg(feature = "relay")]

@@ -16,7 +16,7 @@ const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "outbox", include_str!("../../mi
 /// What `migrate` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Migrated {
-    /// Names of the migrations that were applied, in order; empty when the tables were up to date.
+    /// The names of the migrations that were applied now, in order; none when all had been before.
     pub applied: Vec<String>,
 }
 
