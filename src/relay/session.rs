@@ -114,18 +114,16 @@ impl Session<'_> {
         let watchdog = watch_ending(stop, self.leadership, self.status, &ending);
         let stages = self.publish_and_drain(&lanes, fetched, submissions, settler, &ending);
         let stages = async {
-            let ended = stages.await;
+            let (published, settled) = stages.await;
             ending.soft.cancel();
-            ended
+            (published, settled, fetcher.await)
         };
-        let (published, settled) = tokio::select! {
+        let (published, settled, fetched) = tokio::select! {
             ended = stages => ended,
             () = watchdog => unreachable!("the watchdog never ends"),
         };
-        let (reader, fetched) = match fetcher.await {
-            Ok(ended) => ended,
-            Err(_panicked) => return Verdict::Failed(Error::Panicked("fetcher")),
-        };
+        let panicked = |_| (None, Err(Verdict::Failed(Error::Panicked("fetcher"))));
+        let (reader, fetched) = fetched.unwrap_or_else(panicked);
         let all_settled = settled.is_ok();
         let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(graver);
         if let Some(reader) = reader {
