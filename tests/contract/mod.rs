@@ -6,6 +6,7 @@
 //! fixture under `fixtures/` and add a module below. A service that is missing makes its tests fail.
 
 mod checkpoint;
+mod faults;
 mod fixtures;
 mod holding;
 mod inspecting;
