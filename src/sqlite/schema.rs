@@ -169,7 +169,8 @@ mod tests {
         let table: Table = "shop_events".parse().expect("a name");
         let sql = migration_sql(&table);
         let statements: Vec<&str> = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
-        assert!(!statements.join("\n").contains("outbox"), "{sql}");
+        // The migration's own name is no table's.
+        assert!(!statements.join("\n").replace("'outbox'", "").contains("outbox"), "{sql}");
         assert!(sql.contains("create index \"shop_events_unsent\" on \"shop_events\" (id)"), "{sql}");
         assert!(sql.contains("\"shop_events_migrations\""), "{sql}");
     }

@@ -93,6 +93,6 @@ async fn an_address_that_is_taken_is_a_clear_error() {
     let address = taken.local_addr().expect("bound").to_string();
     let output = ran(&["run", "--database-url", &small.url(), "--brokers", "127.0.0.1:1", "--http", &address]);
     assert_eq!(output.status.code(), Some(1));
-    let expected = format!("outboxd: error: cannot listen on {address}; give a free address with --http");
+    let expected = format!("cannot listen on {address}; give a free address with --http");
     assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
 }
