@@ -72,7 +72,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
                     metrics::count_late(backlog.late);
                     tracing::error!(
                         records = backlog.late,
-                        "unsettled records lie below the checkpoint: run `outboxd status` and report this"
+                        "unsettled records lie below the checkpoint, which must not be: please report this"
                     );
                 }
                 measured.send_replace(backlog);

@@ -35,7 +35,7 @@ pub(crate) struct Topic {
 pub(crate) enum State {
     /// It can be published to.
     Known(Known),
-    /// Its records wait, until an answer to [`Topics::accepted`] lets them go.
+    /// Its records wait, until an answer to [`Inbox::accepted`] lets them go.
     Held(HoldCause),
     /// No topic can have this name.
     Impossible,
@@ -116,7 +116,7 @@ impl Topics {
             && topic.asked.elapsed() > Duration::from_secs(1)
     }
 
-    /// Takes in what the broker said about a topic. A topic that is held stays so: see [`Topics::accepted`].
+    /// Takes in what the broker said about a topic. A topic that is held stays so: see [`Inbox::accepted`].
     pub(crate) fn learn(&mut self, name: &Arc<str>, answer: Answer) {
         let Some(number) = self.find(name) else {
             self.index.insert(Arc::clone(name), self.table.len());
