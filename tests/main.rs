@@ -6,6 +6,7 @@ mod architecture;
 mod contract;
 mod daemon;
 mod engine;
+mod examples;
 mod kafka;
 mod migrations;
 mod postgres;

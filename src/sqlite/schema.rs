@@ -50,12 +50,18 @@ pub async fn migrate(url: &str, table: &Table) -> Result<Migrated, StoreError> {
 /// [`StoreError::Unusable`] with the repair when they are not.
 pub async fn check(url: &str, table: &Table) -> Result<(), StoreError> {
     let file = file(url, table)?;
-    if !file.path().exists() {
-        let problem = format!("there is no database file {}", file.path().display());
-        return Err(unusable(problem, "run `outboxd migrate`, or check `database.url`"));
-    }
+    check_file(&file)?;
     let mut connection = file.connect(Durability::Lazy).await?;
     check_tables(&mut connection, table).await
+}
+
+/// A file that is not there does not come by waiting: whoever has the database makes it.
+pub(super) fn check_file(file: &File) -> Result<(), StoreError> {
+    if file.path().exists() {
+        return Ok(());
+    }
+    let problem = format!("there is no database file {}", file.path().display());
+    Err(unusable(problem, "run `outboxd migrate`, or check `database.url`"))
 }
 
 /// The SQL that makes the tables of an outbox of this name, for people who run their own migrations.

@@ -1,6 +1,7 @@
 //! An empty read costs next to nothing, whatever lies dead in the table and whatever the planner believes.
 
 use sqlx::Executor;
+use tokio::time::Instant;
 
 use crate::support::daemon::Running;
 use crate::support::scene::Scene;
@@ -50,15 +51,27 @@ async fn an_empty_read_is_quick_on_a_million_rows_that_were_never_analysed() {
     idle_reads_are_quick(&relay).await;
 }
 
-/// The machine is shared with the services, so one read in twenty may be unlucky. Without the mechanism every
-/// one is slow: 17 to 270 ms.
+/// Looks at stretches of idle reads until one is as promised. The machine is shared with the services and
+/// whatever else runs, so a stretch may be unlucky, and of each stretch one read in twenty; without the
+/// mechanism every single read is slow, 17 to 270 ms, and no stretch ever passes.
 async fn idle_reads_are_quick(relay: &Running) {
-    let before = relay.metrics().await;
+    let end = Instant::now() + wait::PATIENCE;
+    loop {
+        let (quick, reads) = stretch(relay).await;
+        if quick >= 0.95 * reads {
+            return;
+        }
+        assert!(Instant::now() < end, "only {quick} of {reads} empty reads took less than {QUICK} s");
+    }
+}
+
+/// How many reads of a stretch were quick, and how many there were.
+async fn stretch(relay: &Running) -> (f64, f64) {
     let count = format!("{HISTOGRAM}_count");
+    let before = relay.metrics().await;
     let begun = before.sum(&count).expect("reads are counted");
     relay.reaches(&count, begun + READS).await;
     let after = relay.metrics().await;
     let reads = after.sum(&count).expect("reads are counted") - begun;
-    let quick = after.at_most(HISTOGRAM, QUICK) - before.at_most(HISTOGRAM, QUICK);
-    assert!(quick >= 0.95 * reads, "{quick} of {reads} empty reads took less than {QUICK} s");
+    (after.at_most(HISTOGRAM, QUICK) - before.at_most(HISTOGRAM, QUICK), reads)
 }
