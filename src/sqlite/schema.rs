@@ -40,6 +40,7 @@ pub async fn migrate(url: &str, table: &Table) -> Result<Migrated, StoreError> {
         migrated.applied.push(format!("{number:04}_{name}"));
     }
     transaction.commit().await.map_err(doing)?;
+    connection.close().await.map_err(doing)?;
     Ok(migrated)
 }
 

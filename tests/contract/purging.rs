@@ -88,11 +88,17 @@ pub(crate) async fn a_held_row_is_never_removed(implementation: &dyn Implementat
         let (_leader, term) = lead(&store).await;
         write_all(&*outbox, &messages(3, "held", "a")).await;
         write_all(&*outbox, &messages(3, "flowing", "a")).await;
-        let ids: Vec<i64> = outbox.rows().await.iter().map(|row| row.id).collect();
+        let all = Session::open(&store).await.read(ALL).await;
+        let ids: Vec<i64> = all.iter().map(|record| record.id).collect();
         let mut session = Session::open(&store).await;
         let lane = held(Lane::topic_of("held"), ids[1]);
         session.reader.hold(lane.clone());
-        settle(&store, &session.read(ALL).await).await;
+        let mut delivered = session.read(ALL).await;
+        if mode == Settle::Mark {
+            // A row of a held lane may be settled, after a release that a hold has ended.
+            delivered.push(all[2].clone());
+        }
+        settle(&store, &delivered).await;
         session.save(term, vec![lane]).await;
         purge_until(&store, term, if mode == Settle::Delete { 0 } else { 4 }).await;
         let left: Vec<i64> = outbox.rows().await.iter().map(|row| row.id).collect();

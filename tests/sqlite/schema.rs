@@ -75,8 +75,9 @@ async fn a_table_that_gives_ids_twice_is_refused() {
 
 #[tokio::test]
 async fn a_rollback_journal_is_warned_of() {
-    let file = File::migrated().await;
-    file.run("pragma journal_mode = delete").await;
+    let file = File::new();
+    let sql = sqlx::AssertSqlSafe(sqlite::migration_sql(&Table::default()));
+    sqlx::raw_sql(sql).execute(&mut file.connect().await).await.expect("the SQL runs");
     let warnings = file.store().preflight().await.expect("it can work");
     assert!(warnings.len() == 1 && warnings[0].contains("journal mode delete"), "{warnings:?}");
 }
