@@ -41,7 +41,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let config = judge(&gather(settings))?;
+    let config = judge(&gather(settings), Needs::Everything)?;
     logging::start(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.table, "outboxd starts");
     let ended = block_on(async { daemon::run(config, Shutdown::on_signals()?).await }).flatten();
@@ -63,7 +63,7 @@ fn exit_code(ended: Ended) -> ExitCode {
 
 fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
     let needs = if migration.print { Needs::Nothing } else { Needs::Database };
-    let outbox = Config::judge(&gather_database(&migration.settings), needs)?.outbox;
+    let outbox = judge(&gather_database(&migration.settings), needs)?.outbox;
     let roles = migration.grants.as_ref();
     let roles = roles.map(|roles| Roles { application: &roles.application, relay: &roles.relay });
     if migration.print {
@@ -82,14 +82,16 @@ fn show_config(show: &Show) -> anyhow::Result<ExitCode> {
     if !show.check {
         print!("{}", config::show(&raw));
     }
-    judge(&raw)?;
+    judge(&raw, Needs::Everything)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Judges the configuration as a relay needs it.
-fn judge(raw: &Raw) -> anyhow::Result<Config> {
-    let config = Config::judge(raw, Needs::Everything)?;
-    Backend::of(&config).map_err(|error| Complaints::about(raw, "database.url", &chain(&error)))?;
+/// Judges the configuration, and whether its URL leads to a database.
+fn judge(raw: &Raw, needs: Needs) -> anyhow::Result<Config> {
+    let config = Config::judge(raw, needs)?;
+    if !config.outbox.url.expose().is_empty() {
+        Backend::of(&config).map_err(|error| Complaints::about(raw, "database.url", &chain(&error)))?;
+    }
     Ok(config)
 }
 
@@ -109,7 +111,7 @@ fn relay_part(url: &str, brokers: &str, http: String, sabotage: Option<Sabotage>
     let settings =
         [("database.url", url.to_owned()), ("kafka.bootstrap.servers", brokers.to_owned()), ("http.listen", http)];
     let flags = settings.map(|(key, value)| Flag { name: "--relay-part", key: key.to_owned(), value });
-    let config = judge(&Raw::gather(&Sources { flags: flags.into(), ..Sources::default() }))?;
+    let config = judge(&Raw::gather(&Sources { flags: flags.into(), ..Sources::default() }), Needs::Everything)?;
     logging::start(&config.log);
     let spoil = |sink| match sabotage {
         Some(how) => how.spoil(sink),

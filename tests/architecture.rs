@@ -45,7 +45,7 @@ const ROOMS: &[Room] = &[
     Room { name: "backends", floor: 6, may_import: &[GROUND, WINGS, &["config"]] },
     Room { name: "cli", floor: 6, may_import: &[&["config", "outbox", "observe"]] },
     Room { name: "daemon", floor: 7, may_import: &[GROUND, WORK, &["admin", "config", "backends"]] },
-    // It plays the application and the broker as well, so it names the wings that it plays with.
+    // It plays the application and the consumer itself.
     Room { name: "demo", floor: 7, may_import: &[GROUND, WORK, &["admin", "config", "backends", "sqlite", "kafka"]] },
     Room { name: "main", floor: 8, may_import: &[GROUND, WINGS, WORK, &["admin", "config", "backends", "cli"], TOP] },
     Room { name: "lib", floor: 8, may_import: &[GROUND, WINGS, WORK, &["admin", "config", "backends", "cli"], TOP] },

@@ -33,3 +33,40 @@ pub fn ready(status: &Status, now: Instant) -> Result<&'static str, String> {
         Phase::Stopped => Err("stopped".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(phase: Phase) -> Status {
+        Status { phase, ..Status::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_is_judged_by_movement_and_not_by_how_much_waits() {
+        let mut leading = status(Phase::Leading);
+        leading.in_flight = 1_000_000;
+        assert_eq!(ready(&leading, Instant::now()), Ok("leading"));
+        tokio::time::advance(STALLED).await;
+        let reason = ready(&leading, Instant::now()).expect_err("nothing moved");
+        assert_eq!(reason, "no progress for 30 s with 1000000 messages in flight");
+        leading.progressed();
+        assert_eq!(ready(&leading, Instant::now()), Ok("leading"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standby_is_ready_while_it_reaches_the_database() {
+        let mut standby = status(Phase::Standby);
+        assert!(ready(&standby, Instant::now()).is_err());
+        standby.connected = true;
+        tokio::time::advance(10 * STALLED).await;
+        assert_eq!(ready(&standby, Instant::now()), Ok("standby"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_is_starting_or_stopping_is_not_ready() {
+        for phase in [Phase::Starting, Phase::Draining, Phase::Stopped] {
+            assert!(ready(&status(phase), Instant::now()).is_err(), "{phase:?}");
+        }
+    }
+}

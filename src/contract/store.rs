@@ -39,7 +39,7 @@ pub trait Reader: Send {
     /// *Complete*: a committed row is read exactly once in a session, however late its transaction commits.
     /// *Ordered*: rows of one lane whose transactions did not overlap come in the order of their commits;
     /// inside a batch rows are in id order. *Never early*: no row of a transaction that is not committed is
-    /// read. An empty batch says that nothing is new, and may still move the position.
+    /// read. An empty batch without `more` says that nothing is new; an empty one may still move the position.
     ///
     /// Not to be cancelled: a dropped call leaves the session in an unknown state, and it must be dropped too.
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>>;

@@ -103,3 +103,75 @@ async fn first_end(parts: &mut [Part]) -> (Result<anyhow::Result<Ended>, JoinErr
 fn joined(name: &str, ended: Result<anyhow::Result<Ended>, JoinError>) -> anyhow::Result<Ended> {
     ended.with_context(|| format!("the {name} panicked"))?
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Starts a part that notes when it stops.
+    fn start_noting(house: &mut Supervisor, name: &'static str, notes: &Arc<Mutex<Vec<&'static str>>>) {
+        let notes = Arc::clone(notes);
+        house.start(name, |stop| async move {
+            stop.cancelled().await;
+            notes.lock().expect("no part panics").push(name);
+            Ok(Ended::Graceful)
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_started_last_stops_first() {
+        let shutdown = Shutdown::default();
+        let mut house = Supervisor::new(shutdown.clone());
+        let notes = Arc::default();
+        for name in ["page", "chores", "relay"] {
+            start_noting(&mut house, name, &notes);
+        }
+        shutdown.soft.cancel();
+        assert_eq!(house.run(PATIENCE).await.expect("no failure"), Ended::Graceful);
+        assert_eq!(*notes.lock().expect("no part panics"), ["relay", "chores", "page"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_failure_stops_the_house_and_is_its_error() {
+        let mut house = Supervisor::new(Shutdown::default());
+        let notes = Arc::default();
+        start_noting(&mut house, "page", &notes);
+        house.start("relay", |_stop| async { Err(anyhow!("no table")) });
+        let error = house.run(PATIENCE).await.expect_err("the relay failed");
+        assert_eq!(error.to_string(), "no table");
+        assert_eq!(*notes.lock().expect("no part panics"), ["page"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_a_failure_and_so_is_an_end_that_nobody_asked_for() {
+        let mut house = Supervisor::new(Shutdown::default());
+        house.start("relay", |_stop| async { panic!("a bug") });
+        let error = house.run(PATIENCE).await.expect_err("it panicked");
+        assert_eq!(error.to_string(), "the relay panicked");
+
+        let mut house = Supervisor::new(Shutdown::default());
+        house.start("relay", |_stop| async { Ok(Ended::Graceful) });
+        let error = house.run(PATIENCE).await.expect_err("nobody asked");
+        assert_eq!(error.to_string(), "the relay ended by itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_takes_too_long_is_cut_off_and_a_hard_stop_does_not_wait() {
+        for hard in [false, true] {
+            let shutdown = Shutdown::default();
+            let mut house = Supervisor::new(shutdown.clone());
+            house.start("relay", |_stop| std::future::pending());
+            shutdown.soft.cancel();
+            if hard {
+                shutdown.hard.cancel();
+            }
+            let began = tokio::time::Instant::now();
+            assert_eq!(house.run(PATIENCE).await.expect("no failure"), Ended::CutOff);
+            assert_eq!(began.elapsed() >= PATIENCE, !hard);
+        }
+    }
+}

@@ -29,6 +29,10 @@ pub use sabotage::Sabotage;
 /// How long nothing may arrive before what is still out counts as lost. Longer than a lease, and than any retry.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the writer waits for its first message to arrive before it goes on all the same. A relay's first
+/// question about a topic takes the in-process broker two seconds not to answer.
+const WARM_UP: Duration = Duration::from_secs(4);
+
 /// How long the consumer listens for stragglers after the relay has stopped.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 
@@ -89,8 +93,8 @@ async fn relay_all(
     progress: &mut Progress,
     settings: &Settings,
 ) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    let writing = stage.write(settings.messages, stop.clone()).await?;
+    let (warm, stop) = (CancellationToken::new(), CancellationToken::new());
+    let writing = stage.write(settings.messages, warm.clone(), stop.clone()).await?;
     let mut to_be_killed = settings.kill;
     let mut ticks = interval(REDRAW);
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for ctrl-c")?;
@@ -107,6 +111,9 @@ async fn relay_all(
         }
         let (written, received) = (stage.written(), stage.received());
         progress.show(written, received);
+        if received > 0 || since.elapsed() > WARM_UP {
+            warm.cancel();
+        }
         if received > arrived {
             (arrived, since) = (received, Instant::now());
         }

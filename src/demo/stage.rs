@@ -103,10 +103,11 @@ impl Stage {
         }
     }
 
-    /// Begins to write: so many messages, or until told to stop.
+    /// Begins to write: so many messages, or until told to stop; at full pace once the relay is warm.
     pub(crate) async fn write(
         &self,
         messages: Option<u64>,
+        warm: CancellationToken,
         stop: CancellationToken,
     ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
         let shop = self.shop().await?;
@@ -115,7 +116,7 @@ impl Stage {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => Ok(()),
-                done = writer::write(shop, plan, TOPIC, messages.unwrap_or(u64::MAX), &written) => done,
+                done = writer::write(shop, plan, TOPIC, messages.unwrap_or(u64::MAX), &written, warm) => done,
             }
         }))
     }

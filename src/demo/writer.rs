@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::demo::audit::Change;
 use crate::demo::plan::{Plan, Transaction};
@@ -15,13 +16,15 @@ use crate::sqlite::shop::Shop;
 const TICK: Duration = Duration::from_millis(5);
 const TRANSACTIONS_PER_TICK: usize = 11;
 
-/// Writes until at least one and exactly so many messages are committed, counting them in `written`.
+/// Writes until exactly so many messages are committed, counting them in `written`. The first transaction is
+/// alone until the relay is `warm`.
 pub(crate) async fn write(
     mut shop: Shop,
     plan: Plan,
     topic: &str,
     messages: u64,
     written: &AtomicU64,
+    warm: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut pace = interval(TICK);
     pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -40,6 +43,9 @@ pub(crate) async fn write(
         }
         if committed == messages {
             break;
+        }
+        if committed > 0 {
+            warm.cancelled().await;
         }
     }
     Ok(())

@@ -108,6 +108,10 @@ impl ClientContext for ClientLog {
                 }
                 tracing::debug!(kind, "Kafka client: {line}");
             }
+            // Of properties that the relay itself sets, at every start.
+            "CONFWARN" if ["enable.gapless.guarantee", "queuing.strategy"].iter().any(|own| line.contains(own)) => {
+                tracing::debug!(kind, "Kafka client: {line}");
+            }
             _ if is_bad => {
                 if let Some(kept_back) = self.due(kind) {
                     tracing::warn!(kind, kept_back, "Kafka client: {line}");

@@ -127,6 +127,18 @@ impl Sink {
         self.ended = Some(producer.end());
     }
 
+    async fn take_over_or_explain(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
+        let taken = self.take_over(records).await;
+        if taken.is_err()
+            && let Some(producer) = &self.producer
+        {
+            // The reports that are still to come tell who is at fault, and `abort` may follow at once. They come soon:
+            // the producer takes care that they do.
+            producer.ledger.answered().await;
+        }
+        taken
+    }
+
     async fn take_over(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
         self.topics.hear();
         self.sound()?;
@@ -254,7 +266,7 @@ impl Contract for Sink {
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take_over(records))
+        Box::pin(self.take_over_or_explain(records))
     }
 
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {

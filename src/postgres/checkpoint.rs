@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::contract::{Checkpoint, StoreError};
 use crate::outbox::{Held, HoldCause, Lane, Table};
 use crate::postgres::errors::{classify, unusable};
-use crate::postgres::session::{ask, bounded, sql};
+use crate::postgres::session::{ANSWER, ask, bounded, sql};
 use crate::postgres::snapshot::At;
 
 /// What is stored.
@@ -78,7 +78,7 @@ pub(super) async fn save(
 ) -> Result<(), StoreError> {
     let at = read_position(checkpoint.position.as_str())?;
     let doing = "storing the checkpoint";
-    bounded(doing, async {
+    bounded(doing, ANSWER, async {
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
         if !save_position(&mut transaction, table, system, checkpoint, at.highest).await? {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;

@@ -65,7 +65,7 @@ pub(super) async fn backlog(
     if let Some(lowest) = holds.lowest() {
         waiting.push(count_held(conn, table, &holds, lowest, count_limit).await?);
     }
-    if settle != Settle::Checkpoint {
+    if settle == Settle::Mark {
         look_for_late(conn, table, &stored, &holds, sweep).await?;
     }
     let rows: u64 = waiting.iter().map(|waiting| waiting.rows).sum();
@@ -169,8 +169,12 @@ async fn look_for_late(
     let text = format!(
         "/* outboxd: look_for_late */
          select count(*) filter (where sent_at is null and not (xid >= $4 or xid = any($5)) and {free}), count(*), max(id)
-         from (select * from {outbox} where id > $1 and id <= $2 order by id limit $3) looked_at",
+         from (
+             select * from {outbox}
+             where id > greatest($1, (select purged_to from {checkpoint})) and id <= $2 order by id limit $3
+         ) looked_at",
         outbox = table.outbox(),
+        checkpoint = table.checkpoint(),
         free = not_held(6)
     );
     let statement = sqlx::query(sql(text))

@@ -5,7 +5,7 @@
 //! last id read; a page costs what it walks over. Windows that fit one page take the first way, larger
 //! ones begin with it and go on with the second.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgArguments;
@@ -16,7 +16,7 @@ use crate::outbox::{Lane, Limit, Table};
 use crate::postgres::errors::classify;
 use crate::postgres::holds::not_held;
 use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page};
-use crate::postgres::session::{ask, bounded, sql};
+use crate::postgres::session::{BACKLOG, ask, bounded, sql};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::xid::Xid;
 
@@ -53,7 +53,7 @@ pub(super) async fn new_rows(
         "/* outboxd: read_new */ with s as materialized (select pg_current_snapshot() as cur)
          select cur::text, {NO_COLUMNS} from s
          union all
-         select null::text, d.* from ({newest}) d
+         {newest}
          order by id nulls first"
     );
     statement.read(conn, text, limit).await
@@ -70,7 +70,7 @@ pub(super) async fn window_by_xid(
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::new();
     let rows = statement.by_xid(table, window.0, which, Some((window.1, after)), limit);
-    let text = format!("/* outboxd: read_window_by_xid */ select null::text, d.* from ({rows}) d");
+    let text = format!("/* outboxd: read_window_by_xid */ {rows} order by id");
     statement.read(conn, text, limit).await
 }
 
@@ -103,23 +103,20 @@ pub(super) async fn load_wide(conn: &mut PgConnection, table: &Table, page: &mut
     if page.wide.is_empty() {
         return Ok(());
     }
-    let ids: Vec<i64> = page.wide.iter().map(|at| page.records[*at].id).collect();
+    let mut missing: HashMap<i64, usize> = page.wide.drain(..).map(|at| (page.records[at].id, at)).collect();
+    let ids: Vec<i64> = missing.keys().copied().collect();
     let text = format!(
-        "/* outboxd: read_payloads */ select id, payload from {outbox} where id = any($1) order by id",
+        "/* outboxd: read_payloads */ select id, payload from {outbox} where id = any($1)",
         outbox = table.outbox()
     );
     let doing = "reading payloads";
-    let rows = ask(doing, sqlx::query(sql(text)).bind(ids).fetch_all(conn)).await?;
-    let mut found: HashMap<i64, Option<Vec<u8>>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let mut gone = HashSet::new();
-    for at in page.wide.drain(..) {
-        let record = &mut page.records[at];
-        match found.remove(&record.id) {
-            Some(payload) => record.payload = payload,
-            None => _ = gone.insert(record.id),
+    let mut rows = sqlx::query(sql(text)).bind(ids).fetch(conn);
+    while let Some(row) = ask(doing, rows.try_next()).await? {
+        if let Some(at) = missing.remove(&row.get(0)) {
+            page.records[at].payload = row.get(1);
         }
     }
-    page.records.retain(|record| !gone.contains(&record.id));
+    page.records.retain(|record| !missing.contains_key(&record.id));
     Ok(())
 }
 
@@ -163,13 +160,15 @@ impl Statement {
         let rows = self.bind(rows_of(limit));
         let outbox = table.outbox();
         // Sorted by a sum, which the primary key cannot serve: on a table that was never analysed the planner
-        // would walk it, filtering every row by xid.
+        // would walk it, filtering every row by xid. Only ids are sorted: the window may be large.
         format!(
-            "select * from (
-                 select {COLUMNS} from {outbox} where xid >= ${xmax} {rest}
-                 union all
-                 select {COLUMNS} from {outbox} where xid = any(${open}) and xid < ${xmax} {rest}
-             ) u order by u.id + 0 limit ${rows}"
+            "select null::text, {COLUMNS} from (
+                 select u.id from (
+                     select id from {outbox} where xid >= ${xmax} {rest}
+                     union all
+                     select id from {outbox} where xid = any(${open}) and xid < ${xmax} {rest}
+                 ) u order by u.id + 0 limit ${rows}
+             ) page join {outbox} using (id)"
         )
     }
 
@@ -209,7 +208,7 @@ impl Statement {
     /// Keeps what fits and lets the rest of the rows pass by, so that memory is bounded.
     async fn read(self, conn: &mut PgConnection, text: String, limit: Limit) -> Result<Page, StoreError> {
         let doing = "reading the outbox";
-        bounded(doing, async {
+        bounded(doing, BACKLOG, async {
             let mut page = Page::default();
             let mut rows = sqlx::query_with(sql(text), self.arguments).fetch(conn);
             while let Some(row) = rows.try_next().await.map_err(|error| classify(doing, error))? {

@@ -10,7 +10,7 @@ use crate::contract::StoreError;
 use crate::outbox::Table;
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::errors::{classify, is_denied, not_now};
-use crate::postgres::session::{ask, bounded, sql};
+use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
 use crate::postgres::snapshot::{At, Snapshot};
 use crate::postgres::xid::Xid;
 
@@ -50,7 +50,7 @@ pub(super) async fn is_foreign(
 /// Gives the rows ids of this cluster, in one transaction, and returns what is stored now.
 pub(super) async fn rebase(conn: &mut PgConnection, table: &Table, system: &str) -> Result<Stored, StoreError> {
     let doing = "taking over a restored outbox";
-    bounded(doing, async {
+    bounded(doing, BACKLOG, async {
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
         keep_writers_out(&mut transaction, table).await?;
         let stored = checkpoint::load(&mut transaction, table).await?;
@@ -108,7 +108,7 @@ async fn renew_unread(conn: &mut PgConnection, table: &Table, at: &At) -> Result
         .bind(Xid::all(&at.prev.open))
         .bind(frozen.map(|frozen| frozen.cur.to_string()))
         .bind(frozen.map(|frozen| frozen.last));
-    Ok(ask("renewing unread rows", statement.execute(conn)).await?.rows_affected())
+    Ok(ask_within("renewing unread rows", BACKLOG, statement.execute(conn)).await?.rows_affected())
 }
 
 /// Id 0 is below every snapshot: no window ever finds these rows, releases of held lanes do.
@@ -118,7 +118,7 @@ async fn retire_read(conn: &mut PgConnection, table: &Table, now: &Snapshot) -> 
         outbox = table.outbox()
     );
     let statement = sqlx::query(sql(text)).bind(Xid(now.xmin));
-    Ok(ask("retiring read rows", statement.execute(conn)).await?.rows_affected())
+    Ok(ask_within("retiring read rows", BACKLOG, statement.execute(conn)).await?.rows_affected())
 }
 
 async fn replace_position(conn: &mut PgConnection, table: &Table, system: &str, at: &At) -> Result<(), StoreError> {

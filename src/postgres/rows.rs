@@ -9,8 +9,8 @@ use sqlx::{Row, ValueRef};
 use uuid::Uuid;
 
 use crate::contract::{BoxError, StoreError};
-use crate::outbox::{Limit, Record, headers_from_json};
-use crate::postgres::errors::{classify, unusable};
+use crate::outbox::{Headers, InvalidHeaders, Limit, Record, headers_from_json};
+use crate::postgres::errors::classify;
 use crate::postgres::snapshot::Snapshot;
 
 /// What is selected of a row. A payload of more than 8 KiB is left out at first: how many rows fit into the
@@ -83,13 +83,12 @@ impl Page {
     /// Reads a record, and the size of its payload if that was left out.
     fn record(&mut self, row: &PgRow) -> Result<(Record, Option<usize>), StoreError> {
         let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
-        self.columns(row, id).map_err(|error| match error.downcast::<StoreError>() {
-            Ok(error) => *error,
-            Err(error) => unreadable(error),
-        })
+        let json = text(row, 7).map_err(unreadable)?;
+        let headers = headers_from_json(json.as_bytes()).map_err(|error| headers_of(id, error))?;
+        self.columns(row, id, headers).map_err(unreadable)
     }
 
-    fn columns(&mut self, row: &PgRow, id: i64) -> Result<(Record, Option<usize>), BoxError> {
+    fn columns(&mut self, row: &PgRow, id: i64, headers: Headers) -> Result<(Record, Option<usize>), BoxError> {
         let size = optional(row, 5)?.map(|value| int(&value)).transpose()?;
         let payload = optional(row, 6)?.map(|value| value.as_bytes().map(<[u8]>::to_vec)).transpose()?;
         let left_out = size.filter(|_| payload.is_none()).map(usize::try_from).transpose()?;
@@ -99,7 +98,7 @@ impl Page {
             topic: self.shared_topic(text(row, 3)?),
             key: optional_text(row, 4)?.map(str::to_owned),
             payload,
-            headers: headers_from_json(text(row, 7)?.as_bytes()).map_err(|error| headers_of(id, error))?,
+            headers,
             partition: optional(row, 8)?.map(|value| int(&value)).transpose()?,
             created_at: timestamp(i64::from_be_bytes(fixed(row, 9)?)),
         };
@@ -128,15 +127,13 @@ fn unreadable(error: BoxError) -> StoreError {
     classify("reading the outbox", sqlx::Error::Decode(error))
 }
 
-fn headers_of(id: i64, error: crate::outbox::InvalidHeaders) -> BoxError {
-    let mut refusal = unusable(
-        format!("row {id} cannot be read"),
-        "its headers must be a JSON object: correct the row, and restore the table's check constraints",
-    );
-    if let StoreError::Unusable { source, .. } = &mut refusal {
-        *source = Some(Box::new(error));
+fn headers_of(id: i64, error: InvalidHeaders) -> StoreError {
+    StoreError::Unusable {
+        problem: format!("row {id} cannot be read"),
+        repair: "its headers must be a JSON object: correct the row, and restore the table's check constraints"
+            .to_owned(),
+        source: Some(Box::new(error)),
     }
-    Box::new(refusal)
 }
 
 fn optional(row: &PgRow, column: usize) -> Result<Option<PgValueRef<'_>>, BoxError> {

@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::contract::StoreError;
 use crate::outbox::Table;
 use crate::postgres::errors::{classify, unusable};
-use crate::postgres::session::{ask, bounded, connect, missing, options, sql};
+use crate::postgres::session::{ANSWER, ask, bounded, connect, missing, options, sql};
 use crate::secret::Secret;
 
 /// Every migration, in order. A released one never changes.
@@ -50,7 +50,7 @@ pub struct InvalidRole {
 pub async fn migrate(url: &Secret, table: &Table) -> Result<Migrated, StoreError> {
     let mut conn = connect(&options(url)?, "migrate", &[]).await?;
     let doing = "migrating";
-    bounded(doing, async {
+    bounded(doing, ANSWER, async {
         need_schema(&mut conn, table).await?;
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
         let lock = sqlx::query("/* outboxd: lock_migrations */ select pg_advisory_xact_lock($1, 0)").bind(CLASS);
@@ -139,9 +139,7 @@ pub async fn grant(url: &Secret, table: &Table, application_role: &str, relay_ro
     let grants = grants_sql(table, application_role, relay_role)
         .map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
     let mut conn = connect(&options(url)?, "migrate", &[]).await?;
-    let doing = "granting";
-    bounded(doing, ask(doing, sqlx::raw_sql(sql(grants)).execute(&mut conn))).await?;
-    Ok(())
+    ask("granting", sqlx::raw_sql(sql(grants)).execute(&mut conn)).await.map(drop)
 }
 
 fn quoted_role(name: &str) -> Result<String, InvalidRole> {
@@ -152,9 +150,8 @@ fn quoted_role(name: &str) -> Result<String, InvalidRole> {
 }
 
 async fn need_schema(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
-    let statement =
-        "/* outboxd: find_schema */ select coalesce(to_regnamespace($1)::text, current_schema()) is not null
-        and ($1::text is null or to_regnamespace($1) is not null)";
+    let statement = "/* outboxd: find_schema */ 
+        select case when $1::text is null then current_schema() is not null else to_regnamespace($1) is not null end";
     let schema = table.schema().map(|schema| format!("\"{schema}\""));
     if ask("looking for the schema", sqlx::query_scalar(statement).bind(&schema).fetch_one(conn)).await? {
         return Ok(());
@@ -220,7 +217,7 @@ async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<Strin
                 and a.attnum = d.adnum and a.attname = 'xid' where d.adrelid = c.oid
                 and pg_get_expr(d.adbin, d.adrelid) like '%pg_current_xact_id()'),
             not exists (select from pg_catalog.pg_sequence s join pg_catalog.pg_depend d on d.objid = s.seqrelid
-                where d.refobjid = c.oid and d.deptype in ('i', 'a') and s.seqcache = 1 and s.seqincrement = 1),
+                where d.refobjid = c.oid and d.deptype in ('i', 'a') and s.seqcache = 1 and s.seqincrement > 0),
             not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'wake' and t.tgenabled in ('O', 'A'))
         from pg_catalog.pg_class c where c.oid = to_regclass($1)";
     let complaints = [
@@ -228,7 +225,7 @@ async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<Strin
         "id is not its primary key",
         "there is no index on xid",
         "xid does not default to pg_current_xact_id()",
-        "id is no identity column of step 1 and cache 1",
+        "id is no identity column that ascends, with cache 1",
         "the trigger that wakes the relay is missing or switched off",
     ];
     let row = ask("checking the schema", sqlx::query(statement).bind(table.outbox()).fetch_one(conn)).await?;

@@ -13,9 +13,13 @@ use crate::secret::Secret;
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long an answer may take: longer than any of our statements, shorter than an operator's patience with a
-/// database host that vanished without closing the connection.
-const ANSWER: Duration = Duration::from_secs(60);
+/// How long an answer may take: longer than any of our small statements, shorter than an operator's patience with
+/// a database host that vanished without closing the connection.
+pub(super) const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long it may take where a statement looks at all that has piled up: two seconds for a million rows. That the
+/// host vanished in the meantime is noticed by the session that holds the lease.
+pub(super) const BACKLOG: Duration = Duration::from_secs(1800);
 
 /// The oldest version that has what is needed (`xid8`, `pg_current_snapshot`), as `server_version_num` counts.
 const OLDEST: u32 = 130_000;
@@ -134,12 +138,13 @@ pub(super) async fn ask_within<T>(
     }
 }
 
-/// As [`ask`], for several answers in a row.
+/// Bounds the time of several answers in a row.
 pub(super) async fn bounded<T>(
     doing: &'static str,
+    patience: Duration,
     work: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    tokio::time::timeout(ANSWER, work).await.unwrap_or_else(|_| Err(silent(doing, ANSWER)))
+    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(silent(doing, patience)))
 }
 
 /// Finds the outbox's oid, from which advisory locks and the channel of wake-ups are derived.

@@ -1,5 +1,6 @@
 //! The store: settings, sessions, and the promises handed on to whoever keeps them.
 
+use std::fmt;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -16,7 +17,9 @@ use crate::postgres::inspect::{self, Sweep};
 use crate::postgres::leases::PgLease;
 use crate::postgres::notify::{Notify, PgWake};
 use crate::postgres::purge::{self, Purging};
-use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid};
+use crate::postgres::session::{
+    ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid,
+};
 use crate::postgres::settle::UNFLUSHED;
 use crate::postgres::{checkpoint, preflight, rebase, settle};
 use crate::secret::Secret;
@@ -37,16 +40,14 @@ pub struct Settings {
 
 /// An outbox in PostgreSQL. Holds at most one connection each for settling and for looking; every reading session,
 /// lease session and wake source has its own.
-#[derive(Debug)]
 pub struct Store {
-    pub(super) settings: Settings,
-    pub(super) options: PgConnectOptions,
+    settings: Settings,
+    options: PgConnectOptions,
     settling: Mutex<Option<PgConnection>>,
     looking: Mutex<Option<Looking>>,
 }
 
 /// The session that looks at the table, and how far its rounds are.
-#[derive(Debug)]
 struct Looking {
     conn: PgConnection,
     sweep: Sweep,
@@ -142,7 +143,7 @@ impl Store {
         let Looking { conn, sweep, .. } = &mut looking;
         let Settings { table, settle, .. } = &self.settings;
         let backlog =
-            bounded("counting the backlog", inspect::backlog(conn, table, *settle, sweep, count_limit)).await?;
+            bounded("counting the backlog", ANSWER, inspect::backlog(conn, table, *settle, sweep, count_limit)).await?;
         *place = Some(looking);
         Ok(backlog)
     }
@@ -152,12 +153,19 @@ impl Store {
         let mut looking = self.looking(&mut place).await?;
         let Looking { conn, purging, .. } = &mut looking;
         let Settings { table, settle, .. } = &self.settings;
-        let purged = bounded("purging", purge::purge(conn, table, *settle, purging, term, retention)).await;
+        let purged = bounded("purging", ANSWER, purge::purge(conn, table, *settle, purging, term, retention)).await;
         // A term that is over leaves the session as it was.
         if matches!(purged, Ok(_) | Err(StoreError::TermOver { .. })) {
             *place = Some(looking);
         }
         purged
+    }
+}
+
+/// The options hold the password.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 

@@ -131,7 +131,12 @@ impl Fetcher {
                 () = sleep_until(reached.stored_at + self.checkpoint_interval) => continue,
             };
             let began = Instant::now();
-            let batch = self.reader.fetch(self.batch).await?;
+            let batch = tokio::select! {
+                biased;
+                batch = self.reader.fetch(self.batch) => batch?,
+                // A database that does not answer must not keep a relay from stepping down.
+                () = self.ending.abort.cancelled() => return Err(cut_short("reading the outbox")),
+            };
             metrics::record_fetch(began.elapsed());
             let (found, more) = (!batch.records.is_empty(), batch.more);
             self.pass_on(batch, permit, reached).await;
@@ -200,7 +205,11 @@ impl Fetcher {
         if idle && reached.stored_at.elapsed() < IDLE_CHECKPOINT {
             return Ok(());
         }
-        self.reader.save(&checkpoint).await?;
+        tokio::select! {
+            biased;
+            saved = self.reader.save(&checkpoint) => saved?,
+            () = self.ending.abort.cancelled() => return Err(cut_short("storing the checkpoint")),
+        }
         let Checkpoint { position, held, .. } = checkpoint;
         reached.stored = Some(Stored { number, position, held });
         reached.stored_at = Instant::now();
@@ -224,6 +233,11 @@ fn due(
         return None;
     }
     position.map(|position| Checkpoint { term, position, held })
+}
+
+/// What a session says that is dropped in the middle of a statement.
+fn cut_short(doing: &'static str) -> StoreError {
+    StoreError::Unavailable { doing, source: "it did not answer before the session had to end".into() }
 }
 
 /// Waits until the settler is done.

@@ -26,7 +26,7 @@ use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
 use crate::relay::publisher::Publisher;
 use crate::relay::settler::{Progress, Settler, Submitted, count_held};
-use crate::relay::{Ended, Error, Settings, Status, sink_verdict, store_verdict};
+use crate::relay::{Ended, Error, Phase, Settings, Status, sink_verdict, store_verdict};
 
 /// Batches read ahead of the publisher; their records are bounded by the credit.
 const READ_AHEAD: usize = 4;
@@ -110,21 +110,20 @@ impl Session<'_> {
         // A relay that is dropped must not go on in the background.
         let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher.run()));
         let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
-        let watchdog = watch_ending(self.stop, self.leadership, self.settings.drain_deadline, &ending);
+        let stop = (self.stop, self.settings.drain_deadline);
+        let watchdog = watch_ending(stop, self.leadership, self.status, &ending);
         let stages = self.publish_and_drain(&lanes, fetched, submissions, settler, &ending);
         let stages = async {
-            let ended = stages.await;
+            let (published, settled) = stages.await;
             ending.soft.cancel();
-            ended
+            (published, settled, fetcher.await)
         };
-        let (published, settled) = tokio::select! {
+        let (published, settled, fetched) = tokio::select! {
             ended = stages => ended,
             () = watchdog => unreachable!("the watchdog never ends"),
         };
-        let (reader, fetched) = match fetcher.await {
-            Ok(ended) => ended,
-            Err(_panicked) => return Verdict::Failed(Error::Panicked("fetcher")),
-        };
+        let panicked = |_| (None, Err(Verdict::Failed(Error::Panicked("fetcher"))));
+        let (reader, fetched) = fetched.unwrap_or_else(panicked);
         let all_settled = settled.is_ok();
         let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(graver);
         if let Some(reader) = reader {
@@ -244,7 +243,12 @@ fn graver(a: Verdict, b: Verdict) -> Verdict {
 }
 
 /// Turns the outside world into endings; never returns.
-async fn watch_ending(stop: &CancellationToken, leadership: &Leadership, deadline: Duration, ending: &Ending) {
+async fn watch_ending(
+    (stop, deadline): (&CancellationToken, Duration),
+    leadership: &Leadership,
+    status: &watch::Sender<Status>,
+    ending: &Ending,
+) {
     let lost = async {
         leadership.lost().cancelled().await;
         ending.soft.cancel();
@@ -252,6 +256,7 @@ async fn watch_ending(stop: &CancellationToken, leadership: &Leadership, deadlin
     };
     let stopped = async {
         stop.cancelled().await;
+        status.send_modify(|status| status.phase = Phase::Draining);
         ending.soft.cancel();
         sleep(deadline).await;
         ending.abort.cancel();

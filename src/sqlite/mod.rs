@@ -2,7 +2,7 @@
 //!
 //! SQLite has one writer at a time, so ids agree with the order of commits and `id > last` misses nothing. It
 //! promises all that [`contract`](crate::contract) asks of a store, to relays on the machine that has the file;
-//! a file on a network drive is nobody's to promise. Writers of messages need [`enqueue`] only: the rest comes
+//! a file on a network drive is nobody's to promise. Writers of messages need [`enqueue()`] only: the rest comes
 //! with the feature `relay`.
 
 #[cfg(feature = "relay")]
@@ -33,7 +33,7 @@ mod store;
 #[cfg(feature = "relay")]
 mod wake;
 
-pub use enqueue::{enqueue, enqueue_into, enqueue_many};
+pub use enqueue::{EnqueueError, enqueue, enqueue_into, enqueue_many, enqueue_many_into};
 #[cfg(feature = "relay")]
 pub use schema::{Migrated, check, migrate, migration_sql};
 #[cfg(feature = "relay")]

@@ -8,7 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::outbox::Message;
-use crate::sqlite::enqueue_many;
+use crate::sqlite::{EnqueueError, enqueue_many};
 
 /// How long the shop waits for its turn to write.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,15 +51,17 @@ impl Shop {
         orders: &[u64],
         commits: bool,
         tell: impl Fn(u64, u64) -> Message,
-    ) -> Result<(), sqlx::Error> {
-        let mut transaction = self.connection.begin_with("begin immediate").await?;
+    ) -> Result<(), EnqueueError> {
+        let failed = EnqueueError::Database;
+        let mut transaction = self.connection.begin_with("begin immediate").await.map_err(failed)?;
         let mut messages = Vec::with_capacity(orders.len());
         for order in orders {
-            let version = change(&mut transaction, *order).await?;
+            let version = change(&mut transaction, *order).await.map_err(failed)?;
             messages.push(tell(*order, version));
         }
         enqueue_many(&mut transaction, &messages).await?;
-        if commits { transaction.commit().await } else { transaction.rollback().await }
+        let ended = if commits { transaction.commit().await } else { transaction.rollback().await };
+        ended.map_err(failed)
     }
 
     /// The committed version of every order.

@@ -56,6 +56,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unusable`] with the repair for what cannot work.
     pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
+        schema::check_file(&self.file)?;
         let mut chores = self.chores.take(&self.file).await?;
         schema::check_tables(&mut chores.connection, &self.table).await?;
         let mode = journal_mode(&mut chores.connection).await;

@@ -30,7 +30,7 @@ pub(crate) async fn a_checkpoint_inside_a_backlog_is_a_beginning_too(implementat
         let mut written = messages(10, "orders", "a");
         write_all(&*outbox, &written).await;
         let mut session = Session::open(&store).await;
-        let batch = session.next(4).await;
+        let batch = session.some(4).await;
         settle(&store, &batch.records).await;
         session.save(term, Vec::new()).await;
         let new = messages(2, "orders", "a");

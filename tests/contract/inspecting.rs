@@ -21,7 +21,7 @@ pub(crate) async fn the_backlog_is_what_waits(implementation: &dyn Implementatio
             let backlog = store.backlog(100).await.expect("a backlog");
             assert_eq!((backlog.unsent, backlog.capped, backlog.late), (left, false, 0), "{mode}");
             assert_eq!(backlog.oldest.is_zero(), left == 0, "{mode}: {left} wait for {:?}", backlog.oldest);
-            let batch = session.next(if left == 5 { 2 } else { 3 }).await;
+            let batch = session.some(if left == 5 { 2 } else { 3 }).await;
             settle(&store, &batch.records).await;
             session.save(term, Vec::new()).await;
         }

@@ -6,6 +6,7 @@
 //! fixture under `fixtures/` and add a module below. A service that is missing makes its tests fail.
 
 mod checkpoint;
+mod faults;
 mod fixtures;
 mod holding;
 mod inspecting;
@@ -57,6 +58,9 @@ trait Writer: Send {
     /// Enqueues a message.
     fn enqueue<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, ()>;
 
+    /// Enqueues messages at once, in their order.
+    fn enqueue_many<'a>(&'a mut self, messages: &'a [Message]) -> BoxFuture<'a, ()>;
+
     /// Commits; returns when the rows are visible.
     fn commit(self: Box<Self>) -> BoxFuture<'static, ()>;
 
@@ -74,15 +78,15 @@ struct Row {
 
 /// Commits one message in a transaction of its own.
 async fn write(outbox: &dyn Outbox, message: &Message) {
-    write_all(outbox, std::slice::from_ref(message)).await;
+    let mut writer = outbox.begin().await;
+    writer.enqueue(message).await;
+    writer.commit().await;
 }
 
 /// Commits messages together.
 async fn write_all(outbox: &dyn Outbox, messages: &[Message]) {
     let mut writer = outbox.begin().await;
-    for message in messages {
-        writer.enqueue(message).await;
-    }
+    writer.enqueue_many(messages).await;
     writer.commit().await;
 }
 
@@ -192,4 +196,15 @@ mod memory {
 /// One writer at a time: none overlap.
 mod sqlite {
     promises!(crate::contract::fixtures::sqlite::Sqlite);
+}
+
+mod postgres {
+    promises!(crate::contract::fixtures::postgres::NEWEST);
+    promises_to_overlapping_writers!(crate::contract::fixtures::postgres::NEWEST);
+}
+
+/// The oldest PostgreSQL that is supported.
+mod postgres_13 {
+    promises!(crate::contract::fixtures::postgres::OLDEST);
+    promises_to_overlapping_writers!(crate::contract::fixtures::postgres::OLDEST);
 }

@@ -69,7 +69,7 @@ pub(crate) async fn an_unsettled_row_is_never_removed(implementation: &dyn Imple
         let (_leader, term) = lead(&store).await;
         write_all(&*outbox, &messages(6, "orders", "a")).await;
         let mut session = Session::open(&store).await;
-        let batch = session.next(4).await;
+        let batch = session.some(4).await;
         settle(&store, &batch.records).await;
         session.save(term, Vec::new()).await;
         session.read(ALL).await;

@@ -82,7 +82,7 @@ pub(crate) async fn a_batch_holds_no_more_records_than_asked_for(implementation:
     write_all(&*outbox, &written).await;
     for at_a_time in [1, 3, 10, 11] {
         let mut session = Session::open(&outbox.store()).await;
-        let first = session.next(at_a_time).await;
+        let first = session.some(at_a_time).await;
         assert_eq!(first.records.len(), at_a_time.min(10), "a batch is full while there is enough");
         assert!(first.more || at_a_time >= 10, "{at_a_time} of 10 read, and more are waiting");
         let mut read = first.records;
@@ -101,7 +101,7 @@ pub(crate) async fn a_batch_holds_no_more_bytes_than_asked_for(implementation: &
     while read.len() < written.len() {
         let batch = session.reader.fetch(Limit { records: ALL, bytes: 8_000 }).await.expect("a fetch");
         assert!(batch.footprint() <= 8_000, "{} bytes", batch.footprint());
-        assert!(!batch.records.is_empty(), "rows are waiting");
+        assert!(!batch.records.is_empty() || batch.more, "rows are waiting");
         read.extend(batch.records);
     }
     assert_eq!(events(&read), event_ids(&written));
@@ -116,7 +116,7 @@ pub(crate) async fn a_record_larger_than_the_limit_is_read_alone(implementation:
     let mut read = Vec::new();
     while read.len() < written.len() {
         let batch = session.reader.fetch(Limit { records: ALL, bytes: 10_000 }).await.expect("a fetch");
-        assert!(batch.records.len() == 1, "{} records beside a large one", batch.records.len());
+        assert!(batch.records.len() <= 1, "{} records beside a large one", batch.records.len());
         read.extend(batch.records);
     }
     assert_eq!(events(&read), event_ids(&written));
@@ -126,7 +126,7 @@ pub(crate) async fn an_empty_batch_says_that_nothing_is_new(implementation: &dyn
     let outbox = implementation.outbox(Settle::Mark).await;
     let mut session = Session::open(&outbox.store()).await;
     for _ in 0..3 {
-        let batch = session.next(ALL).await;
+        let batch = session.some(ALL).await;
         assert!(batch.records.is_empty() && !batch.more, "{batch:?}");
         assert!(batch.opened.is_empty() && batch.closed.is_empty(), "{batch:?}");
         write(&*outbox, &message("orders", "a")).await;
@@ -141,7 +141,7 @@ pub(crate) async fn rows_committed_while_a_backlog_is_read_come_after_it(impleme
     let mut session = Session::open(&outbox.store()).await;
     let mut read = Vec::new();
     for _ in 0..5 {
-        read.extend(session.next(2).await.records);
+        read.extend(session.some(2).await.records);
         let new = message("orders", "a");
         write(&*outbox, &new).await;
         written.push(new);

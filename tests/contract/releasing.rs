@@ -71,7 +71,7 @@ pub(crate) async fn what_was_in_flight_at_the_hold_comes_again(implementation: &
     let lane = key_lane("orders", "a");
     let written = messages(6, "orders", "a");
     write_all(&*outbox, &written).await;
-    let read = session.next(4).await.records;
+    let read = session.some(4).await.records;
     settle(&store, &read[..1]).await;
     session.reader.hold(held(lane.clone(), read[1].id));
     assert_eq!(session.read(ALL).await, []);
@@ -135,7 +135,7 @@ pub(crate) async fn holding_again_lowers_where_it_begins(implementation: &dyn Im
     let lane = key_lane("orders", "a");
     let written = messages(6, "orders", "a");
     write_all(&*outbox, &written).await;
-    let ids: Vec<i64> = session.next(4).await.records.iter().map(|record| record.id).collect();
+    let ids: Vec<i64> = session.some(4).await.records.iter().map(|record| record.id).collect();
     session.reader.hold(held(lane.clone(), ids[3]));
     session.reader.hold(held(lane.clone(), ids[1]));
     session.reader.hold(held(lane.clone(), ids[2]));
@@ -200,7 +200,7 @@ pub(crate) async fn a_release_brings_late_rows_too(implementation: &dyn Implemen
     one.commit().await;
     assert_eq!(session.read(1).await, []);
     session.reader.release(&lane);
-    let mut came = session.next(1).await.records;
+    let mut came = session.some(1).await.records;
     other.commit().await;
     came.extend(read_released(&mut session, &lane, 1).await);
     let mut came = events(&came);

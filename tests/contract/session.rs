@@ -35,6 +35,17 @@ impl Session {
         batch
     }
 
+    /// The next batch that holds anything, or the one that says that nothing is new.
+    pub(crate) async fn some(&mut self, records: usize) -> Batch {
+        for _ in 0..10 {
+            let batch = self.next(records).await;
+            if !batch.records.is_empty() || !batch.more {
+                return batch;
+            }
+        }
+        panic!("ten empty batches said that there was more");
+    }
+
     /// Reads, so many at a time, until nothing is new.
     pub(crate) async fn read(&mut self, at_a_time: usize) -> Vec<Record> {
         let mut records = Vec::new();

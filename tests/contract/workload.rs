@@ -8,15 +8,16 @@ use std::time::Duration;
 use outboxd::Message;
 use outboxd::contract::Store;
 use outboxd::outbox::{Held, Lane, Record, Settle, Term};
+use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::contract::session::{Session, held, key_lane, lead, settle};
 use crate::contract::{Implementation, Outbox};
+use crate::support::seed::Seed;
 
 const TOPICS: [&str; 2] = ["orders", "payments"];
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -29,28 +30,6 @@ const LIMITS: [usize; 3] = [1, 3, 100];
 struct Committed {
     lanes: BTreeMap<Lane, Mutex<Vec<Uuid>>>,
     others: Mutex<Vec<Uuid>>,
-}
-
-/// A seed that tells its value when the test that holds it fails. `OUTBOXD_TEST_SEED` replays it.
-struct Seed(u64);
-
-impl Seed {
-    fn take() -> Self {
-        let given = std::env::var("OUTBOXD_TEST_SEED").ok();
-        Self(given.map_or_else(rand::random, |text| text.parse().expect("OUTBOXD_TEST_SEED is a whole number")))
-    }
-
-    fn generator(&self, part: u64) -> SmallRng {
-        SmallRng::seed_from_u64(self.0.wrapping_add(part))
-    }
-}
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("replay with OUTBOXD_TEST_SEED={}", self.0);
-        }
-    }
 }
 
 /// Writers at work in the background.

@@ -44,7 +44,7 @@ fn wrong_usage_exits_2_and_says_what_would_do() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("Usage") || stderr(&output).contains("--help"), "{arguments:?}");
     }
-    assert!(stderr(&ran(&["rnu"])).contains("'run'"));
+    assert!(stderr(&ran(&["migrat"])).contains("'migrate'"));
 }
 
 #[test]

@@ -2,6 +2,11 @@
 
 mod cli;
 mod config;
+mod demo;
+mod http;
+mod migrate;
+mod shutdown;
+mod small;
 
 use std::process::{Command, Output, Stdio};
 

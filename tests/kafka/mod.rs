@@ -83,6 +83,17 @@ async fn publish(sink: &mut Sink, records: &[Record]) -> Vec<Outcome> {
     .await
 }
 
+/// As the relay does: an error of the submission says that nothing is known.
+async fn publish_or_reopen(sink: &mut Sink, records: &[Record]) -> Vec<Outcome> {
+    match within(sink.submit(records)).await {
+        Ok(receipt) => within(receipt).await,
+        Err(_unavailable) => {
+            sink.abort();
+            vec![Outcome::Unknown; records.len()]
+        }
+    }
+}
+
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("done in time")
 }

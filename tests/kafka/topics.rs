@@ -113,7 +113,7 @@ async fn a_topic_deleted_under_way_is_held_and_its_records_come_in_order_once_it
     delete_topic(&broker, &topic).await;
 
     let lost = records(10..20, &topic, 3);
-    let outcomes = publish(&mut sink, &lost).await;
+    let outcomes = publish_or_reopen(&mut sink, &lost).await;
     assert!(outcomes.iter().all(|outcome| !is_delivered(outcome)), "{outcomes:?}");
     within(sink.submit(&lost)).await.err().expect("to be opened anew");
     sink.abort();

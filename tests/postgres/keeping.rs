@@ -1,1 +1,183 @@
-//! .
+//! Settling, counting and purging.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use outboxd::contract::{Inspect, OutboxStore, StoreError};
+use outboxd::outbox::{Held, HoldCause, Lane, Limit, Settle, Settlement, Term};
+
+use super::server::{AMPLE, Outbox, checkpoint, drain, newest, servers};
+
+/// Purges until there is no more; returns how many rows went.
+async fn purge(outbox: &Outbox, term: Term, retention: Duration) -> u64 {
+    let mut removed = 0;
+    loop {
+        let round = outbox.store.purge(term, retention).await.unwrap();
+        removed += round.removed;
+        if !round.more {
+            return removed;
+        }
+    }
+}
+
+async fn write_many(outbox: &Outbox, rows: u32) {
+    let rows =
+        format!("insert into outbox (topic, key, payload) select 't', n::text, 'x' from generate_series(1, {rows}) n");
+    outbox.run(&mut outbox.connect().await, &rows).await;
+}
+
+#[tokio::test]
+async fn a_row_whose_event_differs_is_left_alone() {
+    for (url, how) in servers().into_iter().flat_map(|url| [(url.clone(), Settle::Mark), (url, Settle::Delete)]) {
+        let outbox = Outbox::settling(&url, "event", how).await;
+        write_many(&outbox, 2).await;
+        let read = drain(&mut *outbox.open().await, AMPLE).await;
+        let mut settlement = Settlement::default();
+        settlement.push(&read[0]);
+        settlement.push_row(read[1].id, uuid::Uuid::nil());
+        for _ in 0..2 {
+            outbox.store.settle(&settlement).await.unwrap();
+        }
+        let left = drain(&mut *outbox.open().await, AMPLE).await;
+        assert_eq!(left.iter().map(|record| record.id).collect::<Vec<_>>(), [read[1].id]);
+    }
+}
+
+#[tokio::test]
+async fn marking_touches_no_index() {
+    let outbox = Outbox::new(&newest(), "hot").await;
+    write_many(&outbox, 5_000).await;
+    let read = drain(&mut *outbox.open().await, AMPLE).await;
+    outbox.settle(&read).await;
+    let mut conn = outbox.connect().await;
+    outbox.run(&mut conn, "select pg_stat_clear_snapshot()").await;
+    let hot = "select coalesce(min(n_tup_hot_upd * 100 / n_tup_upd), -1)::bigint from pg_stat_user_tables
+        where relid = to_regclass('outbox') and n_tup_upd >= 5000";
+    // Statistics arrive when the settling session is idle for a moment.
+    let mut share = -1;
+    for _ in 0..100 {
+        share = outbox.number(hot).await;
+        if share >= 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(share >= 95, "{share} % of the updates were HOT");
+}
+
+#[tokio::test]
+async fn purging_removes_what_was_sent_and_nothing_else() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "purge").await;
+        let term = outbox.lead().await;
+        write_many(&outbox, 5_000).await;
+        let mut reader = outbox.open().await;
+        let read = drain(&mut *reader, AMPLE).await;
+        outbox.settle(&read[..4_990]).await;
+        assert_eq!(purge(&outbox, term, Duration::from_secs(3600)).await, 0);
+        assert_eq!(purge(&outbox, term, Duration::ZERO).await, 4_990);
+        assert_eq!(outbox.number("select count(*) from outbox where sent_at is null").await, 10);
+        outbox.settle(&read[4_990..]).await;
+        assert_eq!(purge(&outbox, term, Duration::ZERO).await, 10);
+    }
+}
+
+#[tokio::test]
+async fn purging_by_checkpoint_spares_what_was_not_read_and_what_is_held() {
+    for url in servers() {
+        let outbox = Outbox::settling(&url, "spares", Settle::Checkpoint).await;
+        let term = outbox.lead().await;
+        write_many(&outbox, 100).await;
+        assert_eq!(purge(&outbox, term, Duration::ZERO).await, 0, "nothing was stored yet");
+        let mut reader = outbox.open().await;
+        let lane = Lane::from_columns("t", Some("7"), None);
+        let held = Held { lane, from_id: 1, cause: HoldCause::MissingTopic, since: Utc::now() };
+        reader.hold(held.clone());
+        let mut late = outbox.connect().await;
+        outbox.run(&mut late, "begin; insert into outbox (topic) values ('t')").await;
+        let limit = Limit { records: 60, ..AMPLE };
+        let batch = reader.fetch(limit).await.unwrap();
+        reader.save(&checkpoint(term, &batch, std::slice::from_ref(&held))).await.unwrap();
+        let read = batch.records.len() as u64;
+        assert_eq!(purge(&outbox, term, Duration::from_secs(3600)).await, 0, "too young");
+        assert_eq!(purge(&outbox, term, Duration::ZERO).await, read);
+        outbox.run(&mut late, "commit").await;
+        assert_eq!(purge(&outbox, term, Duration::ZERO).await, 0);
+        assert_eq!(outbox.number("select count(*) from outbox").await, 101 - read as i64);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_purged_and_nothing_stored_once_the_term_is_over() {
+    let outbox = Outbox::new(&newest(), "over").await;
+    let term = outbox.lead().await;
+    write_many(&outbox, 3).await;
+    let mut reader = outbox.open().await;
+    let batch = reader.fetch(AMPLE).await.unwrap();
+    outbox.settle(&batch.records).await;
+    outbox.run(&mut outbox.connect().await, "update outbox_lease set term = term + 1").await;
+    let over = |result| matches!(result, Err(StoreError::TermOver { .. }));
+    assert!(over(outbox.store.purge(term, Duration::ZERO).await.map(drop)));
+    assert!(over(reader.save(&checkpoint(term, &batch, &[])).await));
+    assert_eq!(outbox.number("select count(*) from outbox").await, 3);
+    assert_eq!(outbox.number("select count(*) from outbox_checkpoint").await, 0);
+    reader.fetch(AMPLE).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_backlog_counts_what_is_not_settled_and_knows_its_age() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "backlog").await;
+        let term = outbox.lead().await;
+        let empty = outbox.store.backlog(1_000).await.unwrap();
+        assert_eq!((empty.unsent, empty.capped, empty.oldest, empty.late), (0, false, Duration::ZERO, 0));
+        write_many(&outbox, 50).await;
+        let mut conn = outbox.connect().await;
+        outbox.run(&mut conn, "update outbox set created_at = created_at - interval '1 hour' where id = 7").await;
+        let full = outbox.store.backlog(1_000).await.unwrap();
+        assert_eq!((full.unsent, full.capped), (50, false));
+        assert!(full.oldest >= Duration::from_secs(3600) && full.oldest < Duration::from_secs(3700));
+        let capped = outbox.store.backlog(20).await.unwrap();
+        assert_eq!((capped.unsent, capped.capped), (20, true));
+
+        let mut reader = outbox.open().await;
+        let lane = Lane::from_columns("t", Some("7"), None);
+        let held = Held { lane, from_id: 1, cause: HoldCause::MissingTopic, since: Utc::now() };
+        reader.hold(held.clone());
+        outbox.settle(&drain(&mut *reader, AMPLE).await).await;
+        let last = reader.fetch(AMPLE).await.unwrap();
+        reader.save(&checkpoint(term, &last, &[held])).await.unwrap();
+        let left = outbox.store.backlog(1_000).await.unwrap();
+        assert_eq!((left.unsent, left.late), (1, 0));
+        assert!(left.oldest >= Duration::from_secs(3600));
+        write_many(&outbox, 3).await;
+        assert_eq!(outbox.store.backlog(1_000).await.unwrap().unsent, 4);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_was_forgotten_below_the_checkpoint_is_counted_as_late() {
+    let outbox = Outbox::new(&newest(), "forgotten").await;
+    let term = outbox.lead().await;
+    write_many(&outbox, 20).await;
+    let mut reader = outbox.open().await;
+    let read = drain(&mut *reader, AMPLE).await;
+    outbox.settle(&read[1..]).await;
+    let last = reader.fetch(AMPLE).await.unwrap();
+    reader.save(&checkpoint(term, &last, &[])).await.unwrap();
+    assert_eq!(outbox.store.backlog(1_000).await.unwrap().late, 1);
+    outbox.settle(&read[..1]).await;
+    outbox.store.backlog(1_000).await.unwrap();
+    assert_eq!(outbox.store.backlog(1_000).await.unwrap().late, 0);
+}
+
+#[tokio::test]
+async fn an_old_snapshot_shows_its_age() {
+    let outbox = Outbox::new(&newest(), "snapshot").await;
+    let mut old = outbox.connect().await;
+    outbox.run(&mut old, "begin isolation level repeatable read").await;
+    outbox.run(&mut old, "select 1").await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let age = outbox.store.backlog(1).await.unwrap().oldest_snapshot.unwrap();
+    assert!(age >= Duration::from_millis(30), "{age:?}");
+}

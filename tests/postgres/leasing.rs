@@ -1,1 +1,84 @@
-//! .
+//! One leader at a time.
+
+use std::time::Duration;
+
+use outboxd::contract::{Bid, LeaseSession, LeaseStore, StoreError};
+use outboxd::outbox::Term;
+use tokio::time::Instant;
+
+use super::server::{Outbox, execute, newest, servers};
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(800);
+
+async fn bidder(outbox: &Outbox, ttl: Duration) -> Box<dyn LeaseSession> {
+    outbox.store.lease("test", ttl).await.unwrap()
+}
+
+/// Bids until it wins, as a standby does, and says how long that took.
+async fn win(lease: &mut dyn LeaseSession) -> (Term, Duration) {
+    let begin = Instant::now();
+    loop {
+        match lease.bid().await.unwrap() {
+            Bid::Won(term) => return (term, begin.elapsed()),
+            Bid::Wait(wait) => tokio::time::sleep(wait).await,
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_one_session_leads_and_a_resigned_lease_is_won_at_once() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "lease").await;
+        let (mut first, mut second) = (bidder(&outbox, LONG).await, bidder(&outbox, LONG).await);
+        let Bid::Won(term) = first.bid().await.unwrap() else { panic!("nobody else bids") };
+        assert_eq!(second.bid().await.unwrap(), Bid::Taken);
+        first.renew(term).await.unwrap();
+        first.resign(term).await.unwrap();
+        assert_eq!(second.bid().await.unwrap(), Bid::Won(Term(term.0 + 1)));
+        assert!(matches!(first.renew(term).await, Err(StoreError::TermOver { .. })));
+        first.resign(term).await.unwrap();
+        second.renew(Term(term.0 + 1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_lease_of_a_process_that_died_is_waited_for() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "died").await;
+        let (mut first, mut second) = (bidder(&outbox, SHORT).await, bidder(&outbox, SHORT).await);
+        let begin = Instant::now();
+        let Bid::Won(term) = first.bid().await.unwrap() else { panic!("nobody else bids") };
+        drop(first);
+        let (next, _) = win(&mut *second).await;
+        assert_eq!(next, Term(term.0 + 1));
+        assert!(begin.elapsed() >= SHORT, "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_holder_that_went_silent_loses_its_lock_when_its_lease_has_run_out() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "silent").await;
+        let (mut first, mut second) = (bidder(&outbox, SHORT).await, bidder(&outbox, SHORT).await);
+        let Bid::Won(term) = first.bid().await.unwrap() else { panic!("nobody else bids") };
+        // The first stays connected and does nothing, as a process that is paused.
+        let (next, took) = win(&mut *second).await;
+        assert_eq!(next, Term(term.0 + 1));
+        assert!(took < SHORT + Duration::from_secs(2), "{took:?} on {url}");
+        assert!(first.renew(term).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_lost_its_connection_refuses_to_go_on() {
+    let outbox = Outbox::new(&newest(), "cut").await;
+    let mut lease = bidder(&outbox, LONG).await;
+    let Bid::Won(term) = lease.bid().await.unwrap() else { panic!("nobody else bids") };
+    let backend = format!("select pg_terminate_backend(backend_pid) from {}_lease", outbox.table);
+    execute(&mut outbox.connect().await, &backend).await;
+    for _ in 0..2 {
+        assert!(matches!(lease.renew(term).await, Err(StoreError::Unavailable { .. })));
+    }
+}

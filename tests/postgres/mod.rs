@@ -1,5 +1,7 @@
 //! What only PostgreSQL's wing promises. What every store promises is in `tests/contract/`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod holding;
 mod keeping;
 mod leasing;

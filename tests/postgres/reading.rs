@@ -151,6 +151,23 @@ async fn a_checkpoint_inside_a_window_is_where_the_next_session_begins() {
 }
 
 #[tokio::test]
+async fn rows_whose_ids_are_far_apart_are_found_at_a_start_and_later() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "far_apart").await;
+        let mut conn = outbox.connect().await;
+        let spread = "insert into outbox (id, topic, key) overriding system value
+            select n * 40000000, 't', n::text from generate_series(FROM, TO) n";
+        let limit = Limit { records: 2, ..AMPLE };
+        outbox.run(&mut conn, &spread.replace("FROM", "1").replace("TO", "5")).await;
+        let mut reader = outbox.open().await;
+        assert_eq!(keys(&drain(&mut *reader, limit).await), ["1", "2", "3", "4", "5"]);
+        outbox.run(&mut conn, &spread.replace("FROM", "6").replace("TO", "10")).await;
+        assert_eq!(keys(&drain(&mut *reader, limit).await), ["6", "7", "8", "9", "10"]);
+        assert!(drain(&mut *reader, limit).await.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_failed_refuses_to_read_on() {
     let outbox = Outbox::new(&newest(), "failed").await;
     let mut reader = outbox.open().await;

@@ -1,0 +1,94 @@
+//! A sink whose calls follow a script.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::contract::{BoxFuture, Outcome, Receipt, SinkError};
+use crate::memory::faults::{Call, Fault, Script};
+use crate::outbox::{Record, Term};
+
+/// Any sink, with a script between it and the relay.
+pub struct Sink {
+    inner: Box<dyn crate::contract::Sink>,
+    script: Script,
+    /// Ticks when receipts that the script keeps back must resolve: after an abort, or after an error.
+    ended: watch::Sender<()>,
+}
+
+impl Sink {
+    /// Puts the script in front of the sink.
+    pub fn new(inner: Box<dyn crate::contract::Sink>, script: Script) -> Self {
+        Self { inner, script, ended: watch::Sender::new(()) }
+    }
+
+    async fn take(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
+        let submitted = self.script.play(Call::Submit, self.inner.submit(records), |_| records.len()).await;
+        match submitted {
+            Ok(receipt) => Ok(self.tell(receipt, records.len())),
+            Err(error) => {
+                self.ended.send_replace(());
+                Err(error)
+            }
+        }
+    }
+
+    /// The receipt as the script has it. Its fault is settled now, so that scripts follow the order of submissions.
+    fn tell(&self, receipt: Receipt, records: usize) -> Receipt {
+        let (script, fault) = (self.script.clone(), self.script.begin(Call::Receipt));
+        let mut ended = self.ended.subscribe();
+        Box::pin(async move {
+            let is_told = tokio::select! {
+                biased;
+                is_told = keep_back(fault) => is_told,
+                _ = ended.changed() => false,
+            };
+            let outcomes = if is_told { receipt.await } else { vec![Outcome::Unknown; records] };
+            script.end(Call::Receipt, outcomes.len());
+            outcomes
+        })
+    }
+}
+
+/// Waits as the fault has it. Returns whether the outcomes are told after all.
+async fn keep_back(fault: Option<Fault>) -> bool {
+    match fault {
+        None => true,
+        Some(Fault::Refuse | Fault::LoseReply) => false,
+        Some(Fault::Hold(gate) | Fault::HoldReply(gate)) => {
+            gate.pass().await;
+            true
+        }
+        Some(Fault::Slow(time)) => {
+            tokio::time::sleep(time).await;
+            true
+        }
+    }
+}
+
+impl crate::contract::Sink for Sink {
+    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(self.script.play(Call::SinkOpen, self.inner.open(term), |()| 0))
+    }
+
+    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(self.take(records))
+    }
+
+    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
+        let (script, answer) = (self.script.clone(), self.inner.accepts(topic));
+        Box::pin(async move { script.play(Call::Accepts, answer, |_| 0).await })
+    }
+
+    fn abort(&mut self) {
+        self.ended.send_replace(());
+        self.inner.abort();
+    }
+
+    fn close(&mut self, deadline: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.inner.close(deadline).await;
+            self.ended.send_replace(());
+        })
+    }
+}
