@@ -2,8 +2,8 @@
 
 use rand::Rng;
 
+use crate::support::machine;
 use crate::support::scene::Scene;
-use crate::support::{machine, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_sigkills_under_load_lose_nothing_and_reorder_no_lane() {

@@ -3,7 +3,7 @@
 use crate::support::ledger::Ledger;
 use crate::support::scene::{self, Scene};
 use crate::support::workload::bulk;
-use crate::support::{kafka::Topic, machine, wait};
+use crate::support::{kafka::Topic, machine};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_a_million_rows_drains_in_150_megabytes() {

@@ -10,7 +10,7 @@ use crate::support::daemon::PROMPT;
 use crate::support::database::Database;
 use crate::support::kafka::text;
 use crate::support::scene::Scene;
-use crate::support::{machine, services, wait};
+use crate::support::{machine, services};
 
 /// Writers interleave as fast as they can while the relay runs; then both sides are compared.
 async fn publishes_what_committed(scene: Scene, settle: &str, rows: i64) {

@@ -1,8 +1,8 @@
 //! A second relay waits as standby, and takes over.
 
 use crate::support::daemon::Running;
+use crate::support::machine;
 use crate::support::scene::Scene;
-use crate::support::{machine, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
