@@ -2,8 +2,8 @@
 
 use rand::Rng;
 
+use crate::support::machine;
 use crate::support::scene::Scene;
-use crate::support::{machine, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_sigkills_under_load_lose_nothing_and_reorder_no_lane() {
@@ -15,7 +15,7 @@ async fn ten_sigkills_under_load_lose_nothing_and_reorder_no_lane() {
     for _ in 0..10 {
         let mut running = relay.start().await;
         let published = scene.topic.count().expect("the broker answers");
-        scene.topic.holds(published + moments.random_range(1..4_000), wait::PATIENCE).await;
+        scene.topic.holds(published + moments.random_range(1..4_000)).await;
         running.kill();
     }
     let _last = relay.start().await;
@@ -34,12 +34,12 @@ async fn a_sigterm_under_load_and_a_restart_publish_nothing_twice() {
         for _ in 0..3 {
             let mut running = relay.start().await;
             let published = scene.topic.count().expect("the broker answers");
-            scene.topic.holds(published + 2_000, wait::PATIENCE).await;
+            scene.topic.holds(published + 2_000).await;
             assert_eq!(running.stop().await, Some(0), "a graceful end with settle = {settle}");
         }
         let mut last = relay.start().await;
         let ledger = writers.stop().await;
-        scene.topic.holds(ledger.rows_of(scene.topic.name()), wait::PATIENCE).await;
+        scene.topic.holds(ledger.rows_of(scene.topic.name())).await;
         assert_eq!(last.stop().await, Some(0));
         scene.audit(&ledger).await.assert_exact();
     }

@@ -29,11 +29,11 @@ async fn old_rows_go(settle: &str) {
     let relay = scene.relay().with("outbox.settle", settle).with("outbox.retention", "1s");
     let _relay = relay.start().await;
     let sent = format!("select count(*) from outbox where topic = '{}'", scene.topic.name());
-    scene.topic.holds(ROWS as u64, wait::PATIENCE).await;
+    scene.topic.holds(ROWS as u64).await;
     wait::until_true("sent rows are gone", wait::LONG_PATIENCE, async || scene.database.number(&sent).await == 0).await;
     assert_eq!(scene.database.number("select count(*) from outbox").await, 3, "held rows stay");
     missing.appear().await;
-    missing.holds(3, wait::PATIENCE).await;
+    missing.holds(3).await;
     wait::until_true("the once held rows are gone too", wait::LONG_PATIENCE, async || {
         scene.database.number("select count(*) from outbox").await == 0
     })
@@ -48,7 +48,7 @@ async fn rows_younger_than_the_retention_stay() {
     scene.database.run(old).await;
     let relay = scene.relay().start().await;
     scene.insert("k", "young").await;
-    scene.topic.holds(1, wait::PATIENCE).await;
+    scene.topic.holds(1).await;
     let count = "select count(*) from outbox where topic = 'old'";
     wait::until_true("rows sent 8 days ago are gone", wait::LONG_PATIENCE, async || {
         scene.database.number(count).await == 0

@@ -3,7 +3,7 @@
 use crate::support::ledger::Ledger;
 use crate::support::scene::{self, Scene};
 use crate::support::workload::bulk;
-use crate::support::{kafka::Topic, machine, wait};
+use crate::support::{kafka::Topic, machine};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_a_million_rows_drains_in_150_megabytes() {
@@ -20,7 +20,7 @@ async fn a_backlog_of_a_million_rows_drains_in_150_megabytes() {
     workload.topics = vec![live.name().to_owned()];
     let writers = workload.start(&scene.seed).await;
     let mut relay = scene.relay().start().await;
-    scene.topic.holds(ROWS as u64, wait::LONG_PATIENCE).await;
+    scene.topic.holds(ROWS as u64).await;
     ledger.merge(writers.stop().await);
     scene.all_settled().await;
     let peak = relay.peak_memory();

@@ -10,13 +10,13 @@ use crate::support::daemon::PROMPT;
 use crate::support::database::Database;
 use crate::support::kafka::text;
 use crate::support::scene::Scene;
-use crate::support::{machine, services, wait};
+use crate::support::{machine, services};
 
 /// Writers interleave as fast as they can while the relay runs; then both sides are compared.
 async fn publishes_what_committed(scene: Scene, settle: &str, rows: i64) {
     let mut relay = scene.relay().with("outbox.settle", settle).start().await;
     let ledger = scene.writers(rows).start(&scene.seed).await.finish().await;
-    scene.topic.holds(ledger.rows_of(scene.topic.name()), wait::LONG_PATIENCE).await;
+    scene.topic.holds(ledger.rows_of(scene.topic.name())).await;
     // Stopping drains, so whatever would come twice or uncalled-for is there by then.
     assert_eq!(relay.stop().await, Some(0));
     scene.audit(&ledger).await.assert_exact();

@@ -14,7 +14,7 @@ async fn a_broker_that_is_away_for_20_seconds_costs_only_time() {
     let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
     let mut relay = scene.relay().start().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    scene.topic.holds(5_000, wait::PATIENCE).await;
+    scene.topic.holds(5_000).await;
 
     kafka.stop();
     // The gauge is by the database's clock, so it also says how long the broker was away.
@@ -37,14 +37,14 @@ async fn a_database_that_restarts_under_load_costs_only_time() {
     let writers = workload.start(&scene.seed).await;
     for round in 0..4 {
         let published = scene.topic.count().expect("the broker answers");
-        scene.topic.holds(published + 3_000, wait::PATIENCE).await;
+        scene.topic.holds(published + 3_000).await;
         if round % 2 == 0 {
             postgres.kill();
         }
         postgres.restart();
     }
     let published = scene.topic.count().expect("the broker answers");
-    scene.topic.holds(published + 3_000, wait::PATIENCE).await;
+    scene.topic.holds(published + 3_000).await;
     let ledger = writers.stop().await;
     scene.all_settled().await;
     nothing_was_given_up(&mut relay).await;
@@ -66,7 +66,7 @@ async fn a_relay_that_starts_before_its_broker_and_database_waits_for_them() {
     .await;
     postgres.restart();
     kafka.restart();
-    scene.topic.holds(1, wait::PATIENCE).await;
+    scene.topic.holds(1).await;
     nothing_was_given_up(&mut relay).await;
 }
 

@@ -26,12 +26,12 @@ async fn an_empty_read_is_quick_among_300_000_dead_rows_under_an_old_snapshot() 
 
     bulk(scene.database.pool(), scene.topic.name(), 1_000, 0, 300_000, 20).await;
     let relay = scene.relay().with("outbox.settle", "delete").with("outbox.notify", "off").start().await;
-    scene.topic.holds(300_000, wait::LONG_PATIENCE).await;
+    scene.topic.holds(300_000).await;
     scene.all_settled().await;
     idle_reads_are_quick(&relay).await;
 
     scene.insert("k", "a row after the dead ones").await;
-    scene.topic.holds(300_001, wait::PATIENCE).await;
+    scene.topic.holds(300_001).await;
     old.execute("rollback").await.expect("the snapshot was held all the time");
 }
 
@@ -46,7 +46,7 @@ async fn an_empty_read_is_quick_on_a_million_rows_that_were_never_analysed() {
 
     let relay = scene.relay().with("outbox.notify", "off").start().await;
     scene.insert("k", "the first row that is not sent").await;
-    scene.topic.holds(1, wait::PATIENCE).await;
+    scene.topic.holds(1).await;
     scene.all_settled().await;
     idle_reads_are_quick(&relay).await;
 }

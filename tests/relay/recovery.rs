@@ -79,7 +79,7 @@ async fn a_restored_dump_goes_on(settle: &str) {
     let mut relay = scene.relay().with("outbox.settle", settle).start().await;
     insert(&scene.database, scene.topic.name(), 1..=100).await;
     insert(&scene.database, missing.name(), 1..=10).await;
-    scene.topic.holds(100, wait::PATIENCE).await;
+    scene.topic.holds(100).await;
     relay.reaches("outboxd_held_lanes", 1.0).await;
     assert_eq!(relay.stop().await, Some(0));
     insert(&scene.database, scene.topic.name(), 101..=150).await;
@@ -89,12 +89,12 @@ async fn a_restored_dump_goes_on(settle: &str) {
     let restored = restore(&scene.database, postgres.server()).await;
     let relay = crate::support::daemon::Daemon::new(restored.url(), &scene.brokers).with("outbox.settle", settle);
     let mut relay = relay.start().await;
-    scene.topic.holds(150, wait::PATIENCE).await;
+    scene.topic.holds(150).await;
     insert(&restored, scene.topic.name(), 151..=200).await;
     insert(&restored, missing.name(), 16..=20).await;
-    scene.topic.holds(200, wait::PATIENCE).await;
+    scene.topic.holds(200).await;
     missing.appear().await;
-    missing.holds(20, wait::PATIENCE).await;
+    missing.holds(20).await;
     assert_eq!(relay.stop().await, Some(0));
     for (topic, rows) in [(&scene.topic, 200), (&missing, 20)] {
         let mut found = Vec::new();

@@ -1,8 +1,8 @@
 //! A second relay waits as standby, and takes over.
 
 use crate::support::daemon::Running;
+use crate::support::machine;
 use crate::support::scene::Scene;
-use crate::support::{machine, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
@@ -12,7 +12,7 @@ async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
     let (mut leader, mut standby) = two(&scene).await;
     for _ in 0..3 {
         let published = scene.topic.count().expect("the broker answers");
-        scene.topic.holds(published + 2_000, wait::PATIENCE).await;
+        scene.topic.holds(published + 2_000).await;
         assert_eq!(standby.metric("outboxd_leader").await, 0.0, "there is one leader");
         assert_eq!(leader.stop().await, Some(0));
         standby.reaches("outboxd_leader", 1.0).await;
@@ -31,7 +31,7 @@ async fn a_standby_takes_over_after_a_kill_and_nothing_is_lost() {
     let (mut leader, mut standby) = two(&scene).await;
     for _ in 0..3 {
         let published = scene.topic.count().expect("the broker answers");
-        scene.topic.holds(published + 2_000, wait::PATIENCE).await;
+        scene.topic.holds(published + 2_000).await;
         leader.kill();
         standby.reaches("outboxd_leader", 1.0).await;
         leader = std::mem::replace(&mut standby, scene.relay().start().await);

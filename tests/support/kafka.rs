@@ -70,15 +70,22 @@ impl Topic {
         ends.sum()
     }
 
-    /// Waits until it holds at least so many records. A broker that is away is waited for as well.
-    pub(crate) async fn holds(&self, records: u64, deadline: Duration) {
-        let end = Instant::now() + deadline;
+    /// Waits until it holds at least so many records; in vain once it has not grown for [`wait::PATIENCE`]. A
+    /// broker that is away is waited for as well.
+    pub(crate) async fn holds(&self, records: u64) {
+        let mut most = 0;
+        let mut grown = Instant::now();
         loop {
             let found = self.count();
-            if found.as_ref().is_ok_and(|found| *found >= records) {
+            let now = *found.as_ref().unwrap_or(&0);
+            if now >= records {
                 return;
             }
-            assert!(Instant::now() < end, "{} holds {found:?} of {records} records after {deadline:?}", self.name);
+            if now > most {
+                (most, grown) = (now, Instant::now());
+            }
+            let patient = grown.elapsed() < wait::PATIENCE;
+            assert!(patient, "{} holds {found:?} of {records} records, and no more come", self.name);
             sleep(Duration::from_millis(100)).await;
         }
     }
