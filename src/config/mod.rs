@@ -2,7 +2,7 @@
 //!
 //! Layers, later ones win: the embedded defaults (`deploy/outboxd.toml`), a file, the environment, flags. All
 //! complaints come at once, each naming the setting, where its value came from, and what would do. Secrets are
-//! in [`Secret`]s or in properties that only [`mod@show`] and the broker's client read; none is ever printed.
+//! in [`Secret`]s or in properties that only `show` and the broker's client read; none is ever printed.
 
 pub mod complaint;
 mod document;
