@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const PARTITIONS: i32 = 12;
-const TABLE: &str = "bench_outbox";
+const TABLE: &str = "bench.outbox";
 const CONTESTANTS: [Contestant; 5] = [
     Contestant::BareLoop("mark"),
     Contestant::Outboxd("mark"),
@@ -139,10 +139,8 @@ impl Rig {
     /// A fresh outbox with the backlog, vacuumed as autovacuum would leave it, so that no contestant pays for seeding.
     async fn seed(&self, topic: &str) -> Fallible<()> {
         let mut connection = PgConnection::connect(&self.database).await?;
-        for suffix in ["", "_checkpoint", "_held", "_lease", "_dead", "_migrations"] {
-            let drop = format!("drop table if exists {TABLE}{suffix} cascade");
-            sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&mut connection).await?;
-        }
+        let fresh = "drop schema if exists bench cascade; create schema bench";
+        sqlx::raw_sql(fresh).execute(&mut connection).await?;
         let migrated = outboxd()
             .args(["migrate", "--database-url", &self.database, "--table", TABLE])
             .stdout(Stdio::null())
