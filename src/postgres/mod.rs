@@ -34,6 +34,8 @@ mod purge;
 #[cfg(feature = "relay")]
 mod rebase;
 #[cfg(feature = "relay")]
+mod recover;
+#[cfg(feature = "relay")]
 mod release;
 #[cfg(feature = "relay")]
 mod rows;

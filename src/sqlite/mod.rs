@@ -25,6 +25,8 @@ mod leases;
 #[cfg(feature = "relay")]
 mod purge;
 #[cfg(feature = "relay")]
+mod recover;
+#[cfg(feature = "relay")]
 mod row;
 #[cfg(feature = "relay")]
 mod schema;

@@ -9,10 +9,10 @@ use crate::contract::{
     Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
     StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Record, Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
 use crate::sqlite::connection::{Durability, File, Seat};
 use crate::sqlite::errors::classify;
-use crate::sqlite::{dead, fetch, held, inspect, leases, purge, schema, settle, wake};
+use crate::sqlite::{dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
 
 /// Which outbox, and how it is settled.
 #[derive(Debug, Clone)]
@@ -81,6 +81,11 @@ impl Store {
     }
 
     async fn write(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        if settlement.is_out_of_line() && !settlement.is_empty() {
+            // Rare enough for a connection of its own, whose commits are flushed.
+            let mut connection = self.file.connect(Durability::Flushed).await?;
+            return settle::settle(&mut connection, &self.table, self.settle, settlement).await;
+        }
         if settlement.is_empty() || self.settle == Settle::Checkpoint {
             return Ok(());
         }
@@ -132,6 +137,22 @@ impl OutboxStore for Store {
 
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.write(settlement))
+    }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut connection = self.file.connect(Durability::Flushed).await?;
+            if let Some(position) = position {
+                let position = fetch::parse(position)?;
+                recover::recover(&mut connection, &self.table, self.settle, term, position).await?;
+            }
+            settle::settle(&mut connection, &self.table, self.settle, beyond).await
+        })
     }
 }
 
