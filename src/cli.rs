@@ -272,8 +272,8 @@ fn since(text: &str) -> Result<DateTime<Utc>, String> {
         return Ok(time);
     }
     let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
-    let ago = ago.ok_or("write a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m")?;
-    Ok(Utc::now() - ago)
+    let since = ago.and_then(|ago| Utc::now().checked_sub_signed(ago)).filter(|since| *since >= DateTime::UNIX_EPOCH);
+    since.ok_or_else(|| "write a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m".to_owned())
 }
 
 fn property(text: &str) -> Result<(String, String), String> {
