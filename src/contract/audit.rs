@@ -1,7 +1,9 @@
 //! Looking at what committed, to compare it with what the broker holds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::contract::{BoxFuture, StoreError};
@@ -14,6 +16,10 @@ pub trait Audit: Send {
 
     /// Which of these rows there are by now, in the outbox or among the dead letters, in any order.
     fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>>;
+
+    /// Which rows housekeeping may have removed by now, at this retention. What was looked up before this was asked is
+    /// covered.
+    fn removable(&mut self, retention: Duration) -> BoxFuture<'_, Result<Removable, StoreError>>;
 
     /// How many dead letters and how many held lanes there are.
     fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>>;
@@ -31,14 +37,27 @@ pub struct AuditedRow {
 }
 
 /// A row that there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownRow {
     /// The row's id.
     pub id: i64,
     /// The event's identity.
     pub event_id: Uuid,
-    /// Whether the row names its partition, which is its lane then.
-    pub names_partition: bool,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition, if the row names one, which is its lane then.
+    pub partition: Option<i32>,
+    /// Whether it is among the dead letters.
+    pub is_dead: bool,
+}
+
+/// Rows of which nothing can be said once they are not there: they may have been removed after their retention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removable {
+    /// Every row up to this id.
+    pub up_to: i64,
+    /// Every row that was written before, by the database's clock.
+    pub written_before: DateTime<Utc>,
 }
 
 /// What does not flow.

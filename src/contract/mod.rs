@@ -11,7 +11,7 @@ mod sink;
 mod store;
 mod wake;
 
-pub use audit::{Audit, AuditedRow, KnownRow, SetAside};
+pub use audit::{Audit, AuditedRow, KnownRow, Removable, SetAside};
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, LeaseSession, LeaseStore};

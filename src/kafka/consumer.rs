@@ -13,7 +13,7 @@ use crate::kafka::client_log::ClientLog;
 use crate::kafka::properties;
 
 /// How long one question about a topic may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long one look for a record takes at most, so that the end of waiting is noticed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -89,8 +89,19 @@ pub struct Consumer {
     /// Partitions whose end was seen, and nothing after it.
     at_end: HashSet<i32>,
     partitions: usize,
-    /// Where the only partition ended when it was opened, if what comes after is not wanted.
+    /// Where reading the only partition ends, if what comes after is not wanted.
     end: Option<i64>,
+}
+
+/// Where reading a partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the first record that is still there.
+    Beginning,
+    /// At this offset.
+    Offset(i64),
+    /// At the first record of this time (milliseconds since 1970) or a later one.
+    Time(i64),
 }
 
 impl Consumer {
@@ -115,26 +126,28 @@ impl Consumer {
         Ok(Self { inner, at_end: HashSet::new(), partitions: assignment.count(), end: None })
     }
 
-    /// Opens one partition, from the first record of this time (milliseconds since 1970) or a later one on, up to its
-    /// present end. See [`open`](Self::open) for the rest.
+    /// Opens one partition, up to below an offset that it has reached. See [`open`](Self::open) for the rest.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open), and when the broker does not tell which record is the first since a time.
     pub fn open_partition(
         properties: &BTreeMap<String, String>,
         (topic, partition): (&str, i32),
-        since: Option<i64>,
+        (start, end): (Start, i64),
         isolation: Isolation,
     ) -> Result<Self, ConsumerError> {
         let inner = client(properties, isolation)?;
         let mut assignment = TopicPartitionList::new();
-        let from = since.map_or(Offset::Beginning, Offset::Offset);
+        let from = match start {
+            Start::Beginning => Offset::Beginning,
+            Start::Offset(offset) | Start::Time(offset) => Offset::Offset(offset),
+        };
         assignment.add_partition_offset(topic, partition, from).map_err(failed("choosing where to begin"))?;
-        if since.is_some() {
-            assignment = inner.offsets_for_times(assignment, PATIENCE).map_err(failed("looking for where to begin"))?;
+        if let Start::Time(_) = start {
+            let looking = "looking for where to begin";
+            assignment = inner.offsets_for_times(assignment, PATIENCE).map_err(failed(looking))?;
+            assignment.elements().iter().try_for_each(|found| found.error()).map_err(failed(looking))?;
         }
-        let watermarks = inner.fetch_watermarks(topic, partition, PATIENCE);
-        let (_, end) = watermarks.map_err(failed("asking for the end of a partition"))?;
         inner.assign(&assignment).map_err(failed("assigning a partition"))?;
         Ok(Self { inner, at_end: HashSet::new(), partitions: 1, end: Some(end) })
     }
@@ -206,7 +219,7 @@ pub async fn read_to_end(
     read.await?
 }
 
-fn client(
+pub(super) fn client(
     properties: &BTreeMap<String, String>,
     isolation: Isolation,
 ) -> Result<BaseConsumer<ClientLog>, ConsumerError> {
@@ -219,18 +232,6 @@ fn client(
         .set("allow.auto.create.topics", "false")
         .set("isolation.level", isolation.as_str());
     config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))
-}
-
-/// The partitions that a topic has by now; none where the broker does not know it.
-///
-/// # Errors
-/// When the client cannot be created, or the broker does not answer in time.
-pub fn partitions_of(properties: &BTreeMap<String, String>, topic: &str) -> Result<Vec<i32>, ConsumerError> {
-    let client = client(properties, Isolation::default())?;
-    // Asking for all topics cannot make the broker create this one.
-    let metadata = client.fetch_metadata(None, PATIENCE).map_err(failed("asking for topics"))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    Ok(found.into_iter().flat_map(|found| found.partitions()).map(|partition| partition.id()).collect())
 }
 
 fn partitions(consumer: &BaseConsumer<ClientLog>, topic: &str) -> Result<Vec<i32>, ConsumerError> {
@@ -257,6 +258,6 @@ fn consumed(message: &BorrowedMessage<'_>) -> Consumed {
     }
 }
 
-fn failed(doing: &'static str) -> impl Fn(KafkaError) -> ConsumerError {
+pub(super) fn failed(doing: &'static str) -> impl Fn(KafkaError) -> ConsumerError {
     move |source| ConsumerError::Client { doing, source }
 }

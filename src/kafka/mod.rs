@@ -24,6 +24,7 @@ mod consumer;
 mod delivery;
 mod encode;
 mod errors;
+mod extent;
 mod partition;
 mod plan;
 mod producer;
@@ -33,6 +34,7 @@ mod topics;
 
 pub use broker::{Broker, BrokerError};
 pub use config::{OnMissingTopic, Settings};
-pub use consumer::{Consumed, Consumer, ConsumerError, Isolation, partitions_of, read_to_end};
+pub use consumer::{Consumed, Consumer, ConsumerError, Isolation, Start, read_to_end};
+pub use extent::{Extent, Extents};
 pub use properties::{Complaint, check_properties};
 pub use sink::Sink;

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, SetAside, StoreError};
+use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::holds::{Holds, not_held};
@@ -37,8 +38,8 @@ impl Audit {
     async fn page(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
         let by_position = self.stored.at.as_ref().filter(|_| self.settle == Settle::Checkpoint);
         let text = format!(
-            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or $4::text is not null and {free}
-                 and (pg_visible_in_snapshot(xid, (select $4::pg_snapshot))
+            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or id <= $8 and {free}
+                 and ($4::text is not null and pg_visible_in_snapshot(xid, (select $4::pg_snapshot))
                      or $5::text is not null and id <= $6 and pg_visible_in_snapshot(xid, (select $5::pg_snapshot)))
              from {outbox} where id > $1 and created_at >= $2 order by id limit $3",
             free = not_held(7),
@@ -52,7 +53,9 @@ impl Audit {
             .bind(by_position.filter(|at| !at.prev.is_nothing()).map(|at| at.prev.to_string()))
             .bind(frozen.map(|frozen| frozen.cur.to_string()))
             .bind(frozen.map(|frozen| frozen.last))
-            .bind(Json(Holds::new(&self.stored.held).to_json().unwrap_or_default()));
+            .bind(Json(Holds::new(&self.stored.held).to_json().unwrap_or_default()))
+            // The arithmetic says nothing of rows that were written after a restore.
+            .bind(by_position.map(|at| at.highest));
         let rows = ask("reading rows", statement.fetch_all(&mut self.conn)).await?;
         let row = |row: &sqlx::postgres::PgRow| AuditedRow {
             id: row.get(0),
@@ -65,9 +68,9 @@ impl Audit {
     async fn find(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
         let text = format!(
             "/* outboxd: audit_known */
-             select id, event_id, partition is not null from {outbox} where id = any($1)
+             select id, event_id, topic, partition, false from {outbox} where id = any($1)
              union all
-             select id, event_id, partition is not null from {dead} where id = any($1)",
+             select id, event_id, topic, partition, true from {dead} where id = any($1)",
             outbox = self.table.outbox(),
             dead = self.table.dead()
         );
@@ -75,9 +78,22 @@ impl Audit {
         let known = |row: &sqlx::postgres::PgRow| KnownRow {
             id: row.get(0),
             event_id: row.get(1),
-            names_partition: row.get(2),
+            topic: shared(&mut self.topics, row.get(2)),
+            partition: row.get(3),
+            is_dead: row.get(4),
         };
         Ok(rows.iter().map(known).collect())
+    }
+
+    async fn horizon(&mut self, retention: Duration) -> Result<Removable, StoreError> {
+        let text = format!(
+            "/* outboxd: audit_removable */ select coalesce((select purged_to from {}), 0),
+                 clock_timestamp() - $1 * interval '1 second'",
+            self.table.checkpoint()
+        );
+        let statement = sqlx::query(sql(text)).bind(retention.as_secs_f64());
+        let row = ask("asking what was removed", statement.fetch_one(&mut self.conn)).await?;
+        Ok(Removable { up_to: row.get(0), written_before: row.get(1) })
     }
 
     async fn count(&mut self) -> Result<SetAside, StoreError> {
@@ -109,6 +125,10 @@ impl Contract for Audit {
 
     fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>> {
         Box::pin(self.find(ids))
+    }
+
+    fn removable(&mut self, retention: Duration) -> BoxFuture<'_, Result<Removable, StoreError>> {
+        Box::pin(self.horizon(retention))
     }
 
     fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>> {

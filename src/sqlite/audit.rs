@@ -1,10 +1,12 @@
 //! Looking at what committed, for audits.
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use uuid::Uuid;
 
-use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, SetAside, StoreError};
+use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::sqlite::errors::{classify, unreadable};
 use crate::sqlite::inspect::covered;
@@ -58,9 +60,9 @@ impl Audit {
         let doing = |error| classify("looking rows up", error);
         let sql = format!(
             "/* outboxd: audit_known */ with wanted (id) as materialized (select value from json_each(?))
-             select id, event_id, partition is not null from {outbox} where id in (select id from wanted)
+             select id, event_id, topic, partition, false from {outbox} where id in (select id from wanted)
              union all
-             select id, event_id, partition is not null from {dead} where id in (select id from wanted)",
+             select id, event_id, topic, partition, true from {dead} where id in (select id from wanted)",
             outbox = self.table.outbox(),
             dead = self.table.dead()
         );
@@ -71,9 +73,32 @@ impl Audit {
                 let id: i64 = row.try_get(0).map_err(doing)?;
                 let event_id = Uuid::try_parse(row.try_get(1).map_err(doing)?);
                 let event_id = event_id.map_err(|error| unreadable(id, "its event id is no UUID", error))?;
-                Ok(KnownRow { id, event_id, names_partition: row.try_get(2).map_err(doing)? })
+                Ok(KnownRow {
+                    id,
+                    event_id,
+                    topic: row.try_get::<&str, _>(2).map_err(doing)?.into(),
+                    partition: row.try_get(3).map_err(doing)?,
+                    is_dead: row.try_get(4).map_err(doing)?,
+                })
             })
             .collect()
+    }
+
+    /// Ids are given without gaps here, so that what is missing below the first row that stayed was removed.
+    async fn horizon(&mut self, retention: Duration) -> Result<Removable, StoreError> {
+        let doing = |error| classify("asking what was removed", error);
+        let sql = format!(
+            "/* outboxd: audit_removable */
+             select coalesce((select min(id) - 1 from {outbox}), (select position from {checkpoint})),
+                 strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+            outbox = self.table.outbox(),
+            checkpoint = self.table.checkpoint()
+        );
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut self.connection).await.map_err(doing)?;
+        let now: DateTime<Utc> = row.try_get(1).map_err(doing)?;
+        let retention = TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX);
+        let written_before = now.checked_sub_signed(retention).unwrap_or(DateTime::UNIX_EPOCH);
+        Ok(Removable { up_to: row.try_get(0).map_err(doing)?, written_before })
     }
 
     async fn count(&mut self) -> Result<SetAside, StoreError> {
@@ -95,6 +120,10 @@ impl Contract for Audit {
 
     fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>> {
         Box::pin(self.find(ids))
+    }
+
+    fn removable(&mut self, retention: Duration) -> BoxFuture<'_, Result<Removable, StoreError>> {
+        Box::pin(self.horizon(retention))
     }
 
     fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>> {

@@ -30,6 +30,13 @@ struct Trail {
     last_offset: i64,
 }
 
+/// What is wrong with the order of one lane.
+#[derive(Debug, Clone, Copy)]
+struct Disorder {
+    records: u64,
+    first: Seen,
+}
+
 /// The part of a partition's lanes that one pass follows: those whose hash leaves `rest` when divided by `parts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -50,6 +57,7 @@ impl Part {
 #[derive(Debug, Default)]
 pub(crate) struct Everything {
     rows: RoaringTreemap,
+    hidden: RoaringTreemap,
 }
 
 impl Everything {
@@ -58,9 +66,16 @@ impl Everything {
         self.rows.insert(id.unsigned_abs())
     }
 
-    /// Rows that are expected and were not seen.
-    pub(crate) fn lost<'a>(&'a self, expected: &'a RoaringTreemap) -> impl Iterator<Item = i64> + 'a {
-        (expected - &self.rows).into_iter().map(u64::cast_signed)
+    /// Notes a record that no `read_committed` consumer sees, because a transaction before it is open.
+    pub(crate) fn note_hidden(&mut self, id: i64) {
+        self.hidden.insert(id.unsigned_abs());
+    }
+
+    /// What is expected and was not seen: rows that the broker does not hold, and those that it still hides.
+    pub(crate) fn missing(&self, expected: RoaringTreemap) -> (RoaringTreemap, RoaringTreemap) {
+        let missing = expected - &self.rows;
+        let hidden = &missing & &self.hidden;
+        (missing - &hidden, hidden)
     }
 
     /// How many different rows were seen.
@@ -74,6 +89,9 @@ impl Everything {
 pub(crate) struct Pass {
     part: Part,
     lanes: HashMap<u64, Trail>,
+    /// Of lanes out of order; kept apart from the many that are not. A lane that is left to a later pass takes what
+    /// was found with it, since that pass finds it again.
+    disorder: HashMap<u64, Disorder>,
     rows: RoaringTreemap,
     limit: usize,
     /// Parts that found no room.
@@ -87,17 +105,24 @@ impl Pass {
     }
 
     fn with_limit(part: Part, limit: usize) -> Self {
-        Self { part, lanes: HashMap::new(), rows: RoaringTreemap::new(), limit, left: Vec::new() }
+        Self {
+            part,
+            lanes: HashMap::new(),
+            disorder: HashMap::new(),
+            rows: RoaringTreemap::new(),
+            limit,
+            left: Vec::new(),
+        }
     }
 
-    /// Follows a record's lane. Reports the first occurrence of a row after that of a later one of its lane.
-    pub(crate) fn follow(&mut self, seen: Seen, at: &Where, report: &mut Report) {
+    /// Follows a record's lane. What is wrong is the first occurrence of a row after that of a later one of its lane.
+    pub(crate) fn follow(&mut self, seen: Seen) {
         let Some(lane) = seen.lane.filter(|lane| self.part.holds(*lane)) else { return };
         let is_first = self.rows.insert(seen.id.unsigned_abs());
         let fresh = Trail { highest: seen.id, last: seen.id, last_offset: seen.offset };
         let trail = self.lanes.entry(lane).or_insert(fresh);
         if is_first && seen.id < trail.highest {
-            report.reordered.add(|| Finding::at(at, seen.offset, seen.id));
+            self.disorder.entry(lane).or_insert(Disorder { records: 0, first: seen }).records += 1;
         }
         trail.highest = trail.highest.max(seen.id);
         (trail.last, trail.last_offset) = (seen.id, seen.offset);
@@ -113,12 +138,20 @@ impl Pass {
         self.left.push(Part { parts: parts * 2, rest: rest + parts });
         let part = self.part;
         self.lanes.retain(|lane, _| part.holds(*lane));
-        self.lanes.shrink_to_fit();
+        self.disorder.retain(|lane, _| part.holds(*lane));
     }
 
-    /// Reports lanes that do not end with their highest row, and says which parts are to be passed through yet.
+    /// Reports disorder inside lanes, with one example of each, and lanes that do not end with their highest row. Says
+    /// which parts are to be passed through yet.
     pub(crate) fn end(self, at: &Where, report: &mut Report) -> Vec<Part> {
-        for trail in self.lanes.values().filter(|trail| trail.last != trail.highest) {
+        let mut disorder: Vec<_> = self.disorder.into_values().collect();
+        disorder.sort_unstable_by_key(|disorder| disorder.first.offset);
+        for Disorder { records, first } in disorder {
+            report.reordered.add_many(records, || Finding::at(at, first.offset, first.id));
+        }
+        let mut stale: Vec<_> = self.lanes.into_values().filter(|trail| trail.last != trail.highest).collect();
+        stale.sort_unstable_by_key(|trail| trail.last_offset);
+        for trail in stale {
             report.stale_last.add(|| Finding::at(at, trail.last_offset, trail.last));
         }
         self.left
@@ -136,7 +169,7 @@ mod tests {
         while let Some(part) = parts.pop() {
             let mut pass = Pass::with_limit(part, limit);
             for (offset, (id, lane)) in (0..).zip(ids) {
-                pass.follow(Seen { id: *id, lane: Some(*lane), offset }, &at, &mut report);
+                pass.follow(Seen { id: *id, lane: Some(*lane), offset });
             }
             parts.extend(pass.end(&at, &mut report));
         }
@@ -159,7 +192,7 @@ mod tests {
         let at = Where { topic: "t".into(), partition: 0 };
         let (mut pass, mut report) = (Pass::begin(Part::ALL), Report::default());
         for id in [3, 1, 2] {
-            pass.follow(Seen { id, lane: None, offset: id }, &at, &mut report);
+            pass.follow(Seen { id, lane: None, offset: id });
         }
         pass.end(&at, &mut report);
         assert_eq!(found(&report), (0, 0));
@@ -169,7 +202,7 @@ mod tests {
     fn a_stale_record_at_the_end_of_a_lane_is_found() {
         let report = judged(&[(1, 7), (2, 7), (1, 7), (1, 8)], 10);
         assert_eq!(found(&report), (0, 1));
-        assert_eq!((report.stale_last.examples[0].offset, report.stale_last.examples[0].id), (Some(2), 1));
+        assert_eq!((report.stale_last.examples[0].offset, report.stale_last.examples[0].id), (Some(2), Some(1)));
     }
 
     #[test]
@@ -183,6 +216,19 @@ mod tests {
         ids.push((999, 31));
         for limit in [1, 3, 7, 1_000] {
             assert_eq!(found(&judged(&ids, limit)), (1, 1), "{limit}");
+        }
+    }
+
+    #[test]
+    fn disorder_in_a_lane_that_is_left_to_a_later_pass_is_counted_once() {
+        // Each lane has a swap before there is no room for it any more.
+        let ids: Vec<(i64, u64)> = (0..40_u64)
+            .flat_map(|lane| {
+                [(10, lane), (30, lane), (20, lane)].map(|(id, lane)| (id + 100 * lane.cast_signed(), lane))
+            })
+            .collect();
+        for limit in [1, 3, 7, 1_000] {
+            assert_eq!(found(&judged(&ids, limit)), (40, 40), "{limit}");
         }
     }
 }

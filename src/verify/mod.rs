@@ -5,22 +5,25 @@
 //! that housekeeping may have removed by now explain nothing and accuse nobody.
 
 mod judge;
+mod origin;
+mod read;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use roaring::RoaringTreemap;
-use tokio::sync::mpsc;
-use uuid::Uuid;
+use tokio::time::{Instant, sleep};
 
-use crate::contract::{Audit, KnownRow};
-use crate::kafka::{Consumed, Consumer, ConsumerError, Isolation, partitions_of};
+use crate::contract::Audit;
+use crate::kafka::{ConsumerError, Extent, Extents, Isolation, Start};
 use crate::outbox::Settle;
 use crate::verify::judge::{Everything, Part, Pass, Seen};
+use crate::verify::origin::{Origin, lane_of, origins};
+use crate::verify::read::{Chunk, Record, read};
 use crate::verify::report::{Finding, Where};
 
 pub use report::{Findings, Report};
@@ -28,11 +31,11 @@ pub use report::{Findings, Report};
 /// Rows and records that are handled at once.
 const CHUNK: usize = 5_000;
 
-/// How long one look for a record takes at most.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long open transactions are waited for, all in all: as long as a commit may take to become visible.
+const OPEN: Duration = Duration::from_secs(10);
 
-/// How long a partition may say nothing before it counts as silent.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How often they are looked at.
+const STEP: Duration = Duration::from_millis(20);
 
 /// What is audited, and how.
 #[derive(Clone)]
@@ -58,37 +61,24 @@ pub struct Settings {
 /// # Errors
 /// When the database or the brokers do not answer, or there is nothing that says which topics to read.
 pub async fn run(audit: Box<dyn Audit>, settings: Settings) -> anyhow::Result<Report> {
-    let began = Utc::now();
-    let mut auditor = Auditor {
-        audit,
-        purged_before: began - settings.retention,
-        settings,
-        report: Report::default(),
-        everything: Everything::default(),
-    };
+    let extents = Arc::new(Extents::new(&settings.properties)?);
+    let (report, everything) = (Report::default(), Everything::default());
+    let mut auditor = Auditor { audit, extents, settings, report, everything };
     let expected = auditor.read_rows().await?;
-    for topic in auditor.report.topics.clone() {
-        auditor.read_topic(&topic).await?;
+    let places = auditor.places().await?;
+    let deadline = Instant::now() + OPEN;
+    for Place { at, extent } in places {
+        auditor.read_partition(&at, extent, deadline).await?;
     }
-    auditor.conclude(&expected).await
+    auditor.conclude(expected).await
 }
 
 struct Auditor {
     audit: Box<dyn Audit>,
+    extents: Arc<Extents>,
     settings: Settings,
-    /// Rows written before may have been removed after their retention.
-    purged_before: DateTime<Utc>,
     report: Report,
     everything: Everything,
-}
-
-/// What is kept of a record.
-struct Record {
-    id: i64,
-    event_id: Uuid,
-    key: Option<Vec<u8>>,
-    offset: i64,
-    written: i64,
 }
 
 impl Auditor {
@@ -116,6 +106,12 @@ impl Auditor {
                 }
             }
         }
+        self.choose(topics)?;
+        Ok(expected)
+    }
+
+    /// Settles which topics are read: those that rows name, and those that were asked for.
+    fn choose(&mut self, mut topics: BTreeSet<String>) -> anyhow::Result<()> {
         topics.extend(self.settings.topics.iter().cloned());
         if topics.is_empty() {
             let note = "no row names a topic; name the topics to read with --topic";
@@ -129,81 +125,126 @@ impl Auditor {
             self.report.notes.push(note.to_owned());
         }
         self.report.topics = topics.into_iter().collect();
-        Ok(expected)
+        Ok(())
     }
 
-    async fn read_topic(&mut self, topic: &str) -> anyhow::Result<()> {
-        let (properties, name) = (self.settings.properties.clone(), topic.to_owned());
-        let partitions = tokio::task::spawn_blocking(move || partitions_of(&properties, &name)).await??;
-        if partitions.is_empty() {
-            self.report.notes.push(format!("topic {topic} does not exist"));
-        }
-        for partition in partitions {
-            let at = Where { topic: topic.to_owned(), partition };
-            let mut parts = vec![Part::ALL];
-            while let Some(part) = parts.pop() {
-                let is_first = part == Part::ALL;
-                parts.extend(self.read_partition(&at, part, is_first).await?);
+    /// The partitions of all topics, and how far each reaches by now.
+    async fn places(&mut self) -> anyhow::Result<Vec<Place>> {
+        let (extents, topics) = (Arc::clone(&self.extents), self.report.topics.clone());
+        let found = tokio::task::spawn_blocking(move || reach(&extents, &topics)).await??;
+        let mut places = Vec::new();
+        for (topic, partitions) in self.report.topics.iter().zip(found) {
+            if partitions.is_empty() && self.settings.topics.contains(topic) && self.report.rows == 0 {
+                bail!("topic {topic} does not exist, and no row names it; check --topic and the brokers");
+            } else if partitions.is_empty() {
+                self.report.notes.push(format!("topic {topic} does not exist"));
             }
+            let expects = self.settings.since.is_none() && self.settings.settle != Settle::Delete;
+            if expects && partitions.iter().any(|place| place.extent.first > 0) {
+                self.report.notes.push(format!(
+                    "topic {topic} has dropped its oldest records: rows from before then count as lost; leave them out with --since"
+                ));
+            }
+            places.extend(partitions);
+        }
+        Ok(places)
+    }
+
+    async fn read_partition(&mut self, at: &Where, extent: Extent, deadline: Instant) -> anyhow::Result<()> {
+        let visible = match self.settings.isolation {
+            Isolation::ReadCommitted => self.stable_until(at, extent, deadline).await?,
+            Isolation::ReadUncommitted => extent.end,
+        };
+        let mut parts = if extent.first < visible { vec![Part::ALL] } else { Vec::new() };
+        while let Some(part) = parts.pop() {
+            parts.extend(self.pass(at, part, visible).await?);
+        }
+        if visible < extent.end {
+            self.look_behind(at, visible, extent.end).await?;
         }
         Ok(())
     }
 
+    /// Waits until no transaction is open below the end, or the deadline is over; returns how far it is true by then.
+    /// A relay's transaction may have committed, and be recorded, a moment before its records become visible.
+    async fn stable_until(&self, at: &Where, extent: Extent, deadline: Instant) -> anyhow::Result<i64> {
+        let mut stable = extent.stable;
+        while stable < extent.end && Instant::now() < deadline {
+            sleep(STEP).await;
+            let (extents, place) = (Arc::clone(&self.extents), at.clone());
+            let now = tokio::task::spawn_blocking(move || extents.of(&place.topic, place.partition)).await??;
+            stable = now.stable;
+        }
+        Ok(stable.min(extent.end))
+    }
+
     /// One pass through a partition; returns the parts of its lanes for which there was no room.
-    async fn read_partition(&mut self, at: &Where, part: Part, is_first: bool) -> anyhow::Result<Vec<Part>> {
-        let (chunks, mut read) = mpsc::channel(4);
-        let (settings, place) = (self.settings.clone(), at.clone());
-        let reading = tokio::task::spawn_blocking(move || pump(&settings, &place, &chunks));
+    async fn pass(&mut self, at: &Where, part: Part, end: i64) -> anyhow::Result<Vec<Part>> {
+        let start = self.settings.since.map_or(Start::Beginning, |since| Start::Time(since.timestamp_millis()));
+        let mut reading = read(&self.settings, at, (start, end), self.settings.isolation);
         let mut pass = Pass::begin(part);
-        while let Some(Chunk { records, foreign }) = read.recv().await {
-            let known = self.explain(&records).await?;
-            if is_first {
-                self.report.foreign += foreign;
-                self.count(&records, &known, at);
+        while let Some(chunk) = reading.next().await {
+            let origins = origins(&mut *self.audit, &self.settings, &chunk.records, at).await?;
+            let explained = chunk.records.iter().zip(origins);
+            if part == Part::ALL {
+                self.count(&chunk, explained.clone(), at);
             }
-            for record in &records {
-                let lane = lane_of(record, known.as_ref(), at);
-                pass.follow(Seen { id: record.id, lane, offset: record.offset }, at, &mut self.report);
+            for (record, origin) in explained.filter(|(_, origin)| *origin != Origin::Unexpected) {
+                pass.follow(Seen { id: record.id, lane: lane_of(record, origin, at), offset: record.offset });
             }
         }
-        reading.await?.with_context(|| format!("partition {} of topic {}", at.partition, at.topic))?;
+        reading.end().await.with_context(|| format!("partition {} of topic {}", at.partition, at.topic))?;
         Ok(pass.end(at, &mut self.report))
     }
 
-    /// The rows behind records, where rows stay.
-    async fn explain(&mut self, records: &[Record]) -> anyhow::Result<Option<HashMap<i64, KnownRow>>> {
-        if self.settings.settle == Settle::Delete {
-            return Ok(None);
-        }
-        let ids: Vec<i64> = records.iter().map(|record| record.id).collect();
-        let known = self.audit.known(&ids).await?;
-        Ok(Some(known.into_iter().map(|row| (row.id, row)).collect()))
-    }
-
-    fn count(&mut self, records: &[Record], known: &Option<HashMap<i64, KnownRow>>, at: &Where) {
-        for record in records {
-            self.report.records += 1;
-            if !self.everything.note(record.id) {
-                self.report.duplicates.add(|| Finding::at(at, record.offset, record.id));
-                continue;
-            }
-            let Some(known) = known else { continue };
-            let is_explained = known.get(&record.id).is_some_and(|row| row.event_id == record.event_id);
-            let may_be_purged = record.written < self.purged_before.timestamp_millis();
-            if !is_explained && !may_be_purged {
-                self.report.unexpected.add(|| Finding::at(at, record.offset, record.id));
+    /// Notes what consumers do not see yet, so that it is not called lost.
+    async fn look_behind(&mut self, at: &Where, start: i64, end: i64) -> anyhow::Result<()> {
+        let mut reading = read(&self.settings, at, (Start::Offset(start), end), Isolation::ReadUncommitted);
+        while let Some(chunk) = reading.next().await {
+            let origins = origins(&mut *self.audit, &self.settings, &chunk.records, at).await?;
+            for (record, _) in chunk.records.iter().zip(origins).filter(|(_, origin)| *origin != Origin::Unexpected) {
+                self.everything.note_hidden(record.id);
             }
         }
+        reading.end().await.with_context(|| format!("partition {} of topic {}", at.partition, at.topic))
     }
 
-    async fn conclude(mut self, expected: &RoaringTreemap) -> anyhow::Result<Report> {
-        let lost: Vec<i64> = self.everything.lost(expected).collect();
-        // Those that were removed or given up meanwhile were not lost.
-        for chunk in lost.chunks(CHUNK) {
-            let known = self.audit.known(chunk).await?;
-            for row in known {
-                self.report.lost.add(|| Finding::row(row.id));
+    fn count<'a>(&mut self, chunk: &Chunk, records: impl Iterator<Item = (&'a Record, Origin)>, at: &Where) {
+        self.report.foreign += chunk.foreign;
+        self.report.records += (chunk.records.len() + chunk.illegible.len()) as u64;
+        for offset in &chunk.illegible {
+            self.report.unexpected.add(|| Finding::without_id(at, *offset));
+        }
+        for (record, origin) in records {
+            let finding = || Finding::at(at, record.offset, record.id);
+            if origin == Origin::Unexpected {
+                self.report.unexpected.add(finding);
+            } else if !self.everything.note(record.id) {
+                self.report.duplicates.add(finding);
             }
+        }
+    }
+
+    async fn conclude(mut self, expected: RoaringTreemap) -> anyhow::Result<Report> {
+        let (missing, hidden) = self.everything.missing(expected);
+        let mut missing = missing.into_iter().map(u64::cast_signed);
+        loop {
+            let chunk: Vec<i64> = missing.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            // Those that were removed or given up meanwhile were not lost.
+            let known = self.audit.known(&chunk).await?;
+            let mut lost: Vec<i64> = known.iter().filter(|row| !row.is_dead).map(|row| row.id).collect();
+            lost.sort_unstable();
+            for id in lost {
+                self.report.lost.add(|| Finding::row(id));
+            }
+        }
+        self.report.hidden = hidden.len();
+        if self.report.hidden > 0 {
+            let note = "an open transaction of some producer hides records from consumers with read_committed: they are counted as hidden, and nothing else is said of them";
+            self.report.notes.push(note.to_owned());
         }
         self.report.published = self.everything.len();
         let set_aside = self.audit.set_aside().await?;
@@ -213,73 +254,18 @@ impl Auditor {
     }
 }
 
-/// The lane of a record: its partition where its row names it, else its key.
-fn lane_of(record: &Record, known: Option<&HashMap<i64, KnownRow>>, at: &Where) -> Option<u64> {
-    let names_partition = known.and_then(|known| known.get(&record.id)).is_some_and(|row| row.names_partition);
-    let mut hasher = DefaultHasher::new();
-    at.topic.hash(&mut hasher);
-    match (&record.key, names_partition) {
-        (_, true) => at.partition.hash(&mut hasher),
-        (Some(key), false) => key.hash(&mut hasher),
-        (None, false) => return None,
-    }
-    Some(hasher.finish())
+/// A partition, and how far it reached before anything was read.
+struct Place {
+    at: Where,
+    extent: Extent,
 }
 
-/// Records read together.
-struct Chunk {
-    records: Vec<Record>,
-    foreign: u64,
-}
-
-/// Why a partition could not be read to its end.
-#[derive(Debug, thiserror::Error)]
-enum Unread {
-    #[error(transparent)]
-    Consumer(#[from] ConsumerError),
-    #[error("nothing came for {SILENCE:?} before the end was reached")]
-    Silent,
-}
-
-/// Reads a partition to its end. Blocks.
-fn pump(settings: &Settings, at: &Where, chunks: &mpsc::Sender<Chunk>) -> Result<(), Unread> {
-    let since = settings.since.map(|since| since.timestamp_millis());
-    let place = (at.topic.as_str(), at.partition);
-    let mut consumer = Consumer::open_partition(&settings.properties, place, since, settings.isolation)?;
-    let mut chunk = Chunk { records: Vec::with_capacity(CHUNK), foreign: 0 };
-    let mut heard = tokio::time::Instant::now();
-    while !consumer.is_at_end() {
-        let Some(consumed) = consumer.next(LOOK)? else {
-            if heard.elapsed() > SILENCE {
-                return Err(Unread::Silent);
-            }
-            continue;
-        };
-        heard = tokio::time::Instant::now();
-        match record(settings, consumed) {
-            Some(record) if since.is_none_or(|since| record.written >= since) => chunk.records.push(record),
-            Some(_earlier) => {}
-            None => chunk.foreign += 1,
-        }
-        if chunk.records.len() >= CHUNK {
-            let full = std::mem::replace(&mut chunk, Chunk { records: Vec::with_capacity(CHUNK), foreign: 0 });
-            if chunks.blocking_send(full).is_err() {
-                return Ok(());
-            }
-        }
-    }
-    // Nobody may be listening any more.
-    let _ = chunks.blocking_send(chunk);
-    Ok(())
-}
-
-/// The record, if it is one of this outbox.
-fn record(settings: &Settings, consumed: Consumed) -> Option<Record> {
-    if consumed.header("outbox-source") != Some(settings.source.as_str()) {
-        return None;
-    }
-    let id = consumed.header("outbox-id")?.parse().ok()?;
-    let event_id = Uuid::try_parse(consumed.header("id")?).ok()?;
-    let written = consumed.timestamp.unwrap_or(i64::MAX);
-    Some(Record { id, event_id, offset: consumed.offset, written, key: consumed.key })
+/// The partitions of each of these topics, and how far they reach by now. Blocks.
+fn reach(extents: &Extents, topics: &[String]) -> Result<Vec<Vec<Place>>, ConsumerError> {
+    let place = |topic: &str, partition| {
+        let at = Where { topic: topic.to_owned(), partition };
+        Ok(Place { at, extent: extents.of(topic, partition)? })
+    };
+    let places = |topic: &String| extents.partitions(topic)?.into_iter().map(|number| place(topic, number)).collect();
+    topics.iter().map(places).collect()
 }

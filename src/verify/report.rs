@@ -23,17 +23,21 @@ pub struct Finding {
     pub partition: Option<i32>,
     /// The offset, where there is a record.
     pub offset: Option<i64>,
-    /// The row's id.
-    pub id: i64,
+    /// The row's id; `None` where a record does not tell.
+    pub id: Option<i64>,
 }
 
 impl Finding {
     pub(crate) fn at(at: &Where, offset: i64, id: i64) -> Self {
-        Self { topic: Some(at.topic.clone()), partition: Some(at.partition), offset: Some(offset), id }
+        Self { topic: Some(at.topic.clone()), partition: Some(at.partition), offset: Some(offset), id: Some(id) }
+    }
+
+    pub(crate) fn without_id(at: &Where, offset: i64) -> Self {
+        Self { id: None, ..Self::at(at, offset, 0) }
     }
 
     pub(crate) fn row(id: i64) -> Self {
-        Self { topic: None, partition: None, offset: None, id }
+        Self { topic: None, partition: None, offset: None, id: Some(id) }
     }
 }
 
@@ -48,7 +52,12 @@ pub struct Findings {
 
 impl Findings {
     pub(crate) fn add(&mut self, finding: impl FnOnce() -> Finding) {
-        self.count += 1;
+        self.add_many(1, finding);
+    }
+
+    /// Adds several of which one is an example.
+    pub(crate) fn add_many(&mut self, count: u64, finding: impl FnOnce() -> Finding) {
+        self.count += count;
         if self.examples.len() < EXAMPLES {
             self.examples.push(finding());
         }
@@ -70,6 +79,8 @@ pub struct Report {
     pub published: u64,
     /// Records of others in the same topics.
     pub foreign: u64,
+    /// Rows whose records consumers with `read_committed` do not see yet, because a transaction before them is open.
+    pub hidden: u64,
     /// Rows that are recorded as published and that the broker does not hold.
     pub lost: Findings,
     /// First occurrences that follow that of a later row of their lane.
@@ -122,7 +133,8 @@ impl Report {
                     (Some(topic), Some(partition), Some(offset)) => format!(" at {topic}/{partition}@{offset}"),
                     _ => String::new(),
                 };
-                line(format!("                     row {id}{place}"));
+                let row = id.map_or_else(|| "no row".to_owned(), |id| format!("row {id}"));
+                line(format!("                     {row}{place}"));
             }
         }
         for note in &self.notes {
@@ -141,6 +153,7 @@ impl Report {
             "records": self.records,
             "published": self.published,
             "foreign": self.foreign,
+            "hidden": self.hidden,
             "dead_letters": self.dead_letters,
             "held_lanes": self.held_lanes,
             "notes": self.notes,

@@ -1,0 +1,61 @@
+//! How far partitions reach: asked before they are read, so that what comes later is left out.
+
+use std::collections::BTreeMap;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use crate::kafka::client_log::ClientLog;
+use crate::kafka::consumer::{ConsumerError, Isolation, PATIENCE, client, failed};
+
+/// The offsets between which a partition holds records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The lowest offset that is still there.
+    pub first: i64,
+    /// Below, every transaction is over: so far `read_committed` consumers see.
+    pub stable: i64,
+    /// One above the highest offset.
+    pub end: i64,
+}
+
+/// Asks brokers how far partitions reach. Its methods block: call them from a thread that may.
+pub struct Extents {
+    committed: BaseConsumer<ClientLog>,
+    uncommitted: BaseConsumer<ClientLog>,
+}
+
+impl Extents {
+    /// Connects to nothing yet. Of the properties only those count that say how to reach the broker.
+    ///
+    /// # Errors
+    /// When a client cannot be created.
+    pub fn new(properties: &BTreeMap<String, String>) -> Result<Self, ConsumerError> {
+        Ok(Self {
+            committed: client(properties, Isolation::ReadCommitted)?,
+            uncommitted: client(properties, Isolation::ReadUncommitted)?,
+        })
+    }
+
+    /// How far a partition reaches by now.
+    ///
+    /// # Errors
+    /// When the broker does not answer in time.
+    pub fn of(&self, topic: &str, partition: i32) -> Result<Extent, ConsumerError> {
+        let doing = "asking how far a partition reaches";
+        // The end first: the other way round it could be behind what is stable by then.
+        let (first, end) = self.uncommitted.fetch_watermarks(topic, partition, PATIENCE).map_err(failed(doing))?;
+        let (_, stable) = self.committed.fetch_watermarks(topic, partition, PATIENCE).map_err(failed(doing))?;
+        Ok(Extent { first, stable: stable.min(end), end })
+    }
+
+    /// The partitions that a topic has by now; none where the broker does not know it.
+    ///
+    /// # Errors
+    /// When the broker does not answer in time.
+    pub fn partitions(&self, topic: &str) -> Result<Vec<i32>, ConsumerError> {
+        // Asking for all topics cannot make the broker create this one.
+        let metadata = self.uncommitted.fetch_metadata(None, PATIENCE).map_err(failed("asking for topics"))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(found.into_iter().flat_map(|found| found.partitions()).map(|partition| partition.id()).collect())
+    }
+}

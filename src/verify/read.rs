@@ -1,0 +1,132 @@
+//! Reading partitions, in chunks, on a thread that may block.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::kafka::{Consumed, Consumer, ConsumerError, Isolation, Start};
+use crate::verify::report::Where;
+use crate::verify::{CHUNK, Settings};
+
+/// How long one look for a record takes at most.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long a partition may say nothing before it counts as silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What is kept of a record of this outbox.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) id: i64,
+    pub(crate) event_id: Uuid,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) offset: i64,
+    /// Milliseconds since 1970.
+    pub(crate) written: i64,
+}
+
+/// Records read together.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    pub(crate) records: Vec<Record>,
+    /// Offsets of records that say they are from this outbox, and not from which row.
+    pub(crate) illegible: Vec<i64>,
+    /// How many are from somewhere else.
+    pub(crate) foreign: u64,
+}
+
+/// Why a partition could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Unread {
+    /// The client or the broker said no.
+    #[error(transparent)]
+    Consumer(#[from] ConsumerError),
+    /// The broker went quiet.
+    #[error("nothing came for {SILENCE:?} before the end was reached")]
+    Silent,
+}
+
+/// A partition that is being read.
+pub(crate) struct Reading {
+    chunks: mpsc::Receiver<Chunk>,
+    thread: JoinHandle<Result<(), Unread>>,
+}
+
+impl Reading {
+    /// The next records; `None` once there are no more, or reading failed.
+    pub(crate) async fn next(&mut self) -> Option<Chunk> {
+        self.chunks.recv().await
+    }
+
+    /// Says whether all was read.
+    ///
+    /// # Errors
+    /// When it was not.
+    pub(crate) async fn end(self) -> Result<(), Unread> {
+        self.thread.await.map_err(ConsumerError::from)?
+    }
+}
+
+/// Begins to read a partition, from where it is said to begin up to below an offset that it has reached.
+pub(crate) fn read(settings: &Settings, at: &Where, range: (Start, i64), isolation: Isolation) -> Reading {
+    let (chunks, read) = mpsc::channel(4);
+    let (settings, place) = (settings.clone(), at.clone());
+    let thread = tokio::task::spawn_blocking(move || pump(&settings, &place, range, isolation, &chunks));
+    Reading { chunks: read, thread }
+}
+
+fn pump(
+    settings: &Settings,
+    at: &Where,
+    range: (Start, i64),
+    isolation: Isolation,
+    chunks: &mpsc::Sender<Chunk>,
+) -> Result<(), Unread> {
+    let place = (at.topic.as_str(), at.partition);
+    let mut consumer = Consumer::open_partition(&settings.properties, place, range, isolation)?;
+    let mut chunk = Chunk::default();
+    let mut heard = Instant::now();
+    while !consumer.is_at_end() {
+        let Some(consumed) = consumer.next(LOOK)? else {
+            if heard.elapsed() > SILENCE {
+                return Err(Unread::Silent);
+            }
+            continue;
+        };
+        heard = Instant::now();
+        chunk.take(settings, consumed);
+        if chunk.records.len() + chunk.illegible.len() >= CHUNK
+            && chunks.blocking_send(std::mem::take(&mut chunk)).is_err()
+        {
+            return Ok(());
+        }
+    }
+    // Nobody may be listening any more.
+    let _ = chunks.blocking_send(chunk);
+    Ok(())
+}
+
+impl Chunk {
+    fn take(&mut self, settings: &Settings, consumed: Consumed) {
+        if consumed.header("outbox-source") != Some(settings.source.as_str()) {
+            self.foreign += 1;
+            return;
+        }
+        let written = consumed.timestamp.unwrap_or(i64::MAX);
+        if settings.since.is_some_and(|since| written < since.timestamp_millis()) {
+            return;
+        }
+        let id = consumed.header("outbox-id").and_then(|id| id.parse().ok());
+        let event_id = consumed.header("id").and_then(|id| Uuid::try_parse(id).ok());
+        match (id, event_id) {
+            (Some(id), Some(event_id)) => {
+                self.records.push(Record { id, event_id, key: consumed.key, offset: consumed.offset, written });
+            }
+            _ => self.illegible.push(consumed.offset),
+        }
+    }
+}
