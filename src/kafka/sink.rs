@@ -4,21 +4,26 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::contract::{BoxFuture, Receipt, Sink as Contract, SinkError};
-use crate::kafka::ask::{Admin, Answer, Asker};
+use crate::kafka::ask::{Admin, Answer, Asker, Terms};
 use crate::kafka::client_log::Reach;
 use crate::kafka::config::{Settings, Shape};
-use crate::kafka::plan::Plan;
-use crate::kafka::producer::Producer;
+use crate::kafka::delivery::Spoil;
+use crate::kafka::errors;
+use crate::kafka::plan::{Plan, Writer};
+use crate::kafka::producer::{Producer, Role};
+use crate::kafka::progress::Memory;
 use crate::kafka::properties::check_properties;
+use crate::kafka::suspects::Suspects;
 use crate::kafka::topics::Topics;
 use crate::observe::metrics;
-use crate::outbox::{Lane, Record, Term, is_topic_name};
+use crate::outbox::{Delivery, Lane, Position, Progress, Record, Term, is_topic_name};
 
 /// How long a new producer waits for the old one's connections to close.
 const OLD_PRODUCER: Duration = Duration::from_secs(5);
@@ -26,9 +31,9 @@ const OLD_PRODUCER: Duration = Duration::from_secs(5);
 /// Topics that are asked for at once.
 const QUESTIONS: usize = 16;
 
-/// After records were refused that shared batches with others, so many are sent one by one: more than any relay has
-/// in flight, so that the ones at fault are among them.
-const ALONE: u64 = 50_000;
+/// How long the broker may take to let a producer in before the relay tries again. It waits until earlier
+/// transactions of this outbox have ended.
+const INITIALISING: Duration = Duration::from_secs(10);
 
 /// How often every partition counts as cold again. Brokers forget a producer that was silent there for long (a day by
 /// default), and with it the sequence that its records must follow.
@@ -43,12 +48,20 @@ pub struct Sink {
     pub(crate) blocked: HashSet<Lane>,
     /// Bytes of the largest record seen, roughly.
     pub(crate) largest: usize,
-    /// Whether records are sent one by one, to find the one at fault.
-    pub(crate) alone: bool,
+    /// Records that are sent alone, because they may be what was refused.
+    pub(crate) suspects: Suspects,
+    /// The producer that sends them, where deliveries are not transactions.
+    pub(crate) isolation: Option<Producer>,
+    /// What the broker remembers of the progress, in an exactly-once sink that is open.
+    pub(crate) memory: Option<Memory>,
+    pub(crate) reach: Arc<Reach>,
     admin: Arc<Admin>,
-    reach: Arc<Reach>,
-    /// Resolves when the last producer has ended.
-    ended: Option<oneshot::Receiver<()>>,
+    /// The term for which the sink is open.
+    term: Option<Term>,
+    /// Whether the broker has let the producer in and shut out those before it.
+    is_initialised: bool,
+    /// Each resolves when an earlier producer has ended.
+    ended: Vec<oneshot::Receiver<()>>,
     built_before: bool,
     cooled: Instant,
 }
@@ -74,61 +87,138 @@ impl Sink {
             producer: None,
             blocked: HashSet::new(),
             largest: 0,
-            alone: false,
-            admin,
+            suspects: Suspects::default(),
+            isolation: None,
+            memory: None,
             reach,
-            ended: None,
+            admin,
+            term: None,
+            is_initialised: false,
+            ended: Vec::new(),
             built_before: false,
             cooled: Instant::now(),
         })
     }
 
-    async fn make_ready(&mut self) -> Result<(), SinkError> {
+    async fn make_ready(&mut self, term: Term) -> Result<(), SinkError> {
         self.blocked.clear();
-        if self.producer.as_ref().is_some_and(|producer| producer.ledger.is_sound() && producer.ledger.is_idle()) {
+        self.suspects.expire();
+        self.mend();
+        self.isolation.take_if(|isolation| !isolation.is_at_rest()).map(|ended| self.end(ended));
+        let is_fit = self.producer.as_ref().is_some_and(Producer::is_at_rest);
+        let fences = self.settings.delivery.fences();
+        if !is_fit || (fences && self.term != Some(term)) {
+            self.end_producer();
+            self.build(self.shape()).await?;
+        }
+        self.term = Some(term);
+        self.initialise().await?;
+        self.recall(term).await
+    }
+
+    /// Goes on with a producer whose transaction was undone, with what that one taught.
+    pub(crate) fn mend(&mut self) -> Option<Spoil> {
+        let producer = self.producer.as_ref()?;
+        let spoil = producer.ledger.mend()?;
+        let batch = producer.shape.batch_size;
+        if let Some(memory) = &mut self.memory {
+            memory.undo();
+        }
+        self.topics.cool();
+        self.learn_from(&spoil, batch);
+        Some(spoil)
+    }
+
+    /// Makes the broker refuse what earlier producers of this outbox send, if that is wanted and not done.
+    async fn initialise(&mut self) -> Result<(), SinkError> {
+        let transactor = self.producer.as_ref().and_then(|producer| producer.transactor.clone());
+        if let Some(transactor) = transactor
+            && !self.is_initialised
+        {
+            transactor.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))?;
+            self.is_initialised = true;
+        }
+        Ok(())
+    }
+
+    /// Reads what the broker remembers, if that is wanted and not known.
+    async fn recall(&mut self, term: Term) -> Result<(), SinkError> {
+        if self.settings.delivery != Delivery::ExactlyOnce {
             return Ok(());
         }
-        self.end_producer();
-        self.build(self.shape()).await
+        if let Some(memory) = &mut self.memory {
+            memory.begin_anew(term);
+            return Ok(());
+        }
+        let Settings { progress_topic, source, properties, .. } = &self.settings;
+        self.memory = Some(Memory::recall(&self.asker()?, progress_topic, source, properties, term).await?);
+        Ok(())
     }
 
     /// The shape of producer that topics and records ask for, as far as they are known.
     pub(crate) fn shape(&self) -> Shape {
-        self.settings.shape(self.topics.smallest_limit(), self.largest, self.alone)
+        self.settings.shape(self.topics.smallest_limit(), self.largest)
     }
 
     async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {
-        if let Some(ended) = self.ended.take() {
-            // What the old producer had sent must not arrive after what the new one sends.
-            let _ = timeout(OLD_PRODUCER, ended).await;
+        let ended = std::mem::take(&mut self.ended);
+        // What the old producer had sent must not arrive after what the new one sends; where the broker fences, it
+        // sees to that.
+        if !self.settings.delivery.fences() {
+            let _ = timeout(OLD_PRODUCER, join_all(ended)).await;
         }
-        let producer = Producer::build(&self.settings.producer(shape), shape, &self.reach);
-        let producer = producer.map_err(|error| SinkError::Unusable {
-            problem: "the Kafka client cannot be created".to_owned(),
-            repair: "correct the kafka properties".to_owned(),
-            source: Some(Box::new(error)),
-        })?;
+        let producer = self.new_producer(self.settings.role(), shape)?;
         self.topics.begin_anew();
         self.cooled = Instant::now();
         self.producer = Some(producer);
+        self.is_initialised = false;
         if std::mem::replace(&mut self.built_before, true) {
             metrics::count_producer_rebuild();
         }
         Ok(())
     }
 
-    /// Puts an end to the producer, and remembers what it has learnt the hard way.
-    fn end_producer(&mut self) {
-        let Some(producer) = self.producer.take() else { return };
-        if let Some(spoil) = producer.ledger.spoiled() {
-            self.alone |= spoil.suspects;
-            spoil.held.iter().for_each(|(topic, cause)| self.topics.hold(topic, *cause));
-        }
-        self.ended = Some(producer.end());
+    pub(crate) fn new_producer(&self, role: Role, shape: Shape) -> Result<Producer, SinkError> {
+        let producer = Producer::build(&self.settings.producer(role, shape), role, shape, &self.reach);
+        producer.map_err(|error| SinkError::Unusable {
+            problem: "the Kafka client cannot be created".to_owned(),
+            repair: "correct the kafka properties".to_owned(),
+            source: Some(Box::new(error)),
+        })
     }
 
-    async fn take_over_or_explain(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
-        let taken = self.take_over(records).await;
+    /// Puts an end to the producers, and remembers what they have learnt the hard way.
+    fn end_producer(&mut self) {
+        for producer in [self.producer.take(), self.isolation.take()].into_iter().flatten() {
+            self.end(producer);
+        }
+        self.is_initialised = false;
+        // Whether the last transaction was committed is to be read.
+        self.memory = None;
+    }
+
+    /// Puts an end to a producer, and remembers what it has learnt the hard way.
+    pub(crate) fn end(&mut self, producer: Producer) {
+        if let Some(spoil) = producer.ledger.spoiled() {
+            self.learn_from(&spoil, producer.shape.batch_size);
+        }
+        self.ended.push(producer.end());
+    }
+
+    /// Remembers what a producer, whose batches held so many bytes at most, has learnt of records and topics.
+    fn learn_from(&mut self, spoil: &Spoil, batch: usize) {
+        spoil.held.iter().for_each(|(topic, cause)| self.topics.hold(topic, *cause));
+        self.suspects.add(&spoil.refused, batch);
+        // A limit that was lowered, say.
+        spoil.refused.iter().for_each(|refusal| self.topics.doubt(&refusal.topic));
+    }
+
+    async fn take_over_or_explain(
+        &mut self,
+        records: &[Record],
+        after: Option<&Position>,
+    ) -> Result<Receipt, SinkError> {
+        let taken = self.take_over(records, after).await;
         if taken.is_err()
             && let Some(producer) = &self.producer
         {
@@ -139,9 +229,12 @@ impl Sink {
         taken
     }
 
-    async fn take_over(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
+    async fn take_over(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
         self.topics.hear();
         self.sound()?;
+        if self.settings.delivery.fences() {
+            self.last_transaction().await?;
+        }
         self.ask_for_what_is_due()?;
         self.topics.rotate();
         if self.cooled.elapsed() > COOLING {
@@ -152,32 +245,63 @@ impl Sink {
             self.learn(records).await?;
             let mut plan = Plan::default();
             let shape = plan.make(self, records);
-            if self.sound()?.shape.serves(&shape) && !self.has_been_careful_enough() {
+            if self.sound()?.shape.serves(&shape) {
                 self.blocked.extend(plan.blocked.drain(..));
-                return self.hand_over(records, plan).await;
+                return match self.settings.role() {
+                    Role::Transactional => self.transact(records, plan, after).await,
+                    Role::Main | Role::Isolation => self.hand_over(records, plan).await,
+                };
             }
             self.reshape().await?;
         }
+    }
+
+    /// Waits for the end of the last transaction: there is one at a time.
+    pub(crate) async fn last_transaction(&mut self) -> Result<(), SinkError> {
+        if !self.is_initialised {
+            return Err(not_open());
+        }
+        self.sound()?.ledger.drained().await;
+        self.sound()?;
+        if let Some(memory) = &mut self.memory {
+            memory.commit();
+        }
+        Ok(())
+    }
+
+    /// Hands the records over as planned, the suspects after the others.
+    async fn hand_over(&mut self, records: &[Record], plan: Plan) -> Result<Receipt, SinkError> {
+        let Self { producer, topics, settings, .. } = self;
+        let Some(producer) = producer else { return Err(not_open()) };
+        let (submission, receipt) = producer.ledger.begin(records.len());
+        let mut writer = Writer { producer, submission, source: &settings.source, records };
+        plan.kept.into_iter().for_each(|(index, outcome)| writer.submission.set(index, outcome));
+        writer.write(topics, plan.together.into_iter().map(|sending| (sending.index, sending))).await?;
+        if !plan.alone.is_empty() {
+            let submission = writer.submission;
+            let judged = self.isolate(records, plan.alone).await?;
+            judged.into_iter().for_each(|(index, outcome)| submission.set(index, outcome));
+        }
+        Ok(receipt)
     }
 
     /// Lets everything that was handed over arrive, and goes on with a producer of the shape that is needed now.
     async fn reshape(&mut self) -> Result<(), SinkError> {
         self.sound()?.ledger.drained().await;
         self.sound()?;
-        self.alone &= !self.has_been_careful_enough();
         let shape = self.shape();
         tracing::info!(
             batch_size = shape.batch_size,
             message_max_bytes = shape.message_limit,
-            alone = shape.alone,
             "a new producer for the topics' limits"
         );
+        // The last transaction is over, so that what is remembered stays true.
+        let memory = self.memory.take();
         self.end_producer();
-        self.build(shape).await
-    }
-
-    fn has_been_careful_enough(&self) -> bool {
-        self.alone && self.producer.as_ref().is_some_and(|producer| producer.enqueued() >= ALONE)
+        self.build(shape).await?;
+        self.initialise().await?;
+        self.memory = memory;
+        Ok(())
     }
 
     /// Makes sure that the broker was asked for every record's topic, and waits for the answers as long as it takes.
@@ -204,7 +328,14 @@ impl Sink {
         loop {
             tokio::select! {
                 answer = answers.next() => match answer {
-                    Some((name, answer)) => self.topics.learn(&name, answer),
+                    Some((name, answer)) => {
+                        self.topics.learn(&name, answer);
+                        if let Answer::Known { terms: Terms { limit: Some(limit), .. }, .. } = answer
+                            && !self.settings.compresses()
+                        {
+                            self.suspects.explain(&name, limit);
+                        }
+                    }
                     None => return Ok(()),
                 },
                 () = ledger.ended() => return self.sound().map(|_| ()),
@@ -261,12 +392,24 @@ impl Sink {
 }
 
 impl Contract for Sink {
-    fn open(&mut self, _term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.make_ready())
+    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(self.make_ready(term))
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take_over_or_explain(records))
+        Box::pin(self.take_over_or_explain(records, None))
+    }
+
+    fn submit_with_progress<'a>(
+        &'a mut self,
+        records: &'a [Record],
+        after: Option<&'a Position>,
+    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(self.take_over_or_explain(records, after))
+    }
+
+    fn progress(&mut self) -> Option<Progress> {
+        self.memory.as_ref()?.found().cloned()
     }
 
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
@@ -298,8 +441,24 @@ pub(crate) fn unavailable(doing: &'static str, source: impl Into<crate::contract
     SinkError::Unavailable { doing, source: source.into() }
 }
 
-fn not_open() -> SinkError {
+/// The producer is not what was opened, or nothing was.
+pub(crate) fn not_open() -> SinkError {
     unavailable("publishing", "the sink is not open")
+}
+
+/// Why the broker did not let a producer in.
+fn not_let_in(error: KafkaError, settings: &Settings) -> SinkError {
+    let code = errors::code(&error);
+    if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
+        let timeout = settings.transaction_timeout();
+        return SinkError::Unusable {
+            problem: format!("the broker does not allow transactions of {timeout:?}"),
+            repair: "set transaction.timeout.ms of [kafka] to no more than the broker's transaction.max.timeout.ms"
+                .to_owned(),
+            source: Some(Box::new(error)),
+        };
+    }
+    unavailable("asking to be let in as the only producer of this outbox", error)
 }
 
 /// Why the client did not take a record over.

@@ -4,6 +4,7 @@
 //! `docs/architecture.md` for the vocabulary.
 
 mod batch;
+mod delivery;
 mod held;
 mod message;
 mod record;
@@ -11,6 +12,7 @@ mod settlement;
 mod table;
 
 pub use batch::{Batch, Limit, Position};
+pub use delivery::{Delivery, Progress, UnknownDelivery};
 pub use held::{Held, HoldCause, Lane};
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};

@@ -12,7 +12,7 @@ use crate::outbox::{Batch, Held, Limit, Position, Term};
 use crate::relay::lanes::{Command, Lanes};
 use crate::relay::pacer::Pacer;
 use crate::relay::session::{Ending, LastCheckpoint, Verdict};
-use crate::relay::settler::Progress;
+use crate::relay::settler::Frontier;
 use crate::relay::{Status, store_verdict};
 
 /// While nothing flows the position still moves with the database's other work; this often it is stored, so
@@ -82,7 +82,7 @@ pub(crate) struct Fetcher {
     pub(crate) checkpoint_interval: Duration,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) batches: mpsc::Sender<Fetched>,
-    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) progress: watch::Receiver<Frontier>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -220,7 +220,7 @@ impl Fetcher {
 /// The checkpoint that may be stored now, if it differs from the stored one.
 fn due(
     reached: &Reached,
-    progress: &watch::Receiver<Progress>,
+    progress: &watch::Receiver<Frontier>,
     lanes: &Mutex<Lanes>,
     term: Term,
 ) -> Option<Checkpoint> {
@@ -241,6 +241,6 @@ fn cut_short(doing: &'static str) -> StoreError {
 }
 
 /// Waits until the settler is done.
-async fn settled(mut progress: watch::Receiver<Progress>) {
+async fn settled(mut progress: watch::Receiver<Frontier>) {
     while progress.changed().await.is_ok() {}
 }

@@ -25,7 +25,7 @@ use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
 use crate::relay::publisher::Publisher;
-use crate::relay::settler::{Progress, Settler, Submitted, count_held};
+use crate::relay::settler::{Frontier, Settler, Submitted, count_held};
 use crate::relay::{Ended, Error, Phase, Settings, Status, sink_verdict, store_verdict};
 
 /// Batches read ahead of the publisher; their records are bounded by the credit.
@@ -103,7 +103,7 @@ impl Session<'_> {
         let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS);
-        let (progress, reached) = watch::channel(Progress::default());
+        let (progress, reached) = watch::channel(Frontier::default());
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
         let settler = self.settler(&lanes, submitted, progress, &ending);
@@ -143,7 +143,7 @@ impl Session<'_> {
         reader: Box<dyn Reader>,
         lanes: &Arc<Mutex<Lanes>>,
         batches: mpsc::Sender<Fetched>,
-        progress: watch::Receiver<Progress>,
+        progress: watch::Receiver<Frontier>,
         ending: &Ending,
     ) -> Fetcher {
         Fetcher {
@@ -165,7 +165,7 @@ impl Session<'_> {
         &self,
         lanes: &Arc<Mutex<Lanes>>,
         submitted: mpsc::Receiver<Submitted>,
-        progress: watch::Sender<Progress>,
+        progress: watch::Sender<Frontier>,
         ending: &Ending,
     ) -> Settler {
         Settler {

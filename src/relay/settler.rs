@@ -37,7 +37,7 @@ pub(crate) struct Submitted {
 
 /// How far everything is settled or held.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Progress {
+pub(crate) struct Frontier {
     /// The number of the last batch.
     pub(crate) number: u64,
     /// The position after it.
@@ -49,7 +49,7 @@ pub(crate) struct Settler {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
-    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) progress: watch::Sender<Frontier>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -220,7 +220,7 @@ impl Settler {
         metrics::set_in_flight(self.status.borrow().in_flight);
         metrics::set_progress_now();
         if let Some((number, position)) = end {
-            self.progress.send_replace(Progress { number, position: Some(position) });
+            self.progress.send_replace(Frontier { number, position: Some(position) });
         }
     }
 
