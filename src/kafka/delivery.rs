@@ -25,7 +25,7 @@ const REFUSALS: usize = 100_000;
 
 /// A record that the broker refused, alone or together with others of its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct Refused {
     /// The row's id, from the record's headers.
     pub(crate) id: Option<i64>,
     pub(crate) topic: String,
@@ -43,7 +43,7 @@ pub(crate) struct Spoil {
     /// What the client said first.
     pub(crate) reason: String,
     /// Records that were refused, alone or in a batch: which of a batch are at fault is not known.
-    pub(crate) refused: Vec<Refusal>,
+    pub(crate) refused: Vec<Refused>,
     /// Topics whose records were refused, and what they wait for.
     pub(crate) held: Vec<(String, HoldCause)>,
 }

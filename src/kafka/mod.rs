@@ -28,6 +28,7 @@ mod delivery;
 mod encode;
 mod errors;
 mod isolation;
+mod opening;
 mod partition;
 mod plan;
 mod producer;

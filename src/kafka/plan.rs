@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rdkafka::producer::BaseRecord;
 
-use crate::contract::{Outcome, Rejection, SinkError};
+use crate::contract::{Outcome, Refusal, Rejection, SinkError};
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::delivery::{Spoil, Submission};
 use crate::kafka::producer::Producer;
@@ -71,17 +71,11 @@ impl Plan {
         if lane.as_ref().is_some_and(|lane| sink.blocked.contains(lane) || self.blocked.contains(lane)) {
             return Err(Outcome::Unknown);
         }
-        let partition = partition::of(record, known.partitions, &mut known.spread);
-        if partition >= known.partitions || partition < 0 {
-            return Err(self.reject(record, impossible_partition(record, partition, known.partitions)));
-        }
-        if record.key.is_none() && known.terms.compacted == Some(true) {
-            return Err(self.reject(record, missing_key(record)));
-        }
-        match size_of(record, known, &sink.settings) {
+        match known.fits(record, &sink.settings) {
             Ok(size) => sink.largest = size.max(sink.largest),
             Err(rejection) => return Err(self.reject(record, rejection)),
         }
+        let partition = partition::of(record, known.partitions, &mut known.spread);
         let is_suspected = is_watched && sink.suspects.concerns(record, lane.as_ref());
         let way = if is_suspected { &mut self.alone } else { &mut self.together };
         way.push(Sending { index, topic, partition });
@@ -91,6 +85,19 @@ impl Plan {
     fn reject(&mut self, record: &Record, rejection: Rejection) -> Outcome {
         self.blocked.extend(record.lane());
         Outcome::Rejected(Box::new(rejection))
+    }
+}
+
+impl Known {
+    /// The record's size, as far as it matters to the producer; or why the topic can never take it.
+    fn fits(&self, record: &Record, settings: &Settings) -> Result<usize, Rejection> {
+        match record.partition {
+            Some(partition) if !(0..self.partitions).contains(&partition) => {
+                Err(impossible_partition(record, partition, self.partitions))
+            }
+            _ if record.key.is_none() && self.terms.compacted == Some(true) => Err(missing_key(record)),
+            _ => size_of(record, self, settings),
+        }
     }
 }
 
@@ -143,6 +150,28 @@ fn missing_key(record: &Record) -> Rejection {
     let message =
         format!("it has no key, and topic {topic} is compacted: give it one, or change the topic's cleanup.policy");
     Rejection { code: "missing_key", message }
+}
+
+impl Sink {
+    /// Records that can never be published as they are, by what is known of their topics.
+    pub(crate) fn refusals(&mut self, records: &[Record]) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            if let Some(rejection) = self.refusal(record) {
+                refusals.push(Refusal { index, rejection });
+            }
+        }
+        refusals
+    }
+
+    fn refusal(&mut self, record: &Record) -> Option<Rejection> {
+        let number = self.topics.find(&record.topic)?;
+        match &self.topics.get(number).state {
+            State::Known(known) => known.fits(record, &self.settings).err(),
+            State::Impossible => Some(impossible_topic(record)),
+            State::Held(_) => None,
+        }
+    }
 }
 
 /// Writes one submission.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::contract::{Outcome, Rejection};
 use crate::kafka::client_log::{ClientLog, Reach};
 use crate::kafka::config::Shape;
-use crate::kafka::delivery::{Ledger, Refusal, Spoil};
+use crate::kafka::delivery::{Ledger, Refused, Spoil};
 use crate::kafka::encode;
 use crate::kafka::errors::{self, Verdict};
 use crate::kafka::transaction::Transactor;
@@ -192,8 +192,8 @@ impl Context {
 }
 
 /// What is to be remembered of a record that the broker refused.
-fn refusal(word: &'static str, error: RDKafkaErrorCode, message: &BorrowedMessage<'_>) -> Refusal {
-    Refusal {
+fn refusal(word: &'static str, error: RDKafkaErrorCode, message: &BorrowedMessage<'_>) -> Refused {
+    Refused {
         id: encode::row_id(message.headers()),
         topic: message.topic().to_owned(),
         key: message.key().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
@@ -203,7 +203,7 @@ fn refusal(word: &'static str, error: RDKafkaErrorCode, message: &BorrowedMessag
     }
 }
 
-impl Refusal {
+impl Refused {
     /// What it comes to when the record was sent alone.
     pub(crate) fn rejection(&self) -> Rejection {
         let Self { topic, partition, error, .. } = self;

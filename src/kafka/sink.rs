@@ -4,36 +4,25 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{BoxFuture, Receipt, Sink as Contract, SinkError};
+use crate::contract::{BoxFuture, Receipt, Refusal, Sink as Contract, SinkError};
 use crate::kafka::ask::{Admin, Answer, Asker, Terms};
 use crate::kafka::client_log::Reach;
 use crate::kafka::config::{Settings, Shape};
-use crate::kafka::delivery::Spoil;
-use crate::kafka::errors;
 use crate::kafka::plan::{Plan, Writer};
 use crate::kafka::producer::{Producer, Role};
 use crate::kafka::progress::Memory;
 use crate::kafka::properties::check_properties;
 use crate::kafka::suspects::Suspects;
 use crate::kafka::topics::Topics;
-use crate::observe::metrics;
-use crate::outbox::{Delivery, Lane, Position, Progress, Record, Term, is_topic_name};
-
-/// How long a new producer waits for the old one's connections to close.
-const OLD_PRODUCER: Duration = Duration::from_secs(5);
+use crate::outbox::{Lane, Position, Progress, Record, Term, is_topic_name};
 
 /// Topics that are asked for at once.
 const QUESTIONS: usize = 16;
-
-/// How long the broker may take to let a producer in before the relay tries again. It waits until earlier
-/// transactions of this outbox have ended.
-const INITIALISING: Duration = Duration::from_secs(10);
 
 /// How often every partition counts as cold again. Brokers forget a producer that was silent there for long (a day by
 /// default), and with it the sequence that its records must follow.
@@ -57,13 +46,13 @@ pub struct Sink {
     pub(crate) reach: Arc<Reach>,
     admin: Arc<Admin>,
     /// The term for which the sink is open.
-    term: Option<Term>,
+    pub(crate) term: Option<Term>,
     /// Whether the broker has let the producer in and shut out those before it.
-    is_initialised: bool,
+    pub(crate) is_initialised: bool,
     /// Each resolves when an earlier producer has ended.
-    ended: Vec<oneshot::Receiver<()>>,
-    built_before: bool,
-    cooled: Instant,
+    pub(crate) ended: Vec<oneshot::Receiver<()>>,
+    pub(crate) built_before: bool,
+    pub(crate) cooled: Instant,
 }
 
 impl Sink {
@@ -100,117 +89,26 @@ impl Sink {
         })
     }
 
-    async fn make_ready(&mut self, term: Term) -> Result<(), SinkError> {
-        self.blocked.clear();
-        self.suspects.expire();
-        self.mend();
-        self.isolation.take_if(|isolation| !isolation.is_at_rest()).map(|ended| self.end(ended));
-        let is_fit = self.producer.as_ref().is_some_and(Producer::is_at_rest);
-        let fences = self.settings.delivery.fences();
-        if !is_fit || (fences && self.term != Some(term)) {
-            self.end_producer();
-            self.build(self.shape()).await?;
-        }
-        self.term = Some(term);
-        self.initialise().await?;
-        self.recall(term).await
-    }
-
-    /// Goes on with a producer whose transaction was undone, with what that one taught.
-    pub(crate) fn mend(&mut self) -> Option<Spoil> {
-        let producer = self.producer.as_ref()?;
-        let spoil = producer.ledger.mend()?;
-        let batch = producer.shape.batch_size;
-        if let Some(memory) = &mut self.memory {
-            memory.undo();
-        }
-        self.topics.cool();
-        self.learn_from(&spoil, batch);
-        Some(spoil)
-    }
-
-    /// Makes the broker refuse what earlier producers of this outbox send, if that is wanted and not done.
-    async fn initialise(&mut self) -> Result<(), SinkError> {
-        let transactor = self.producer.as_ref().and_then(|producer| producer.transactor.clone());
-        if let Some(transactor) = transactor
-            && !self.is_initialised
-        {
-            transactor.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))?;
-            self.is_initialised = true;
-        }
-        Ok(())
-    }
-
-    /// Reads what the broker remembers, if that is wanted and not known.
-    async fn recall(&mut self, term: Term) -> Result<(), SinkError> {
-        if self.settings.delivery != Delivery::ExactlyOnce {
-            return Ok(());
-        }
-        if let Some(memory) = &mut self.memory {
-            memory.begin_anew(term);
-            return Ok(());
-        }
-        let Settings { progress_topic, source, properties, .. } = &self.settings;
-        self.memory = Some(Memory::recall(&self.asker()?, progress_topic, source, properties, term).await?);
-        Ok(())
-    }
-
     /// The shape of producer that topics and records ask for, as far as they are known.
     pub(crate) fn shape(&self) -> Shape {
         self.settings.shape(self.topics.smallest_limit(), self.largest)
     }
 
-    async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {
-        let ended = std::mem::take(&mut self.ended);
-        // What the old producer had sent must not arrive after what the new one sends; where the broker fences, it
-        // sees to that.
-        if !self.settings.delivery.fences() {
-            let _ = timeout(OLD_PRODUCER, join_all(ended)).await;
+    /// Finds records that can never be published as they are. A topic's limits may have been changed since they were
+    /// read, so nobody is refused on old news.
+    async fn look_over(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        self.topics.hear();
+        self.learn(records).await?;
+        let refusals = self.refusals(records);
+        let mut is_old = false;
+        for refusal in &refusals {
+            is_old |= self.topics.doubt(&records[refusal.index].topic);
         }
-        let producer = self.new_producer(self.settings.role(), shape)?;
-        self.topics.begin_anew();
-        self.cooled = Instant::now();
-        self.producer = Some(producer);
-        self.is_initialised = false;
-        if std::mem::replace(&mut self.built_before, true) {
-            metrics::count_producer_rebuild();
+        if !is_old {
+            return Ok(refusals);
         }
-        Ok(())
-    }
-
-    pub(crate) fn new_producer(&self, role: Role, shape: Shape) -> Result<Producer, SinkError> {
-        let producer = Producer::build(&self.settings.producer(role, shape), role, shape, &self.reach);
-        producer.map_err(|error| SinkError::Unusable {
-            problem: "the Kafka client cannot be created".to_owned(),
-            repair: "correct the kafka properties".to_owned(),
-            source: Some(Box::new(error)),
-        })
-    }
-
-    /// Puts an end to the producers, and remembers what they have learnt the hard way.
-    fn end_producer(&mut self) {
-        for producer in [self.producer.take(), self.isolation.take()].into_iter().flatten() {
-            self.end(producer);
-        }
-        self.is_initialised = false;
-        // Whether the last transaction was committed is to be read.
-        self.memory = None;
-    }
-
-    /// Puts an end to a producer, and remembers what it has learnt the hard way.
-    pub(crate) fn end(&mut self, producer: Producer) {
-        if let Some(spoil) = producer.ledger.spoiled() {
-            self.learn_from(&spoil, producer.shape.batch_size);
-        }
-        self.ended.push(producer.end());
-    }
-
-    /// Remembers what a producer, whose batches held so many bytes at most, has learnt of records and topics.
-    fn learn_from(&mut self, spoil: &Spoil, batch: usize) {
-        spoil.held.iter().for_each(|(topic, cause)| self.topics.hold(topic, *cause));
-        self.suspects.add(&spoil.refused, batch);
-        // A limit that was lowered, say.
-        spoil.refused.iter().for_each(|refusal| self.topics.doubt(&refusal.topic));
+        self.learn(records).await?;
+        Ok(self.refusals(records))
     }
 
     async fn take_over_or_explain(
@@ -285,25 +183,6 @@ impl Sink {
         Ok(receipt)
     }
 
-    /// Lets everything that was handed over arrive, and goes on with a producer of the shape that is needed now.
-    async fn reshape(&mut self) -> Result<(), SinkError> {
-        self.sound()?.ledger.drained().await;
-        self.sound()?;
-        let shape = self.shape();
-        tracing::info!(
-            batch_size = shape.batch_size,
-            message_max_bytes = shape.message_limit,
-            "a new producer for the topics' limits"
-        );
-        // The last transaction is over, so that what is remembered stays true.
-        let memory = self.memory.take();
-        self.end_producer();
-        self.build(shape).await?;
-        self.initialise().await?;
-        self.memory = memory;
-        Ok(())
-    }
-
     /// Makes sure that the broker was asked for every record's topic, and waits for the answers as long as it takes.
     async fn learn(&mut self, records: &[Record]) -> Result<(), SinkError> {
         let mut wanted: Vec<Arc<str>> = Vec::new();
@@ -357,7 +236,7 @@ impl Sink {
         Ok(())
     }
 
-    fn asker(&self) -> Result<Asker, SinkError> {
+    pub(crate) fn asker(&self) -> Result<Asker, SinkError> {
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
         Ok(Asker { client: producer.client(), admin: Arc::clone(&self.admin) })
     }
@@ -394,6 +273,10 @@ impl Sink {
 impl Contract for Sink {
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(self.make_ready(term))
+    }
+
+    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+        Box::pin(self.look_over(records))
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
@@ -444,21 +327,6 @@ pub(crate) fn unavailable(doing: &'static str, source: impl Into<crate::contract
 /// The producer is not what was opened, or nothing was.
 pub(crate) fn not_open() -> SinkError {
     unavailable("publishing", "the sink is not open")
-}
-
-/// Why the broker did not let a producer in.
-fn not_let_in(error: KafkaError, settings: &Settings) -> SinkError {
-    let code = errors::code(&error);
-    if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
-        let timeout = settings.transaction_timeout();
-        return SinkError::Unusable {
-            problem: format!("the broker does not allow transactions of {timeout:?}"),
-            repair: "set transaction.timeout.ms of [kafka] to no more than the broker's transaction.max.timeout.ms"
-                .to_owned(),
-            source: Some(Box::new(error)),
-        };
-    }
-    unavailable("asking to be let in as the only producer of this outbox", error)
 }
 
 /// Why the client did not take a record over.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kafka::delivery::Refusal;
+use crate::kafka::delivery::Refused;
 use crate::outbox::{Lane, Record};
 
 /// How long a lane is watched after a record of it was rejected, or was suspected and did not come again.
@@ -49,7 +49,7 @@ impl Suspects {
     }
 
     /// Suspects records that were refused, by a producer whose batches held so many bytes at most.
-    pub(crate) fn add(&mut self, refused: &[Refusal], batch: usize) {
+    pub(crate) fn add(&mut self, refused: &[Refused], batch: usize) {
         let until = Instant::now() + WATCH;
         for refusal in refused {
             let Some(id) = refusal.id else { continue };
@@ -124,7 +124,7 @@ pub(crate) const TOO_LARGE: &str = "message_too_large";
 
 /// The lanes that a refused record may belong to: the broker's answer does not say whether its row named the
 /// partition.
-fn lanes(refusal: &Refusal) -> impl Iterator<Item = Lane> {
+fn lanes(refusal: &Refused) -> impl Iterator<Item = Lane> {
     let key = refusal.key.as_deref().map(|key| Lane::from_columns(&refusal.topic, Some(key), None));
     let partition = Lane::from_columns(&refusal.topic, None, Some(refusal.partition));
     key.into_iter().chain([partition])
@@ -138,9 +138,9 @@ mod tests {
 
     use super::*;
 
-    fn refusal(id: i64, key: Option<&str>, code: &'static str) -> Refusal {
+    fn refusal(id: i64, key: Option<&str>, code: &'static str) -> Refused {
         let error = RDKafkaErrorCode::InvalidRecord;
-        Refusal { id: Some(id), topic: "t".to_owned(), key: key.map(str::to_owned), partition: 3, code, error }
+        Refused { id: Some(id), topic: "t".to_owned(), key: key.map(str::to_owned), partition: 3, code, error }
     }
 
     fn record(id: i64, key: Option<&str>, partition: Option<i32>) -> Record {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
 use crate::memory::state::{State, covered, covers, position};
 use crate::memory::store::{Row, Shared};
-use crate::outbox::{Batch, Held, Lane, Limit};
+use crate::outbox::{Batch, Held, Lane, Limit, Position};
 
 /// Reads rows in the order in which they became visible, which misses none however late it commits.
 #[derive(Debug)]
@@ -127,6 +127,10 @@ impl Page {
 impl Reader for Session {
     fn held(&self) -> &[Held] {
         &self.held
+    }
+
+    fn position(&self) -> Position {
+        position(self.last)
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {

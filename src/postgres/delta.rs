@@ -8,7 +8,7 @@
 use sqlx::PgConnection;
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Table};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Table};
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::errors::not_now;
 use crate::postgres::holds::Holds;
@@ -168,6 +168,10 @@ async fn beginning(conn: &mut PgConnection, table: &Table) -> Result<(At, Option
 impl Reader for DeltaReader {
     fn held(&self) -> &[Held] {
         &self.stored_held
+    }
+
+    fn position(&self) -> Position {
+        self.at.to_position()
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {

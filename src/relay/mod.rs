@@ -15,10 +15,12 @@
 //! in flight is awaited and settled, and the next session reads on from the stored checkpoint, skipping what
 //! is settled. There is no other way of recovery, so the one there is gets tested by every failure.
 
+mod dead_letters;
 mod fetcher;
 mod lanes;
 mod pacer;
 mod publisher;
+mod rejections;
 mod session;
 mod settler;
 mod status;
@@ -26,7 +28,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,7 +37,8 @@ use crate::backoff::Backoff;
 use crate::contract::{LeaseStore, Rejection, Sink, SinkError, Store, StoreError};
 use crate::coordination::{Keeper, Leadership};
 use crate::observe::{chain, metrics};
-use crate::outbox::Limit;
+use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Term};
+use crate::relay::dead_letters::Courier;
 use crate::relay::session::{Session, Verdict};
 
 pub use status::{Phase, Status};
@@ -54,6 +57,10 @@ pub struct Settings {
     pub batch: Limit,
     /// How much may be read and not settled: what bounds the memory.
     pub in_flight: Limit,
+    /// How strong the delivery is. The sink must be set up for the same.
+    pub delivery: Delivery,
+    /// How much that was read already goes into one submission of a sink that works in transactions.
+    pub transaction: Limit,
     /// How long a stop waits for what is in flight before it is cut off.
     pub drain_deadline: Duration,
     /// How often the checkpoint is stored while records flow.
@@ -64,8 +71,13 @@ pub struct Settings {
     pub poll_idle: Duration,
     /// The longest pause between reads while a wake-up is armed.
     pub poll_armed: Duration,
-    /// How often the sink is asked whether it accepts a held topic by now.
+    /// How often the sink is asked whether it accepts a held topic by now, and the store whether somebody asks for a
+    /// release.
     pub release_interval: Duration,
+    /// What becomes of records that can never be published.
+    pub on_reject: RejectPolicy,
+    /// Where dead letters are published, besides being kept, given [`Relay::with_dead_letters`].
+    pub dead_letter_topic: Option<DeadLetterTopic>,
 }
 
 impl Default for Settings {
@@ -75,12 +87,16 @@ impl Default for Settings {
             lease_ttl: Duration::from_secs(3),
             batch: Limit { records: 5_000, bytes: 8 << 20 },
             in_flight: Limit { records: 30_000, bytes: 48 << 20 },
+            delivery: Delivery::default(),
+            transaction: Limit { records: 10_000, bytes: 16 << 20 },
             drain_deadline: Duration::from_secs(20),
             checkpoint_interval: Duration::from_secs(1),
             poll_busy: Duration::from_millis(1),
             poll_idle: Duration::from_millis(50),
             poll_armed: Duration::from_secs(1),
             release_interval: Duration::from_secs(1),
+            on_reject: RejectPolicy::default(),
+            dead_letter_topic: None,
         }
     }
 }
@@ -130,13 +146,25 @@ pub struct Relay {
     sink: Box<dyn Sink>,
     settings: Settings,
     status: watch::Sender<Status>,
+    /// Signalled when there are dead letters to publish.
+    buried: Arc<Notify>,
+    courier: Option<Courier>,
 }
 
 impl Relay {
     /// A relay from this store to this sink. Nothing happens before [`run`](Self::run).
     pub fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, settings: Settings) -> Self {
         let (status, _) = watch::channel(Status::new());
-        Self { store, sink, settings, status }
+        Self { store, sink, settings, status, buried: Arc::default(), courier: None }
+    }
+
+    /// Publishes dead letters through this sink, to [`Settings::dead_letter_topic`]. It is another sink than that of
+    /// the records, so that neither gets into the other's way, and delivers at least once.
+    #[must_use]
+    pub fn with_dead_letters(mut self, sink: Box<dyn Sink>) -> Self {
+        let (store, buried) = (Arc::clone(&self.store), Arc::clone(&self.buried));
+        self.courier = Some(Courier { store, sink, buried });
+        self
     }
 
     /// What the relay is doing, from now on.
@@ -162,7 +190,10 @@ impl Relay {
     async fn relay(&mut self, stop: &CancellationToken) -> Result<Ended, Error> {
         let store = Arc::clone(&self.store);
         let leases: Arc<dyn LeaseStore> = store;
-        let keeper = Keeper::new(leases, self.settings.holder.clone(), self.settings.lease_ttl);
+        let mut keeper = Keeper::new(leases, self.settings.holder.clone(), self.settings.lease_ttl);
+        if self.settings.delivery.fences() {
+            keeper = keeper.fencing();
+        }
         loop {
             let status = &self.status;
             let connected = |connected| standby(status, connected);
@@ -173,16 +204,20 @@ impl Relay {
             };
             self.begin_term(&leadership);
             let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / 4);
+            let mut courier = self.courier.take();
+            let carried = carry(courier.as_mut(), leadership.term());
             let verdict = tokio::select! {
                 verdict = self.lead(&leadership, stop) => verdict,
                 () = shown => unreachable!("it never ends"),
+                () = carried => unreachable!("it never ends"),
             };
+            self.courier = courier;
             metrics::set_leader(None);
             leadership.resign().await;
             match verdict {
                 Verdict::Stopped(ended) => return Ok(ended),
                 Verdict::Failed(error) => return Err(error),
-                Verdict::Again(_) | Verdict::LeaseLost => {}
+                Verdict::Again(_) | Verdict::Afresh | Verdict::LeaseLost => {}
             }
         }
     }
@@ -211,9 +246,13 @@ impl Relay {
                 status: &self.status,
                 leadership,
                 stop,
+                buried: &self.buried,
             };
-            let verdict = session.run(&mut failing).await;
-            let Verdict::Again(reason) = verdict else { return verdict };
+            let reason = match session.run(&mut failing).await {
+                Verdict::Again(reason) => reason,
+                Verdict::Afresh => continue,
+                verdict => return verdict,
+            };
             if began.elapsed() > LASTING {
                 backoff.reset();
             }
@@ -227,6 +266,14 @@ impl Relay {
             }
         }
     }
+}
+
+/// Publishes dead letters, if they are to be; never returns.
+async fn carry(courier: Option<&mut Courier>, term: Term) {
+    if let Some(courier) = courier {
+        courier.run(term).await;
+    }
+    std::future::pending().await
 }
 
 /// Keeps showing how long the lease can be trusted; never returns.

@@ -11,11 +11,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
-use crate::contract::{Receipt, Sink};
+use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
-use crate::outbox::{Lane, Record};
-use crate::relay::fetcher::Fetched;
+use crate::outbox::{Held, Lane, Limit, Position, Record};
+use crate::relay::fetcher::{Fetched, Permit};
 use crate::relay::lanes::Lanes;
+use crate::relay::rejections::Rejections;
 use crate::relay::session::{Ending, Verdict};
 use crate::relay::settler::Submitted;
 use crate::relay::sink_verdict;
@@ -25,17 +26,23 @@ pub(crate) struct Row {
     pub(crate) id: i64,
     pub(crate) event_id: Uuid,
     pub(crate) topic: Arc<str>,
+    key: Option<String>,
+    partition: Option<i32>,
     pub(crate) created_at: DateTime<Utc>,
 }
 
-impl From<&Record> for Row {
-    fn from(record: &Record) -> Self {
-        Self {
-            id: record.id,
-            event_id: record.event_id,
-            topic: Arc::clone(&record.topic),
-            created_at: record.created_at,
-        }
+impl From<Record> for Row {
+    fn from(record: Record) -> Self {
+        let Record { id, event_id, topic, key, partition, created_at, .. } = record;
+        Self { id, event_id, topic, key, partition, created_at }
+    }
+}
+
+impl Row {
+    /// The lane in which its record keeps its order, if it does.
+    pub(crate) fn lane(&self) -> Option<Lane> {
+        let has_lane = self.key.is_some() || self.partition.is_some();
+        has_lane.then(|| Lane::from_columns(&self.topic, self.key.as_deref(), self.partition))
     }
 }
 
@@ -46,12 +53,48 @@ pub(crate) struct Publisher<'a> {
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) fetched: mpsc::Receiver<Fetched>,
     pub(crate) submissions: mpsc::Sender<Submitted>,
+    pub(crate) rejections: Rejections,
     pub(crate) release_interval: Duration,
+    /// How much of what was read goes into one submission; `None`: one batch.
+    pub(crate) together: Option<Limit>,
     pub(crate) ending: Ending,
 }
 
-/// Questions to the sink about held topics that are not answered yet.
-type Questions = FuturesUnordered<BoxFuture<'static, Option<Lane>>>;
+/// Batches that are submitted together.
+struct Gathered {
+    /// The number of the last of them.
+    number: u64,
+    records: Vec<Record>,
+    /// How many records were read, those kept back included.
+    read: usize,
+    /// The position after the last of them.
+    end: Position,
+    closed: Vec<(Lane, u64)>,
+    permits: Vec<Permit>,
+}
+
+impl Gathered {
+    fn add(&mut self, next: Gathered) {
+        (self.number, self.end) = (next.number, next.end);
+        self.read += next.read;
+        self.records.extend(next.records);
+        self.closed.extend(next.closed);
+        self.permits.extend(next.permits);
+    }
+}
+
+/// Questions about held lanes that are not answered yet.
+type Questions = FuturesUnordered<BoxFuture<'static, Answer>>;
+
+/// What was found out about held lanes.
+enum Answer {
+    /// The sink accepts the topic by now.
+    Accepted(Lane),
+    /// The release of these was asked for.
+    Requested(Vec<Held>),
+    /// Nothing new.
+    Nothing,
+}
 
 impl Publisher<'_> {
     /// Publishes until the session ends.
@@ -74,6 +117,40 @@ impl Publisher<'_> {
     }
 
     async fn publish(&mut self, fetched: Fetched) -> Result<(), Verdict> {
+        let Gathered { number, mut records, read, end, closed, permits } = self.gather(fetched);
+        if !self.leadership.is_trusted() {
+            self.ending.abort.cancel();
+            return Err(Verdict::LeaseLost);
+        }
+        self.give_up_the_impossible(&mut records).await?;
+        let began = Instant::now();
+        let receipt = self.submit(&records).await?;
+        // Payloads and headers end here: what must be sent again is read again.
+        let rows: Vec<Row> = records.into_iter().map(Row::from).collect();
+        let submitted = Submitted { number, rows, read, receipt, began, end, closed, permits };
+        // An error says that the settler has ended, and so does the session.
+        let _ = self.submissions.send(submitted).await;
+        Ok(())
+    }
+
+    /// The batch, without what is held; and with it what was read meanwhile, where a submission may be of several:
+    /// the more share a transaction, the less it costs each.
+    fn gather(&mut self, first: Fetched) -> Gathered {
+        let mut gathered = self.release_and_keep_back(first);
+        let Some(most) = self.together else { return gathered };
+        let mut bytes: usize = gathered.records.iter().map(Record::footprint).sum();
+        while gathered.records.len() < most.records
+            && bytes < most.bytes
+            && let Ok(next) = self.fetched.try_recv()
+        {
+            let next = self.release_and_keep_back(next);
+            bytes += next.records.iter().map(Record::footprint).sum::<usize>();
+            gathered.add(next);
+        }
+        gathered
+    }
+
+    fn release_and_keep_back(&self, fetched: Fetched) -> Gathered {
         let Fetched { number, mut batch, heard, permit } = fetched;
         let read = batch.records.len();
         {
@@ -81,17 +158,36 @@ impl Publisher<'_> {
             batch.opened.iter().for_each(|lane| lanes.open(lane, heard));
             lanes.keep_back(&mut batch.records);
         }
-        if !self.leadership.is_trusted() {
-            self.ending.abort.cancel();
-            return Err(Verdict::LeaseLost);
+        let closed = batch.closed.into_iter().map(|lane| (lane, heard)).collect();
+        Gathered { number, records: batch.records, read, end: batch.end, closed, permits: vec![permit] }
+    }
+
+    /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
+    async fn give_up_the_impossible(&mut self, records: &mut Vec<Record>) -> Result<(), Verdict> {
+        if records.is_empty() {
+            return Ok(());
         }
-        let rows: Vec<Row> = batch.records.iter().map(Row::from).collect();
-        let began = Instant::now();
-        let receipt = self.submit(&batch.records).await?;
-        let (end, closed) = (batch.end, batch.closed);
-        let submitted = Submitted { number, rows, read, receipt, began, end, closed, heard, permit };
-        // An error says that the settler has ended, and so does the session.
-        let _ = self.submissions.send(submitted).await;
+        let examined = tokio::select! {
+            examined = self.sink.examine(records) => examined,
+            () = self.ending.abort.cancelled() => return Err(cut_off()),
+        };
+        let refusals = examined.map_err(|error| {
+            self.sink.abort();
+            sink_verdict(error)
+        })?;
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        let mut rejected = Vec::with_capacity(refusals.len());
+        for Refusal { index, rejection } in refusals.into_iter().rev() {
+            rejected.push((Row::from(records.remove(index)), rejection));
+        }
+        rejected.reverse();
+        tokio::select! {
+            decided = self.rejections.decide(rejected) => decided?,
+            () = self.ending.abort.cancelled() => return Err(cut_off()),
+        }
+        self.lanes().leave_out(records);
         Ok(())
     }
 
@@ -101,7 +197,7 @@ impl Publisher<'_> {
         }
         let submitted = tokio::select! {
             submitted = self.sink.submit(records) => submitted,
-            () = self.ending.abort.cancelled() => return Err(Verdict::Again("publishing was cut off".to_owned())),
+            () = self.ending.abort.cancelled() => return Err(cut_off()),
         };
         submitted.map_err(|error| {
             self.sink.abort();
@@ -109,17 +205,26 @@ impl Publisher<'_> {
         })
     }
 
-    /// Asks the sink about every held topic that nobody has asked to be released yet.
+    /// Asks the sink about every held topic that nobody has asked to be released yet, and the store whose release
+    /// operators ask for.
     fn ask(&self, questions: &mut Questions) {
-        for lane in self.lanes().waiting() {
+        let waiting = self.lanes().waiting();
+        if !waiting.is_empty() {
+            let store = Arc::clone(&self.rejections.store);
+            questions.push(Box::pin(async move {
+                store.release_requests().await.map_or(Answer::Nothing, Answer::Requested)
+            }));
+        }
+        for lane in waiting {
             if let Lane::Topic { topic } = &lane {
                 let answer = self.sink.accepts(topic);
                 questions.push(Box::pin(async move {
                     match answer.await {
-                        Ok(accepts) => accepts.then_some(lane),
+                        Ok(true) => Answer::Accepted(lane),
+                        Ok(false) => Answer::Nothing,
                         Err(error) => {
                             tracing::debug!(%lane, error = %crate::observe::chain(&error), "still held");
-                            None
+                            Answer::Nothing
                         }
                     }
                 }));
@@ -127,14 +232,28 @@ impl Publisher<'_> {
         }
     }
 
-    fn answered(&self, answer: Option<Lane>) {
-        if let Some(lane) = answer {
-            tracing::info!(%lane, "flows again");
-            self.lanes().release(&lane);
+    fn answered(&self, answer: Answer) {
+        match answer {
+            Answer::Nothing => {}
+            Answer::Accepted(lane) => {
+                tracing::info!(%lane, "flows again");
+                self.lanes().release(&lane);
+            }
+            Answer::Requested(requested) => {
+                for held in requested {
+                    if self.lanes().release_as_requested(&held) {
+                        tracing::info!(lane = %held.lane, from_id = held.from_id, "released, as was asked for");
+                    }
+                }
+            }
         }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cut_off() -> Verdict {
+    Verdict::Again("publishing was cut off".to_owned())
 }

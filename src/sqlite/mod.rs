@@ -7,11 +7,15 @@
 
 #[cfg(feature = "relay")]
 mod connection;
+#[cfg(feature = "relay")]
+mod dead;
 mod enqueue;
 #[cfg(feature = "relay")]
 mod errors;
 #[cfg(feature = "relay")]
 mod fetch;
+#[cfg(feature = "relay")]
+mod held;
 #[cfg(feature = "relay")]
 mod holding;
 #[cfg(feature = "relay")]

@@ -6,6 +6,7 @@
 //! fixture under `fixtures/` and add a module below. A service that is missing makes its tests fail.
 
 mod checkpoint;
+mod dead;
 mod faults;
 mod fixtures;
 mod holding;
@@ -140,6 +141,11 @@ macro_rules! promises {
             releasing: a_topic_leaves_its_held_keys_behind,
             releasing: several_releases_bring_each_row_once,
             releasing: a_release_of_nothing_opens_and_closes,
+            holding: a_request_for_release_stays_until_the_lane_is_held_anew,
+            dead: a_dead_letter_is_kept_whole_and_leaves_the_outbox,
+            dead: a_row_of_another_event_or_a_settled_one_does_not_die,
+            dead: dead_letters_are_due_until_they_are_published,
+            dead: what_cannot_be_published_to_its_topic_stays_and_says_why,
             inspecting: the_backlog_is_what_waits,
             inspecting: the_backlog_is_counted_up_to_a_limit,
             inspecting: held_rows_below_the_checkpoint_wait_and_are_not_late,

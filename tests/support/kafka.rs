@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -32,6 +32,25 @@ impl Topic {
         topic
     }
 
+    /// Creates a topic with a property of its own.
+    pub(crate) async fn create_with(brokers: &str, partitions: i32, property: &str, value: &str) -> Self {
+        let topic = Self::missing(brokers, partitions);
+        topic.make(&[(property, value)]).await;
+        topic
+    }
+
+    /// Changes one of its properties.
+    pub(crate) async fn set(&self, property: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(property, value);
+        let changed = admin(&self.brokers).alter_configs(&[change], &AdminOptions::new()).await;
+        changed.expect("the broker answers")[0].as_ref().expect("the broker changes the topic");
+    }
+
+    /// Thinks of a topic of this name that does not exist yet.
+    pub(crate) fn missing_named(brokers: &str, name: String, partitions: i32) -> Self {
+        Self { brokers: brokers.to_owned(), name, partitions }
+    }
+
     /// Thinks of a topic that does not exist yet.
     pub(crate) fn missing(brokers: &str, partitions: i32) -> Self {
         Self { brokers: brokers.to_owned(), name: format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions }
@@ -39,7 +58,14 @@ impl Topic {
 
     /// Creates the topic thought of.
     pub(crate) async fn appear(&self) {
-        let new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        self.make(&[]).await;
+    }
+
+    async fn make(&self, properties: &[(&str, &str)]) {
+        let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        for (property, value) in properties {
+            new = new.set(property, value);
+        }
         let created = admin(&self.brokers).create_topics(&[new], &AdminOptions::new()).await;
         created.expect("the broker answers")[0].as_ref().expect("the broker creates the topic");
         wait::until_true("the new topic has leaders", wait::PATIENCE, async || self.exists()).await;

@@ -32,8 +32,23 @@ pub enum Call {
     Backlog,
     /// [`Inspect::purge`](crate::contract::Inspect::purge).
     Purge,
+    /// [`DeadLetters::bury`](crate::contract::DeadLetters::bury).
+    Bury,
+    /// [`DeadLetters::due`](crate::contract::DeadLetters::due).
+    Due,
+    /// [`DeadLetters::delivered`](crate::contract::DeadLetters::delivered) and
+    /// [`undeliverable`](crate::contract::DeadLetters::undeliverable).
+    DeadDelivered,
+    /// [`HeldLanes::held_lanes`](crate::contract::HeldLanes::held_lanes).
+    HeldLanes,
+    /// [`HeldLanes::request_release`](crate::contract::HeldLanes::request_release).
+    RequestRelease,
+    /// [`HeldLanes::release_requests`](crate::contract::HeldLanes::release_requests).
+    ReleaseRequests,
     /// [`Sink::open`](crate::contract::Sink::open).
     SinkOpen,
+    /// [`Sink::examine`](crate::contract::Sink::examine).
+    Examine,
     /// [`Sink::submit`](crate::contract::Sink::submit).
     Submit,
     /// The receipt of a submission: it was taken over, and its outcomes are to be told. Failing it makes them

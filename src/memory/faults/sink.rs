@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::contract::{BoxFuture, Outcome, Receipt, SinkError};
+use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, SinkError};
 use crate::memory::faults::{Call, Fault, Script};
 use crate::outbox::{Position, Progress, Record, Term};
 
@@ -70,6 +70,10 @@ async fn keep_back(fault: Option<Fault>) -> bool {
 impl crate::contract::Sink for Sink {
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(self.script.play(Call::SinkOpen, self.inner.open(term), |()| 0))
+    }
+
+    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+        Box::pin(self.script.play(Call::Examine, self.inner.examine(records), |_| records.len()))
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
