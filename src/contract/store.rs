@@ -25,7 +25,26 @@ pub trait OutboxStore: Send + Sync {
     /// *Idempotent*: settling again, or settling rows that are gone, does no harm. *Durable* no later than the
     /// next stored checkpoint. A row whose id matches and whose event id does not is left alone. Needs no
     /// leadership: what is at the broker is there, whoever says so. After an error it may have happened.
+    ///
+    /// Rows [out of line](Settlement::is_out_of_line) are recorded in every mode, because no position will ever tell
+    /// of them, and durably when it returns.
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Takes over what the broker knows to be published and the database may not: everything up to `position`, apart
+    /// from the stored held lanes, and the rows named in `beyond`. Records it as delivered, and moves the stored
+    /// checkpoint to the position where it is behind; durable when it returns. Reading sessions that were opened
+    /// before know nothing of it.
+    ///
+    /// # Errors
+    /// [`StoreError::TermOver`], and nothing is done, when `term` is no longer the leader's.
+    /// [`StoreError::Unusable`] when the position is ahead of the database, or of another database: it was restored
+    /// to an earlier point, or lost commits that it had acknowledged.
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// A reading session. Its position dies with it: after any error drop it, let what is in flight be settled,
@@ -46,6 +65,13 @@ pub trait Reader: Send {
     ///
     /// Not to be cancelled: a dropped call leaves the session in an unknown state, and it must be dropped too.
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>>;
+
+    /// Makes sure that all that was read is durable in the database, and stays so whatever becomes of the server: by a
+    /// flushed commit of our own, made after the read.
+    ///
+    /// # Errors
+    /// [`StoreError::TermOver`] when `term` is no longer the leader's.
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Leaves the lane out from the next fetch on, from `held.from_id` on. Holding a held lane again lowers
     /// its `from_id` where the new one is lower, and ends a release of it that is under way.

@@ -119,9 +119,38 @@ impl State {
             match self.settle {
                 Settle::Mark => row.sent_at = row.sent_at.or(Some(now)),
                 Settle::Delete => self.remove(*id),
+                Settle::Checkpoint if settlement.is_out_of_line() => row.sent_at = row.sent_at.or(Some(now)),
                 Settle::Checkpoint => {}
             }
         }
+    }
+
+    pub(super) fn recover(
+        &mut self,
+        term: Term,
+        position: Option<&Position>,
+        beyond: &Settlement,
+    ) -> Result<(), StoreError> {
+        self.lease.check(term)?;
+        if let Some(position) = position {
+            let number = parse(position)?;
+            if number > self.last_number {
+                return Err(StoreError::Unusable {
+                    problem: "the progress is ahead of the store in memory".to_owned(),
+                    repair: "forget it".to_owned(),
+                    source: None,
+                });
+            }
+            let mut published = Settlement::default();
+            let is_published = |row: &&Row| {
+                row.number > self.stored.position && row.number <= number && !covered(&self.stored.held, &row.record)
+            };
+            self.rows.values().filter(is_published).for_each(|row| published.push(&row.record));
+            self.settle(&published);
+            self.stored.position = self.stored.position.max(number);
+        }
+        self.settle(beyond);
+        Ok(())
     }
 
     pub(super) fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use crate::contract::{
 };
 use crate::memory::state::{Dead, State};
 use crate::memory::{Transaction, lease, reader};
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Message, Record, Settle, Settlement, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Message, Position, Record, Settle, Settlement, Term};
 
 /// An outbox in memory. Clones share one outbox.
 ///
@@ -137,6 +137,15 @@ impl OutboxStore for Store {
             self.shared.change(|state| state.settle(settlement));
             Ok(())
         })
+    }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.shared.change(|state| state.recover(term, position, beyond)) })
     }
 }
 

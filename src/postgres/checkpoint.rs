@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Held, HoldCause, Lane, Table};
+use crate::outbox::{Held, HoldCause, Lane, Position, Table, Term};
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::session::{ANSWER, ask, bounded, sql};
 use crate::postgres::snapshot::At;
@@ -81,7 +81,8 @@ pub(super) async fn save(
     let doing = "storing the checkpoint";
     bounded(doing, ANSWER, async {
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        if !save_position(&mut transaction, table, system, checkpoint, at.highest).await? {
+        let place = (checkpoint.term, &checkpoint.position);
+        if !save_position(&mut transaction, table, system, place, at.highest).await? {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
             return Err(StoreError::TermOver { term: checkpoint.term });
         }
@@ -95,11 +96,11 @@ pub(super) async fn save(
 
 /// Says whether the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
 /// and reading the checkpoint, until this is committed.
-async fn save_position(
+pub(super) async fn save_position(
     conn: &mut PgConnection,
     table: &Table,
     system: &str,
-    checkpoint: &Checkpoint,
+    (term, position): (Term, &Position),
     highest: i64,
 ) -> Result<bool, StoreError> {
     let text = format!(
@@ -111,8 +112,8 @@ async fn save_position(
         checkpoint = table.checkpoint(),
         lease = table.lease()
     );
-    let statement = sqlx::query(sql(text)).bind(checkpoint.position.as_str()).bind(highest).bind(system);
-    let done = ask("storing the checkpoint", statement.bind(checkpoint.term.0).execute(conn)).await?;
+    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system);
+    let done = ask("storing the checkpoint", statement.bind(term.0).execute(conn)).await?;
     Ok(done.rows_affected() > 0)
 }
 

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    Audit, Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
     Store as Promises, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Record, Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
 use crate::postgres::delta::DeltaReader;
 use crate::postgres::inspect::{self, Sweep};
 use crate::postgres::leases::PgLease;
@@ -21,7 +22,7 @@ use crate::postgres::session::{
     ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid,
 };
 use crate::postgres::settle::UNFLUSHED;
-use crate::postgres::{checkpoint, dead, held, preflight, rebase, settle};
+use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
 use crate::secret::Secret;
 
 /// Where the outbox is and how it is used.
@@ -89,6 +90,17 @@ impl Store {
         ask("naming the outbox", sqlx::query_scalar(statement).bind(oid).fetch_one(&mut conn)).await
     }
 
+    /// Opens an audit of the rows that were written since a time.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the tables are not what is needed.
+    pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
+        let mut conn = connect(&self.options, "inspect", &INDEX_ONLY_PLANS).await?;
+        let Settings { table, settle, .. } = &self.settings;
+        schema::check_tables(&mut conn, table).await?;
+        Ok(Box::new(audit::Audit::open(conn, table.clone(), *settle, since).await?))
+    }
+
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
         let table = &self.settings.table;
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
@@ -104,7 +116,13 @@ impl Store {
     /// The session leaves its place while it works, so that one that failed or was cut short never comes back.
     async fn record(&self, settlement: &Settlement) -> Result<(), StoreError> {
         let Settings { table, settle, .. } = &self.settings;
-        if settlement.is_empty() || *settle == Settle::Checkpoint {
+        if settlement.is_empty() {
+            return Ok(());
+        }
+        if settlement.is_out_of_line() {
+            return self.settling(async |conn| settle::settle_flushed(conn, table, *settle, settlement).await).await;
+        }
+        if *settle == Settle::Checkpoint {
             return Ok(());
         }
         self.settling(async |conn| settle::settle(conn, table, *settle, settlement).await).await
@@ -138,6 +156,14 @@ impl Store {
         let done = work(&mut looking.conn).await?;
         *place = Some(looking);
         Ok(done)
+    }
+
+    async fn take_over(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
+        let mut conn = connect(&self.options, "reader", &settings).await?;
+        let system = rebase::system_identifier(&mut conn).await?;
+        let Settings { table, settle, .. } = &self.settings;
+        recover::recover(&mut conn, table, *settle, &system, (term, position, beyond)).await
     }
 
     async fn bidder(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
@@ -196,6 +222,15 @@ impl OutboxStore for Store {
 
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.record(settlement))
+    }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.take_over(term, position, beyond))
     }
 }
 

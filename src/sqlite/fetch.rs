@@ -4,11 +4,12 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Record, Table};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Record, Table, Term};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::held;
 use crate::sqlite::holding::{Holding, Release};
+use crate::sqlite::recover;
 use crate::sqlite::row::{COLUMNS, Rows};
 use crate::sqlite::settle;
 
@@ -151,7 +152,8 @@ async fn stored_position(connection: &mut SqliteConnection, table: &Table) -> Re
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 
-fn parse(position: &Position) -> Result<i64, StoreError> {
+/// Reads a position back.
+pub(super) fn parse(position: &Position) -> Result<i64, StoreError> {
     let unreadable = |_| {
         let problem = format!("{:?} is no position in a SQLite outbox", position.as_str());
         unusable(problem, "save only positions that this store's readers gave")
@@ -170,6 +172,10 @@ impl Reader for Session {
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
         Box::pin(self.read(limit))
+    }
+
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(recover::prove(&mut self.connection, &self.table, term))
     }
 
     fn hold(&mut self, held: Held) {

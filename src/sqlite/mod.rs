@@ -6,6 +6,8 @@
 //! with the feature `relay`.
 
 #[cfg(feature = "relay")]
+mod audit;
+#[cfg(feature = "relay")]
 mod connection;
 #[cfg(feature = "relay")]
 mod dead;
@@ -24,6 +26,8 @@ mod inspect;
 mod leases;
 #[cfg(feature = "relay")]
 mod purge;
+#[cfg(feature = "relay")]
+mod recover;
 #[cfg(feature = "relay")]
 mod row;
 #[cfg(feature = "relay")]

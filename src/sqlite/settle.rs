@@ -15,9 +15,9 @@ pub(super) async fn settle(
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
     let done = match mode {
-        Settle::Mark => mark(connection, table, settlement).await,
+        Settle::Checkpoint if !settlement.is_out_of_line() => Ok(()),
+        Settle::Checkpoint | Settle::Mark => mark(connection, table, settlement).await,
         Settle::Delete => delete(connection, table, settlement).await,
-        Settle::Checkpoint => Ok(()),
     };
     done.map_err(|error| classify("settling", error))
 }

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    Audit, Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
     StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Record, Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
 use crate::sqlite::connection::{Durability, File, Seat};
 use crate::sqlite::errors::classify;
-use crate::sqlite::{dead, fetch, held, inspect, leases, purge, schema, settle, wake};
+use crate::sqlite::{audit, dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
 
 /// Which outbox, and how it is settled.
 #[derive(Debug, Clone)]
@@ -80,7 +81,23 @@ impl Store {
         Ok(format!("{}.{}", name.to_string_lossy(), self.table))
     }
 
+    /// Opens an audit of the rows that were written since a time.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the tables are not what is needed.
+    pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
+        schema::check_file(&self.file)?;
+        let mut connection = self.file.connect(Durability::Lazy).await?;
+        schema::check_tables(&mut connection, &self.table).await?;
+        Ok(Box::new(audit::Audit::open(connection, self.table.clone(), self.settle, since).await?))
+    }
+
     async fn write(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        if settlement.is_out_of_line() && !settlement.is_empty() {
+            // Rare enough for a connection of its own, whose commits are flushed.
+            let mut connection = self.file.connect(Durability::Flushed).await?;
+            return settle::settle(&mut connection, &self.table, self.settle, settlement).await;
+        }
         if settlement.is_empty() || self.settle == Settle::Checkpoint {
             return Ok(());
         }
@@ -132,6 +149,22 @@ impl OutboxStore for Store {
 
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.write(settlement))
+    }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut connection = self.file.connect(Durability::Flushed).await?;
+            if let Some(position) = position {
+                let position = fetch::parse(position)?;
+                recover::recover(&mut connection, &self.table, self.settle, term, position).await?;
+            }
+            settle::settle(&mut connection, &self.table, self.settle, beyond).await
+        })
     }
 }
 

@@ -20,6 +20,10 @@ pub enum Call {
     Save,
     /// [`OutboxStore::settle`](crate::contract::OutboxStore::settle).
     Settle,
+    /// [`OutboxStore::recover`](crate::contract::OutboxStore::recover).
+    Recover,
+    /// [`Reader::prove`](crate::contract::Reader::prove).
+    Prove,
     /// [`LeaseStore::lease`](crate::contract::LeaseStore::lease).
     Lease,
     /// [`LeaseSession::bid`](crate::contract::LeaseSession::bid).

@@ -56,6 +56,15 @@ impl OutboxStore for Store {
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.script.play(Call::Settle, self.inner.settle(settlement), |()| settlement.len()))
     }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::Recover, self.inner.recover(term, position, beyond), none))
+    }
 }
 
 impl Reader for Reading {
@@ -69,6 +78,10 @@ impl Reader for Reading {
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
         Box::pin(self.script.play(Call::Fetch, self.inner.fetch(limit), |batch| batch.records.len()))
+    }
+
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::Prove, self.inner.prove(term), none))
     }
 
     fn hold(&mut self, held: Held) {
