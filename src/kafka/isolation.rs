@@ -14,6 +14,9 @@ use crate::kafka::topics::State;
 use crate::kafka::transaction::{Transaction, is_delivered};
 use crate::outbox::{Lane, Position, Record};
 
+/// How often a group is tried that fails though no record of it is refused.
+const TRIES: usize = 3;
+
 /// What became of records, by their places in the submission.
 type Judged = Vec<(usize, Outcome)>;
 
@@ -172,7 +175,20 @@ impl Sink {
         Ok(judged)
     }
 
+    /// Tries a group in a transaction. One that failed for nobody's fault, as the first after a refusal may, is tried
+    /// again.
     async fn try_group(&mut self, records: &[Record], group: &[Sending]) -> Result<Tried, SinkError> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            match self.try_group_once(records, group).await {
+                Err(_passing) if tries > 0 && self.sound().is_ok() => {}
+                tried => return tried,
+            }
+        }
+    }
+
+    async fn try_group_once(&mut self, records: &[Record], group: &[Sending]) -> Result<Tried, SinkError> {
         let begun = self.begin_transaction(records, group, None).await;
         let tried = match begun {
             Ok(receipt) => Ok(receipt.await),
@@ -183,7 +199,10 @@ impl Sink {
         }
         let Some(spoil) = self.mend() else {
             let outcomes = tried?;
-            self.last_transaction().await?;
+            self.sound()?;
+            if let Some(memory) = &mut self.memory {
+                memory.commit();
+            }
             return Ok(Tried::Delivered(outcomes));
         };
         let id = records[group[0].index].id;

@@ -37,6 +37,7 @@ impl Sink {
             self.build(self.shape()).await?;
         }
         self.term = Some(term);
+        self.close_gap().await?;
         self.initialise().await?;
         self.recall(term).await
     }
@@ -51,6 +52,8 @@ impl Sink {
         }
         self.topics.cool();
         self.learn_from(&spoil, batch);
+        // After any other failure the client counts anew.
+        self.has_gap = !spoil.refused.is_empty() || !spoil.held.is_empty();
         Some(spoil)
     }
 
@@ -91,7 +94,7 @@ impl Sink {
         self.topics.begin_anew();
         self.cooled = Instant::now();
         self.producer = Some(producer);
-        self.is_initialised = false;
+        (self.is_initialised, self.has_gap) = (false, false);
         if std::mem::replace(&mut self.built_before, true) {
             metrics::count_producer_rebuild();
         }
@@ -108,7 +111,20 @@ impl Sink {
             message_max_bytes = shape.message_limit,
             "a new producer for the topics' limits"
         );
-        // The last transaction is over, so that what is remembered stays true.
+        self.replace(shape).await
+    }
+
+    /// Goes on with another producer where a refused record has left a gap in the numbers of the one at hand: the
+    /// client does not close it when the transaction is undone, and the broker would refuse the next one.
+    pub(crate) async fn close_gap(&mut self) -> Result<(), SinkError> {
+        if self.has_gap {
+            self.replace(self.shape()).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces a producer whose last transaction is over, so that what is remembered stays true.
+    async fn replace(&mut self, shape: Shape) -> Result<(), SinkError> {
         let memory = self.memory.take();
         self.end_producer();
         self.build(shape).await?;

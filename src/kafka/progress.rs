@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long one question to the broker may take.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How often a question is asked again whose answer is about to change.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// Offsets before the end where reading begins, at first. Then it begins ever further back.
 const BACK: i64 = 1_000;
@@ -247,14 +250,13 @@ impl Seeker {
     /// The payload of the last committed record. Blocks.
     fn seek(&self) -> Result<Option<Vec<u8>>, KafkaError> {
         let deadline = Instant::now() + PATIENCE;
-        let (low, end) =
-            self.consumer(Isolation::ReadUncommitted)?.fetch_watermarks(&self.topic, self.partition, ANSWER)?;
+        let (low, end) = self.watermarks(&self.consumer(Isolation::ReadUncommitted)?, deadline)?;
         let consumer = self.consumer(Isolation::ReadCommitted)?;
         // Other outboxes share the partition: what was committed after the beginning of a transaction of theirs that is
         // still open is not shown yet.
-        while consumer.fetch_watermarks(&self.topic, self.partition, ANSWER)?.1 < end {
+        while self.watermarks(&consumer, deadline)?.1 < end {
             wait_or_give_up(deadline)?;
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(GLANCE);
         }
         let mut back = BACK;
         loop {
@@ -264,6 +266,22 @@ impl Seeker {
                 return Ok(found);
             }
             back *= 16;
+        }
+    }
+
+    /// The first offset and the one after the last that is shown. A topic that was just created has no leader yet.
+    fn watermarks(&self, consumer: &BaseConsumer<ClientLog>, deadline: Instant) -> Result<(i64, i64), KafkaError> {
+        use RDKafkaErrorCode as Code;
+        loop {
+            match consumer.fetch_watermarks(&self.topic, self.partition, ANSWER) {
+                Err(KafkaError::MetadataFetch(
+                    Code::NotLeaderForPartition
+                    | Code::LeaderNotAvailable
+                    | Code::UnknownPartition
+                    | Code::UnknownTopicOrPartition,
+                )) if Instant::now() < deadline => std::thread::sleep(GLANCE),
+                answer => return answer,
+            }
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Sink {
     pub(crate) term: Option<Term>,
     /// Whether the broker has let the producer in and shut out those before it.
     pub(crate) is_initialised: bool,
+    /// Whether the producer must be replaced before its next transaction.
+    pub(crate) has_gap: bool,
     /// Each resolves when an earlier producer has ended.
     pub(crate) ended: Vec<oneshot::Receiver<()>>,
     pub(crate) built_before: bool,
@@ -83,6 +85,7 @@ impl Sink {
             admin,
             term: None,
             is_initialised: false,
+            has_gap: false,
             ended: Vec::new(),
             built_before: false,
             cooled: Instant::now(),
@@ -164,7 +167,7 @@ impl Sink {
         if let Some(memory) = &mut self.memory {
             memory.commit();
         }
-        Ok(())
+        self.close_gap().await
     }
 
     /// Hands the records over as planned, the suspects after the others.

@@ -22,6 +22,9 @@ const LETTING_GO: Duration = Duration::from_secs(1);
 /// How often it is asked.
 const GLANCE: Duration = Duration::from_micros(100);
 
+/// How long undoing a transaction usually takes at most.
+const FIRST_STEP: Duration = Duration::from_millis(25);
+
 /// One of the client's calls that block.
 #[derive(Debug, Clone, Copy)]
 enum Call {
@@ -87,7 +90,22 @@ fn make(client: &Handle, call: Call) -> Result<(), KafkaError> {
             }
             client.commit_transaction(patience)
         }
-        Call::Abort(patience) => client.abort_transaction(patience),
+        Call::Abort(patience) => abort(client, patience),
+    }
+}
+
+/// Undoes the transaction. Records that were under way when the client began may come back into its queue, and it
+/// would wait for them: each call takes them out anew.
+fn abort(client: &Handle, patience: Duration) -> Result<(), KafkaError> {
+    let end = Instant::now() + patience;
+    let mut step = FIRST_STEP;
+    loop {
+        match client.abort_transaction(step) {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < end => {
+                step = (2 * step).min(LETTING_GO);
+            }
+            done => return done,
+        }
     }
 }
 
