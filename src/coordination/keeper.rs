@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ pub struct Keeper {
     store: Arc<dyn LeaseStore>,
     holder: String,
     ttl: Duration,
+    fences: bool,
 }
 
 /// A leadership: a term, and how long it can be trusted. Dropping it stops the renewals, and the lease runs out.
@@ -32,13 +34,21 @@ pub struct Leadership {
     trusted_until: Arc<Mutex<Instant>>,
     lost: CancellationToken,
     resign: CancellationToken,
+    /// Asks for a renewal at once.
+    confirmations: mpsc::Sender<oneshot::Sender<()>>,
     renewals: JoinHandle<()>,
 }
 
 impl Keeper {
     /// Bids as `holder` for leases that last `ttl` from each renewal.
     pub fn new(store: Arc<dyn LeaseStore>, holder: String, ttl: Duration) -> Self {
-        Self { store, holder, ttl }
+        Self { store, holder, ttl, fences: false }
+    }
+
+    /// For a relay whose sink shuts its predecessor out: takes a lease over as soon as its holder's lock is gone.
+    #[must_use]
+    pub fn fencing(self) -> Self {
+        Self { fences: true, ..self }
     }
 
     /// Waits until this relay leads, for as long as it takes; an unavailable database is waited for too.
@@ -71,6 +81,9 @@ impl Keeper {
         connected: &mut impl FnMut(bool),
     ) -> Result<Leadership, StoreError> {
         let mut session = self.store.lease(&self.holder, self.ttl).await?;
+        if self.fences {
+            session.fence();
+        }
         loop {
             let began = Instant::now();
             let bid = session.bid().await?;
@@ -88,7 +101,9 @@ impl Keeper {
     fn begin(&self, session: Box<dyn LeaseSession>, term: Term, began: Instant) -> Leadership {
         let trusted_until = Arc::new(Mutex::new(began + trust(self.ttl)));
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
+        let (confirmations, confirm) = mpsc::channel(1);
         let renewer = Renewer {
+            confirm,
             session,
             term,
             ttl: self.ttl,
@@ -96,7 +111,7 @@ impl Keeper {
             lost: lost.clone(),
             resign: resign.clone(),
         };
-        Leadership { term, trusted_until, lost, resign, renewals: tokio::spawn(renewer.run()) }
+        Leadership { term, trusted_until, lost, resign, confirmations, renewals: tokio::spawn(renewer.run()) }
     }
 }
 
@@ -119,6 +134,12 @@ impl Leadership {
     /// Whether this relay may act as leader now.
     pub fn is_trusted(&self) -> bool {
         !self.lost.is_cancelled() && Instant::now() < self.trusted_until()
+    }
+
+    /// Whether the database says, now, that this relay leads. Waits for the answer while the lease is trusted.
+    pub async fn confirm(&self) -> bool {
+        let (reply, confirmed) = oneshot::channel();
+        self.confirmations.send(reply).await.is_ok() && confirmed.await.is_ok()
     }
 
     /// Cancelled when this relay must no longer act as leader.
@@ -146,6 +167,7 @@ impl Drop for Leadership {
 }
 
 struct Renewer {
+    confirm: mpsc::Receiver<oneshot::Sender<()>>,
     session: Box<dyn LeaseSession>,
     term: Term,
     ttl: Duration,
@@ -157,13 +179,16 @@ struct Renewer {
 impl Renewer {
     async fn run(mut self) {
         let resigned = loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 () = self.resign.cancelled() => break true,
-                () = sleep(self.ttl / 4) => {}
-            }
+                Some(asked) = self.confirm.recv() => Some(asked),
+                () = sleep(self.ttl / 4) => None,
+            };
             if !self.renew().await {
                 break false;
             }
+            // Whoever asked may have gone.
+            asked.map(|reply| reply.send(()));
         };
         if resigned && let Err(error) = self.session.resign(self.term).await {
             tracing::warn!(term = %self.term, error = %chain(&error), "the lease was not given up and will run out by itself");

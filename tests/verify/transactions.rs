@@ -74,3 +74,22 @@ async fn an_audit_waits_for_a_transaction_that_is_about_to_commit() {
     assert_eq!((verdict.code, verdict.damage()), (Some(0), [0; 5]), "{}", verdict.report);
     assert_eq!((verdict.count("published"), verdict.count("hidden")), (1, 0), "{}", verdict.report);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_publishes_in_transactions_passes_under_load_and_shows_every_row_once() {
+    let _machine = machine::alone().await;
+    let scene = Scene::set().await;
+    let mut relay = scene.relay().with("relay.delivery", "exactly-once").start().await;
+    let writers = scene.steady_writers().start(&scene.seed).await;
+    for round in 1..=5 {
+        scene.topic.holds(round * 1_000).await;
+        let verdict = verify(&scene, "mark", &["--no-duplicates"]);
+        assert_eq!((verdict.code, verdict.damage()), (Some(0), [0; 5]), "{}", verdict.report);
+    }
+    let rows = writers.stop().await.rows_of(scene.topic.name());
+    scene.all_settled().await;
+    assert_eq!(relay.stop().await, Some(0));
+    let verdict = verify(&scene, "mark", &["--no-duplicates"]);
+    assert_eq!((verdict.code, verdict.damage(), verdict.count("hidden")), (Some(0), [0; 5], 0), "{}", verdict.report);
+    assert_eq!((verdict.count("published"), verdict.count("records")), (rows, rows), "{}", verdict.report);
+}
