@@ -162,7 +162,7 @@ impl Relay {
     async fn relay(&mut self, stop: &CancellationToken) -> Result<Ended, Error> {
         let store = Arc::clone(&self.store);
         let leases: Arc<dyn LeaseStore> = store;
-        let keeper = Keeper::new(leases, self.settings.holder.clone(), self.settings.lease_ttl);
+        let keeper = Keeper::new(leases, &self.settings.holder, self.settings.lease_ttl);
         loop {
             let status = &self.status;
             let connected = |connected| standby(status, connected);
@@ -171,7 +171,7 @@ impl Relay {
                 () = stop.cancelled() => return Ok(Ended::Graceful),
                 leadership = keeper.lead(connected) => leadership.map_err(Error::Store)?,
             };
-            self.begin_term(&leadership);
+            self.begin_term(&leadership, keeper.holder());
             let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / 4);
             let verdict = tokio::select! {
                 verdict = self.lead(&leadership, stop) => verdict,
@@ -187,8 +187,8 @@ impl Relay {
         }
     }
 
-    fn begin_term(&self, leadership: &Leadership) {
-        tracing::info!(term = %leadership.term(), holder = self.settings.holder, "leading");
+    fn begin_term(&self, leadership: &Leadership, holder: &str) {
+        tracing::info!(term = %leadership.term(), holder, "leading");
         metrics::set_leader(Some(leadership.term().0));
         self.status.send_modify(|status| {
             status.phase = Phase::Leading;
@@ -223,6 +223,7 @@ impl Relay {
             tokio::select! {
                 () = sleep(backoff.next_wait()) => {}
                 () = stop.cancelled() => return Verdict::Stopped(Ended::Graceful),
+                () = leadership.fading().cancelled() => return Verdict::LeaseLost,
                 () = leadership.lost().cancelled() => return Verdict::LeaseLost,
             }
         }

@@ -1,6 +1,7 @@
 //! The relay's own logic, over a store and a sink in memory: quick, and every failure at will.
 
 mod flow;
+mod leading;
 
 use std::sync::Arc;
 use std::time::Duration;
