@@ -93,6 +93,7 @@ impl Backend {
 pub fn sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
     let settings = kafka::Settings {
         on_missing_topic: config.kafka.on_missing_topic,
+        oldest: config.kafka.oldest,
         ..kafka::Settings::new(config.kafka.properties.clone(), source)
     };
     Ok(Box::new(kafka::Sink::new(settings)?))

@@ -34,6 +34,8 @@ const BROKERS: &str = "bootstrap.servers";
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+/// Below this, an ordinary hiccup of the database would end a leadership.
+const SHORTEST_LEASE: Duration = Duration::from_millis(250);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a command cannot do without.
@@ -86,12 +88,18 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
     /// What happens when a topic does not exist.
     pub on_missing_topic: OnMissingTopic,
+    /// How long the oldest unacknowledged records may be under way before no more are handed to the client.
+    pub oldest: Duration,
 }
 
 impl std::fmt::Debug for Kafka {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<&String> = self.properties.keys().collect();
-        f.debug_struct("Kafka").field("properties", &names).field("on_missing_topic", &self.on_missing_topic).finish()
+        f.debug_struct("Kafka")
+            .field("properties", &names)
+            .field("on_missing_topic", &self.on_missing_topic)
+            .field("oldest", &self.oldest)
+            .finish()
     }
 }
 
@@ -160,7 +168,8 @@ fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
             judge.complain(&format!("kafka.{}", complaint.key), complaint.problem);
         }
     }
-    Kafka { properties, on_missing_topic: on_missing_topic(judge) }
+    let oldest = judge.duration("relay.in_flight.age", MILLISECOND..=HOUR);
+    Kafka { properties, on_missing_topic: on_missing_topic(judge), oldest }
 }
 
 fn relay(judge: &mut Judge<'_>) -> relay::Settings {
@@ -185,7 +194,7 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
     }
     relay::Settings {
         holder: holder(),
-        lease_ttl: judge.duration("lease.ttl", SECOND..=HOUR),
+        lease_ttl: judge.duration("lease.ttl", SHORTEST_LEASE..=HOUR),
         batch,
         in_flight,
         drain_deadline: judge.duration("relay.shutdown.deadline", Duration::ZERO..=HOUR),

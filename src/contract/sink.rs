@@ -16,13 +16,24 @@ pub trait Sink: Send {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Waits until the client has room for these records, knows where they go, and is not behind with earlier ones.
+    /// Takes nothing over, and may be cancelled: whoever is to stop need not wait for a broker that is away.
+    ///
+    /// # Errors
+    /// As of [`submit`](Self::submit).
+    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
+        let _ = records;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Takes records over, in order, and returns once all of them are handed to the client, waiting where it
     /// has no room. The receipt tells later what became of them; several may be pending.
     ///
     /// *Ordered*: records of one lane become visible to consumers in the order of the calls and, inside a
     /// call, of the slice; a record that fails is followed by none of its lane, and a topic that was once
     /// answered as [`Outcome::Held`] stays so until [`accepts`](Self::accepts) has said yes. The sink retries
-    /// whatever can be retried, for ever and without counting.
+    /// whatever can be retried, for ever and without counting. A call that takes long gives way to others now and
+    /// then, so that it can be cancelled; the sink is then aborted.
     ///
     /// # Errors
     /// When the sink must be opened anew; the receipts of earlier calls then resolve without further delay,

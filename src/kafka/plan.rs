@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::yield_now;
+
 use crate::contract::{Outcome, Receipt, Rejection, SinkError};
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::delivery::{Spoil, Submission};
@@ -17,6 +19,9 @@ const FRAMING: usize = 200;
 
 /// Bytes that the lengths of one header take at most.
 const HEADER_FRAMING: usize = 10;
+
+/// So many records are handed over before others get a turn: a relay that has lost its lease meanwhile stops there.
+const STRIDE: usize = 250;
 
 /// What is to become of one record.
 #[derive(Debug)]
@@ -137,6 +142,9 @@ impl Sink {
         let mut deferred: Vec<(usize, i32)> = Vec::new();
         let mut is_warming = false;
         for (index, step) in plan.steps.into_iter().enumerate() {
+            if index % STRIDE == STRIDE - 1 {
+                yield_now().await;
+            }
             let (topic, partition) = match step {
                 Step::Send { topic, partition } => (topic, partition),
                 Step::Skip(outcome) => {

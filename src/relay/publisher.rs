@@ -1,6 +1,9 @@
 //! Handing records to the sink, in order, and keeping back what is held.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use uuid::Uuid;
 
 use crate::contract::{Receipt, Sink};
@@ -81,9 +84,8 @@ impl Publisher<'_> {
             batch.opened.iter().for_each(|lane| lanes.open(lane, heard));
             lanes.keep_back(&mut batch.records);
         }
-        if !self.leadership.is_trusted() {
-            self.ending.abort.cancel();
-            return Err(Verdict::LeaseLost);
+        if !self.prepare(&batch.records).await? {
+            return Ok(());
         }
         let rows: Vec<Row> = batch.records.iter().map(Row::from).collect();
         let began = Instant::now();
@@ -95,13 +97,36 @@ impl Publisher<'_> {
         Ok(())
     }
 
+    /// Waits until the sink has room. Says whether the session still wants it: while nothing of a batch is handed
+    /// over, an end need not wait for it.
+    async fn prepare(&mut self, records: &[Record]) -> Result<bool, Verdict> {
+        if records.is_empty() {
+            return Ok(true);
+        }
+        let prepared = tokio::select! {
+            biased;
+            () = self.ending.soft.cancelled() => return Ok(false),
+            prepared = self.sink.prepare(records) => prepared,
+        };
+        prepared.map(|()| true).map_err(|error| {
+            self.sink.abort();
+            sink_verdict(error)
+        })
+    }
+
+    /// Hands a batch over while the lease is trusted, and not one record longer than the sink takes to give way.
     async fn submit(&mut self, records: &[Record]) -> Result<Receipt, Verdict> {
         if records.is_empty() {
             return Ok(Box::pin(std::future::ready(Vec::new())));
         }
         let submitted = tokio::select! {
-            submitted = self.sink.submit(records) => submitted,
+            biased;
             () = self.ending.abort.cancelled() => return Err(Verdict::Again("publishing was cut off".to_owned())),
+            () = mistrust(self.leadership) => {
+                self.ending.abort.cancel();
+                return Err(Verdict::LeaseLost);
+            }
+            submitted = self.sink.submit(records) => submitted,
         };
         submitted.map_err(|error| {
             self.sink.abort();
@@ -137,4 +162,18 @@ impl Publisher<'_> {
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends when the lease is no longer trusted. Looks at the clock whenever it is asked: after a pause of the whole
+/// process no timer has fired yet.
+async fn mistrust(leadership: &Leadership) {
+    let mut until = pin!(sleep_until(leadership.trusted_until()));
+    poll_fn(|context| {
+        while leadership.is_trusted() {
+            until.as_mut().reset(leadership.trusted_until());
+            ready!(until.as_mut().poll(context));
+        }
+        Poll::Ready(())
+    })
+    .await;
 }

@@ -71,6 +71,10 @@ impl crate::contract::Sink for Sink {
         Box::pin(self.script.play(Call::SinkOpen, self.inner.open(term), |()| 0))
     }
 
+    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
+        self.inner.prepare(records)
+    }
+
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
         Box::pin(self.take(records))
     }
