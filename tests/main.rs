@@ -13,3 +13,4 @@ mod postgres;
 mod relay;
 mod sqlite;
 mod support;
+mod takeover;

@@ -16,6 +16,9 @@ pub(crate) struct Auditor {
     lanes: HashMap<(String, String), Trail>,
     records: u64,
     complaints: Vec<String>,
+    /// Whether a duplicate may come at any time, and not only as part of a rewind: what a leader that was paused had
+    /// handed over already.
+    stale_allowed: bool,
 }
 
 /// What was seen of one lane.
@@ -40,6 +43,11 @@ pub(crate) struct Verdict {
 }
 
 impl Auditor {
+    /// One that minds the order of first occurrences only.
+    pub(crate) fn of_first_occurrences() -> Self {
+        Self { stale_allowed: true, ..Self::default() }
+    }
+
     /// Takes down one record.
     pub(crate) fn see(&mut self, record: &impl Message) {
         self.records += 1;
@@ -59,7 +67,8 @@ impl Auditor {
         }
         let first = Trail { partition: record.partition(), ..Trail::default() };
         let trail = self.lanes.entry((record.topic().to_owned(), key.to_owned())).or_insert(first);
-        trail.follow(record.partition(), seq, row).map_err(|complaint| format!("key {key}: {complaint}"))
+        let strict = !self.stale_allowed;
+        trail.follow(record.partition(), seq, row, strict).map_err(|complaint| format!("key {key}: {complaint}"))
     }
 
     /// Compares with what committed for these topics.
@@ -88,8 +97,9 @@ impl Auditor {
 }
 
 impl Trail {
-    /// A number is either the next one, or a rewind from which the lane goes on number by number.
-    fn follow(&mut self, partition: i32, seq: u64, row: i64) -> Result<(), String> {
+    /// A number is either the next one, or one that was there before; if `strict`, from a rewind on the lane goes on
+    /// number by number.
+    fn follow(&mut self, partition: i32, seq: u64, row: i64, strict: bool) -> Result<(), String> {
         if partition != self.partition {
             return Err(format!("number {seq} in partition {partition}, earlier ones in {}", self.partition));
         }
@@ -103,7 +113,7 @@ impl Trail {
             let first = self.rows[(seq - 1) as usize];
             return Err(format!("number {seq} from two rows, {first} and {row}: one was rolled back"));
         }
-        if seq > previous + 1 {
+        if strict && seq > previous + 1 {
             Err(format!("number {seq} right after {previous}, which is no rewind"))
         } else {
             Ok(())
@@ -134,7 +144,7 @@ mod tests {
 
     fn walk(steps: &[(u64, i64)]) -> Vec<String> {
         let mut trail = Trail::default();
-        steps.iter().filter_map(|(seq, row)| trail.follow(0, *seq, *row).err()).collect()
+        steps.iter().filter_map(|(seq, row)| trail.follow(0, *seq, *row, true).err()).collect()
     }
 
     #[test]

@@ -32,6 +32,13 @@ impl Topic {
         topic
     }
 
+    /// Creates a topic whose records bear the time at which the broker appended them.
+    pub(crate) async fn create_stamped(brokers: &str, partitions: i32) -> Self {
+        let topic = Self::missing(brokers, partitions);
+        topic.appear_with(&[("message.timestamp.type", "LogAppendTime")]).await;
+        topic
+    }
+
     /// Thinks of a topic that does not exist yet.
     pub(crate) fn missing(brokers: &str, partitions: i32) -> Self {
         Self { brokers: brokers.to_owned(), name: format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions }
@@ -39,7 +46,12 @@ impl Topic {
 
     /// Creates the topic thought of.
     pub(crate) async fn appear(&self) {
+        self.appear_with(&[]).await;
+    }
+
+    async fn appear_with(&self, settings: &[(&str, &str)]) {
         let new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
         let created = admin(&self.brokers).create_topics(&[new], &AdminOptions::new()).await;
         created.expect("the broker answers")[0].as_ref().expect("the broker creates the topic");
         wait::until_true("the new topic has leaders", wait::PATIENCE, async || self.exists()).await;

@@ -9,6 +9,7 @@ pub(crate) mod database;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod machine;
+pub(crate) mod proxy;
 pub(crate) mod scene;
 pub(crate) mod scrape;
 pub(crate) mod seed;
