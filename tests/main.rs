@@ -14,3 +14,4 @@ mod relay;
 mod sqlite;
 mod support;
 mod takeover;
+mod torture;

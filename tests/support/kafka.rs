@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -22,12 +22,21 @@ pub(crate) struct Topic {
     brokers: String,
     name: String,
     partitions: i32,
+    replicas: i32,
 }
 
 impl Topic {
     /// Creates a topic and waits until the broker knows it.
     pub(crate) async fn create(brokers: &str, partitions: i32) -> Self {
         let topic = Self::missing(brokers, partitions);
+        topic.appear().await;
+        topic
+    }
+
+    /// Creates a topic that so many brokers keep.
+    pub(crate) async fn create_replicated(brokers: &str, partitions: i32, replicas: i32) -> Self {
+        let mut topic = Self::missing(brokers, partitions);
+        topic.replicas = replicas;
         topic.appear().await;
         topic
     }
@@ -41,7 +50,8 @@ impl Topic {
 
     /// Thinks of a topic that does not exist yet.
     pub(crate) fn missing(brokers: &str, partitions: i32) -> Self {
-        Self { brokers: brokers.to_owned(), name: format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions }
+        let name = format!("outboxd.test.{:016x}", rand::random::<u64>());
+        Self { brokers: brokers.to_owned(), name, partitions, replicas: 1 }
     }
 
     /// Creates the topic thought of.
@@ -50,16 +60,41 @@ impl Topic {
     }
 
     async fn appear_with(&self, settings: &[(&str, &str)]) {
-        let new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        let new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(self.replicas));
         let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
         let created = admin(&self.brokers).create_topics(&[new], &AdminOptions::new()).await;
         created.expect("the broker answers")[0].as_ref().expect("the broker creates the topic");
         wait::until_true("the new topic has leaders", wait::PATIENCE, async || self.exists()).await;
     }
 
+    /// Deletes it. Brokers hear of that one after the other.
+    pub(crate) async fn disappear(&self) {
+        let deleted = admin(&self.brokers).delete_topics(&[&self.name], &AdminOptions::new()).await;
+        deleted.expect("the broker answers")[0].as_ref().expect("the broker deletes the topic");
+    }
+
+    /// Changes one of its settings.
+    pub(crate) async fn set(&self, name: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(name, value);
+        let changed = admin(&self.brokers).alter_configs([&change], &AdminOptions::new()).await;
+        changed.expect("the broker answers")[0].as_ref().expect("the broker changes the setting");
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its number of partitions.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
+    /// Which broker leads each partition; -1 where none does.
+    pub(crate) fn leaders(&self) -> Result<Vec<i32>, KafkaError> {
+        let metadata = consumer(&self.brokers).fetch_metadata(None, ANSWER_WITHIN)?;
+        let found = metadata.topics().iter().find(|topic| topic.name() == self.name);
+        Ok(found.map_or(Vec::new(), |topic| topic.partitions().iter().map(|partition| partition.leader()).collect()))
     }
 
     /// Whether the broker has it, with a leader for each partition. Asks for all topics, so that asking does
@@ -114,6 +149,7 @@ impl Topic {
                     left -= 1;
                     end = Instant::now() + wait::PATIENCE;
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) => eprintln!("reading {}: {error}", self.name),
                 None => sleep(Duration::from_millis(5)).await,
             }
@@ -126,7 +162,8 @@ impl Topic {
         Tail { consumer: self.at_the_beginning(), seen: Vec::new() }
     }
 
-    fn at_the_beginning(&self) -> BaseConsumer {
+    /// A consumer of all its partitions, before their first records.
+    pub(crate) fn at_the_beginning(&self) -> BaseConsumer {
         let consumer = consumer(&self.brokers);
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {
@@ -182,6 +219,7 @@ impl Tail {
     pub(crate) async fn take(&mut self) {
         match self.consumer.poll(Duration::ZERO) {
             Some(Ok(record)) => self.seen.push(record.detach()),
+            Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => eprintln!("following a topic: {error}"),
             None => sleep(Duration::from_millis(5)).await,
         }
@@ -205,10 +243,11 @@ pub(crate) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str
     std::str::from_utf8(found.value?).ok()
 }
 
+/// A consumer that commits nothing and says where a partition ends for now.
 fn consumer(brokers: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "outboxd-test").set("enable.auto.commit", "false");
-    config.set("allow.auto.create.topics", "false").set("log_level", "3");
+    config.set("allow.auto.create.topics", "false").set("log_level", "3").set("enable.partition.eof", "true");
     config.create().expect("a consumer can be set up")
 }
 

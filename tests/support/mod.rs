@@ -16,4 +16,5 @@ pub(crate) mod seed;
 pub(crate) mod services;
 pub(crate) mod throwaway;
 pub(crate) mod wait;
+pub(crate) mod wire;
 pub(crate) mod workload;

@@ -1,0 +1,230 @@
+//! Doing the faults, and undoing them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::sync::Mutex;
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::kafka::Topic;
+use crate::support::ledger::Ledger;
+use crate::support::proxy::Mode;
+use crate::support::wait::PATIENCE;
+use crate::support::wire;
+use crate::torture::script::{Fault, Kind};
+use crate::torture::stage::{Relay, Stage};
+
+/// How long a takeover is waited for before it is left uncounted, since something else is broken too.
+const TAKEOVER: Duration = Duration::from_secs(8);
+
+/// A limit that a few records fill.
+const LOW_LIMIT: &str = "2000";
+const USUAL_LIMIT: &str = "1048588";
+
+/// What the faults of a round did.
+#[derive(Default)]
+pub(crate) struct Deeds {
+    /// Faults that were felt.
+    done: Mutex<Vec<Kind>>,
+    /// How long the other relay took to lead, where nothing else was broken.
+    takeovers: Mutex<Vec<(Kind, Duration)>>,
+    /// What had committed when a topic was created again.
+    before: Mutex<Ledger>,
+    /// Faults under way.
+    active: AtomicUsize,
+}
+
+/// The same, when all is over.
+#[derive(Default)]
+pub(crate) struct Done {
+    pub(crate) faults: Vec<Kind>,
+    pub(crate) takeovers: Vec<(Kind, Duration)>,
+    pub(crate) before: Ledger,
+}
+
+impl Deeds {
+    /// Does a fault when its time has come, and undoes it.
+    ///
+    /// # Errors
+    /// When a relay ends otherwise than it should.
+    pub(crate) async fn commit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
+        sleep(fault.at).await;
+        self.active.fetch_add(1, Ordering::SeqCst);
+        let done = self.act(stage, fault).await;
+        self.active.fetch_sub(1, Ordering::SeqCst);
+        if done? {
+            self.done.lock().await.push(fault.kind);
+        }
+        Ok(())
+    }
+
+    /// What was done.
+    pub(crate) fn over(self) -> Done {
+        let Self { done, takeovers, before, .. } = self;
+        Done { faults: done.into_inner(), takeovers: takeovers.into_inner(), before: before.into_inner() }
+    }
+
+    /// Says whether it had an effect.
+    async fn act(&self, stage: &Stage<'_>, fault: Fault) -> Result<bool, String> {
+        let relay = &stage.relays[fault.whom % stage.relays.len()];
+        match fault.kind {
+            Kind::KillRelay | Kind::StopRelay | Kind::PauseRelay => return self.hit(stage, fault).await.map(|()| true),
+            Kind::KillBroker | Kind::StopBroker => break_broker(stage, fault).await,
+            Kind::MoveLeaders => return Ok(move_leaders(stage, fault).await),
+            Kind::RestartDatabase => {
+                let postgres = stage.rig.postgres.lock().await;
+                block_in_place(|| postgres.restart());
+            }
+            Kind::KillDatabase => kill_database(stage, fault).await,
+            Kind::SeverDatabase => carry(relay, Mode::Sever, fault.lasting).await,
+            Kind::StallDatabase => carry(relay, Mode::Stall, fault.lasting).await,
+            Kind::SlowDatabase => carry(relay, Mode::Slow(fault.lasting / 50), fault.lasting).await,
+            Kind::LowerLimit => lower_limit(stage, fault).await,
+            Kind::RecreateTopic => *self.before.lock().await = recreate_topic(stage, fault).await,
+        }
+        Ok(true)
+    }
+
+    /// Kills, stops or pauses a relay, and takes the time that the other needs to lead.
+    async fn hit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
+        let number = fault.whom % stage.relays.len();
+        let relay = &stage.relays[number];
+        let led = relay.leads().await;
+        let mut running = relay.running.lock().await;
+        let began = Instant::now();
+        let alone = self.active.load(Ordering::SeqCst) == 1;
+        let takeover = async {
+            if led && timeout(TAKEOVER, leading(stage.partner(number))).await.is_ok() && alone {
+                let took = began.elapsed();
+                if self.active.load(Ordering::SeqCst) == 1 {
+                    self.takeovers.lock().await.push((fault.kind, took));
+                }
+            }
+        };
+        let deed = async {
+            match fault.kind {
+                Kind::KillRelay => {
+                    running.kill();
+                    sleep(fault.lasting).await;
+                    *running = relay.again();
+                }
+                Kind::PauseRelay => {
+                    running.signal("STOP");
+                    sleep(fault.lasting).await;
+                    running.signal("CONT");
+                }
+                _ => {
+                    let code = running.stop().await;
+                    // With something else broken the drain may be cut off.
+                    if !matches!(code, Some(0 | 3)) {
+                        return Err(format!("a relay that was asked to stop exited with {code:?}:\n{}", running.log()));
+                    }
+                    *running = relay.again();
+                }
+            }
+            Ok(())
+        };
+        tokio::join!(deed, takeover).0
+    }
+}
+
+async fn leading(relay: &Relay) {
+    while !relay.leads().await {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn carry(relay: &Relay, mode: Mode, lasting: Duration) {
+    relay.proxy.all(mode);
+    sleep(lasting).await;
+    relay.proxy.all(Mode::Flow);
+}
+
+async fn break_broker(stage: &Stage<'_>, fault: Fault) {
+    let (kafka, broker) = (stage.rig.kafka.lock().await, fault.whom % 3 + 1);
+    block_in_place(|| match fault.kind {
+        Kind::KillBroker => kafka.kill_broker(broker),
+        _ => kafka.stop_broker(broker),
+    });
+    sleep(fault.lasting).await;
+    block_in_place(|| kafka.restart_broker(broker));
+}
+
+/// Says whether any partition got another leader.
+async fn move_leaders(stage: &Stage<'_>, fault: Fault) -> bool {
+    let _kafka = stage.rig.kafka.lock().await;
+    let (topics, mut has_moved) = (stage.topics(), false);
+    for turn in 0..3 {
+        let topic = topics[(fault.whom + turn) % topics.len()];
+        let before = topic.leaders();
+        let turn = (fault.whom + turn) as i32;
+        let asked = wire::move_leaders(stage.rig.broker(fault.whom), topic.name(), topic.partitions(), turn).await;
+        has_moved |= asked.is_ok() && before.ok() != topic.leaders().ok();
+        sleep(fault.lasting / 3).await;
+    }
+    has_moved
+}
+
+/// Kills the postmaster right after inserts were rolled back, whose transaction ids are then handed out again.
+async fn kill_database(stage: &Stage<'_>, fault: Fault) {
+    let postgres = stage.rig.postgres.lock().await;
+    for outbox in &stage.outboxes {
+        // In vain when the database is away already.
+        let _ = timeout(Duration::from_secs(2), roll_back(stage.database.url(), &outbox.table)).await;
+    }
+    block_in_place(|| postgres.kill());
+    sleep(fault.lasting / 4).await;
+    block_in_place(|| postgres.restart());
+}
+
+async fn roll_back(url: &str, table: &str) -> Result<(), sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
+    for _ in 0..20 {
+        let insert = format!("begin; insert into {table} (topic, key) values ('never', 'k'); rollback");
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(insert))).await?;
+    }
+    Ok(())
+}
+
+async fn lower_limit(stage: &Stage<'_>, fault: Fault) {
+    let topics = stage.topics();
+    let topic = topics[fault.whom % topics.len()];
+    topic.set("max.message.bytes", LOW_LIMIT).await;
+    sleep(fault.lasting).await;
+    topic.set("max.message.bytes", USUAL_LIMIT).await;
+}
+
+/// Deletes a topic under load and creates it again. Says what had committed for it when the new one took records.
+async fn recreate_topic(stage: &Stage<'_>, fault: Fault) -> Ledger {
+    let _kafka = stage.rig.kafka.lock().await;
+    let topics = stage.topics();
+    let number = fault.whom % topics.len();
+    let topic = topics[number];
+    topic.disappear().await;
+    sleep(fault.lasting / 4).await;
+    topic.appear().await;
+    probe(&stage.rig.brokers, topic).await;
+    let committed = stage.outbox_of(number).ledger().await;
+    let mut before = Ledger::default();
+    for (of, key, last) in committed.lanes().filter(|(of, _, _)| *of == topic.name()) {
+        before.committed(of, key, last);
+    }
+    before
+}
+
+/// Waits until the leader of every partition takes records of the new topic: of the old one it knows no more then.
+async fn probe(brokers: &str, topic: &Topic) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("acks", "all").set("message.timeout.ms", "60000");
+    let producer: BaseProducer = config.create().expect("a producer can be set up");
+    for partition in 0..topic.partitions() {
+        let record = BaseRecord::<str, str>::to(topic.name()).partition(partition).payload("probe");
+        producer.send(record).map_err(|(error, _)| error).expect("the client takes a record");
+    }
+    block_in_place(|| producer.flush(PATIENCE)).expect("every probe is reported");
+    topic.holds(topic.partitions() as u64).await;
+}
