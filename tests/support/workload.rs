@@ -130,6 +130,14 @@ impl Writers {
         self.stop.cancel();
         self.finish().await
     }
+
+    /// Lets each writer finish its transaction.
+    pub(crate) async fn rest(&mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("a writer does not panic");
+        }
+    }
 }
 
 /// What the aggregates of a database say was committed.

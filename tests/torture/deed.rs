@@ -28,8 +28,8 @@ const USUAL_LIMIT: &str = "1048588";
 /// What the faults of a round did.
 #[derive(Default)]
 pub(crate) struct Deeds {
-    /// Faults that were felt.
-    done: Mutex<Vec<Kind>>,
+    /// Faults that were felt, and how long until they were undone.
+    done: Mutex<Vec<(Kind, Duration)>>,
     /// How long the other relay took to lead, where nothing else was broken.
     takeovers: Mutex<Vec<(Kind, Duration)>>,
     /// What had committed when a topic was created again.
@@ -41,7 +41,7 @@ pub(crate) struct Deeds {
 /// The same, when all is over.
 #[derive(Default)]
 pub(crate) struct Done {
-    pub(crate) faults: Vec<Kind>,
+    pub(crate) faults: Vec<(Kind, Duration)>,
     pub(crate) takeovers: Vec<(Kind, Duration)>,
     pub(crate) before: Ledger,
 }
@@ -53,11 +53,12 @@ impl Deeds {
     /// When a relay ends otherwise than it should.
     pub(crate) async fn commit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
         sleep(fault.at).await;
+        let began = Instant::now();
         self.active.fetch_add(1, Ordering::SeqCst);
         let done = self.act(stage, fault).await;
         self.active.fetch_sub(1, Ordering::SeqCst);
         if done? {
-            self.done.lock().await.push(fault.kind);
+            self.done.lock().await.push((fault.kind, began.elapsed()));
         }
         Ok(())
     }

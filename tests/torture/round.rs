@@ -10,6 +10,7 @@ use crate::support::audit::{GivenUp, Verdict};
 use crate::support::kafka::Topic;
 use crate::support::ledger::Ledger;
 use crate::support::seed::Seed;
+use crate::support::workload::Writers;
 use crate::torture::deed::{Deeds, Done};
 use crate::torture::rig::Rig;
 use crate::torture::script::{Kind, Script};
@@ -31,7 +32,7 @@ pub(crate) struct Outcome {
     pub(crate) records: u64,
     pub(crate) duplicates: u64,
     pub(crate) given_up: u64,
-    pub(crate) faults: Vec<Kind>,
+    pub(crate) faults: Vec<(Kind, Duration)>,
     pub(crate) takeovers: Vec<(Kind, Duration)>,
     pub(crate) took: Duration,
     /// What is wrong, if anything is.
@@ -81,13 +82,17 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
 
 /// Lets the writers write while things break, until all is whole again. Says what committed.
 async fn load(stage: &Stage<'_>, script: &Script) -> Result<(Ledger, Done), String> {
-    let writers = stage.write(&Seed::of(script.seed)).await;
+    let mut writers = stage.write(&Seed::of(script.seed)).await;
     let deeds = Deeds::default();
     let faults = join_all(script.faults.iter().map(|fault| deeds.commit(stage, *fault)));
-    let ((), done) = tokio::join!(sleep(script.writing), faults);
+    let writing = async {
+        sleep(script.writing).await;
+        join_all(writers.iter_mut().map(Writers::rest)).await;
+    };
+    let ((), done) = tokio::join!(writing, faults);
     let mut ledger = Ledger::default();
-    for writers in writers {
-        ledger.merge(writers.stop().await);
+    for outbox in &stage.outboxes {
+        ledger.merge(outbox.ledger().await);
     }
     done.into_iter().collect::<Result<(), String>>()?;
     Ok((ledger, deeds.over()))
@@ -124,7 +129,10 @@ impl fmt::Display for Outcome {
         if *given_up > 0 {
             write!(f, ", {given_up} dead letters")?;
         }
-        write!(f, ", faults felt {faults:?}")?;
+        write!(f, ", felt:")?;
+        for (kind, took) in faults {
+            write!(f, " {kind:?} for {:.1} s", took.as_secs_f64())?;
+        }
         for (kind, took) in takeovers {
             write!(f, ", {kind:?} taken over in {} ms", took.as_millis())?;
         }

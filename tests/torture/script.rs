@@ -59,6 +59,14 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::RecreateTopic,
 ];
 
+impl Kind {
+    /// Whether a round has at most one such. A broker takes seconds to come back; and what was published before a topic
+    /// was deleted is gone, so that the audit begins anew.
+    fn is_for_once(self) -> bool {
+        matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::RecreateTopic)
+    }
+}
+
 /// A fault of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -105,8 +113,7 @@ impl Script {
         let mut faults = vec![Fault::draw(&mut rng, first)];
         for _ in 0..rng.random_range(0..=3) {
             let kind = KINDS[rng.random_range(0..KINDS.len())];
-            // What was published before a topic was deleted is gone: the audit begins anew, once.
-            if kind != Kind::RecreateTopic {
+            if !(kind.is_for_once() && faults.iter().any(|fault: &Fault| fault.kind.is_for_once())) {
                 faults.push(Fault::draw(&mut rng, kind));
             }
         }
@@ -125,7 +132,8 @@ impl Script {
 
 impl Fault {
     fn draw(rng: &mut SmallRng, kind: Kind) -> Self {
-        let at = Duration::from_millis(rng.random_range(300..WRITING.as_millis() as u64 - 500));
+        let latest = if kind.is_for_once() { 1_000 } else { WRITING.as_millis() as u64 - 500 };
+        let at = Duration::from_millis(rng.random_range(300..latest));
         let lasting = Duration::from_millis(rng.random_range(100..2_500));
         Self { kind, at, lasting, whom: rng.random_range(0..60) }
     }

@@ -61,7 +61,7 @@ impl Tally {
         self.duplicates += outcome.duplicates;
         self.dead_letters += outcome.given_up;
         *self.modes.entry(script.mode.to_string()).or_default() += 1;
-        for kind in &outcome.faults {
+        for (kind, _) in &outcome.faults {
             *self.faults.entry(format!("{kind:?}")).or_default() += 1;
         }
         for (kind, took) in &outcome.takeovers {
