@@ -44,6 +44,9 @@ pub enum Command {
     ///
     /// Safe to run again, and by two at once.
     Migrate(Migrate),
+    /// List and release what is held: topics that wait for something, and lanes of which a record was rejected
+    #[command(subcommand)]
+    Held(Held),
     /// Show the effective configuration, with where each value came from and secrets hidden
     ///
     /// Exits 2 when outboxd run would refuse it, after one line for each complaint.
@@ -61,6 +64,52 @@ pub struct Run {
     /// What it is told about its configuration.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// `outboxd held`.
+#[derive(Debug, Subcommand)]
+pub enum Held {
+    /// List what is held, longest held first
+    Ls {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Which of them.
+        #[command(flatten)]
+        which: Which,
+        /// What it is told about its configuration.
+        #[command(flatten)]
+        settings: DatabaseSettings,
+    },
+    /// Let held lanes flow again: the leader publishes what waits, in order
+    ///
+    /// Mend the cause first (raise the topic's limit, correct or delete the row): a record that is still rejected has
+    /// its lane held again.
+    Release {
+        /// All of them
+        #[arg(long, conflicts_with_all = ["topic", "key", "partition"], required_unless_present = "topic")]
+        all: bool,
+        /// Which of them.
+        #[command(flatten)]
+        which: Which,
+        /// What it is told about its configuration.
+        #[command(flatten)]
+        settings: DatabaseSettings,
+    },
+}
+
+/// Which held lanes are meant.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Those of this topic
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Those of this key of the topic
+    #[arg(long, requires = "topic", conflicts_with = "partition")]
+    pub key: Option<String>,
+    /// Those of rows that name this partition of the topic
+    #[arg(long, requires = "topic")]
+    pub partition: Option<i32>,
 }
 
 /// `outboxd config`.

@@ -1,13 +1,16 @@
 //! The `outboxd` binary: parse, load, dispatch; print what went wrong once; exit.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
+use outboxd::admin::held;
 use outboxd::backends::{self, Backend, Roles};
 use outboxd::cli::{self, Cli, Command, DatabaseSettings, Migrate, Settings, Show};
 use outboxd::config::complaint::Complaints;
 use outboxd::config::raw::{Flag, Raw, Sources};
 use outboxd::config::{self, Config, Needs};
+use outboxd::contract::Store;
 use outboxd::daemon::{self, Shutdown};
 use outboxd::demo::{self, Sabotage};
 use outboxd::observe::{chain, logging};
@@ -35,6 +38,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(run) => relay(&run.settings),
         Command::Migrate(migration) => migrate(&migration),
+        Command::Held(held) => held_lanes(held),
         Command::Config(show) => show_config(&show),
         Command::Demo(arguments) => demonstrate(arguments),
     }
@@ -75,6 +79,30 @@ fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
         println!("{}", block_on(backends::migrate(&outbox.url, &outbox.table, roles))??);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn held_lanes(command: cli::Held) -> anyhow::Result<ExitCode> {
+    let meant = |cli::Which { topic, key, partition }| held::Which { topic, key, partition };
+    match command {
+        cli::Held::Ls { json, which, settings } => {
+            let store = store(&settings)?;
+            let lanes = block_on(async { held::list(&store, &meant(which)).await })??;
+            print!("{}", if json { held::to_json(&lanes) } else { held::to_text(&lanes) });
+        }
+        cli::Held::Release { all: _, which, settings } => {
+            let store = store(&settings)?;
+            match block_on(async { held::release(&store, &meant(which)).await })?? {
+                0 => anyhow::bail!("nothing of that is held; `outboxd held ls` lists what is"),
+                lanes => println!("asked for the release of {lanes}; the leader grants it within a second"),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The store that a command works on, besides a relay.
+fn store(settings: &DatabaseSettings) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(Backend::of(&judge(&gather_database(settings), Needs::Database)?)?.store())
 }
 
 fn show_config(show: &Show) -> anyhow::Result<ExitCode> {

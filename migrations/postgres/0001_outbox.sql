@@ -53,7 +53,9 @@ create table outbox_held (
     partition int,
     from_id   bigint not null,
     cause     text not null,
-    since     timestamptz not null
+    since     timestamptz not null,
+    -- Set by `outboxd held release`; the leader grants it.
+    release_requested boolean not null default false
 );
 
 -- One row a lane: a topic, a key of it, or a partition of it.
@@ -72,7 +74,7 @@ create table outbox_lease (
 insert into outbox_lease default values;
 
 create table outbox_dead (
-    id         bigint primary key,
+    id         bigint not null,
     event_id   uuid not null,
     topic      text not null,
     key        text,
@@ -82,8 +84,14 @@ create table outbox_dead (
     created_at timestamptz not null,
     code       text not null,
     message    text not null,
-    died_at    timestamptz not null default clock_timestamp()
+    died_at    timestamptz not null default clock_timestamp(),
+    -- Where it is published, if anywhere, and when it was.
+    dead_letter_topic text,
+    published_at      timestamptz,
+    primary key (id, event_id)
 );
+
+create index on outbox_dead (id) where dead_letter_topic is not null and published_at is null;
 
 -- Writes a message in the caller's transaction, from any language. Returns the row's id.
 create function outbox_enqueue(topic text, key text, payload bytea, headers jsonb default '{}')

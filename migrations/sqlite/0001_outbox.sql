@@ -57,7 +57,9 @@ create table outbox_held (
     partition integer,
     from_id   integer not null,
     cause     text not null,
-    since     text not null
+    since     text not null,
+    -- Set by `outboxd held release`; the leader grants it.
+    release_requested integer not null default 0
 );
 
 -- One row a lane: a topic, a key of it, or a partition of it.
@@ -74,7 +76,7 @@ create table outbox_lease (
 insert into outbox_lease (only_row) values (1);
 
 create table outbox_dead (
-    id         integer primary key,
+    id         integer not null,
     event_id   text not null,
     topic      text not null,
     key        text,
@@ -84,5 +86,11 @@ create table outbox_dead (
     created_at text not null,
     code       text not null,
     message    text not null,
-    died_at    text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+    died_at    text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- Where it is published, if anywhere, and when it was.
+    dead_letter_topic text,
+    published_at      text,
+    primary key (id, event_id)
 );
+
+create index outbox_dead_due on outbox_dead (id) where dead_letter_topic is not null and published_at is null;

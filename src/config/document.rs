@@ -1,5 +1,6 @@
 //! A TOML document, flattened: `[relay] batch.records = 5` becomes `relay.batch.records`, with its line.
 //!
+//! The tables of an array are numbered from 1: `[[relay.reject]] topic = "a"` becomes `relay.reject.1.topic`.
 //! Dotted, nested and quoted keys that spell the same name are the same setting. Pure: it reads text only.
 
 use toml::de::{DeTable, DeValue};
@@ -43,6 +44,18 @@ fn collect(text: &str, prefix: &str, table: &DeTable<'_>, entries: &mut Vec<Entr
         let key = if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
         match value.get_ref() {
             DeValue::Table(inner) => collect(text, &key, inner, entries),
+            DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => {
+                for (number, item) in (1..).zip(items.iter()) {
+                    match item.get_ref() {
+                        DeValue::Table(inner) => collect(text, &format!("{key}.{number}"), inner, entries),
+                        other => entries.push(Entry {
+                            key: format!("{key}.{number}"),
+                            value: scalar(other),
+                            line: line_at(text, item.span().start),
+                        }),
+                    }
+                }
+            }
             other => entries.push(Entry { key, value: scalar(other), line: line_at(text, name.span().start) }),
         }
     }
@@ -88,6 +101,15 @@ mod tests {
     fn a_list_of_brokers_is_joined_by_commas() {
         let entries = flatten("kafka.bootstrap.servers = ['a:1', 'b:2']").expect("a document");
         assert_eq!(entries[0].value, Scalar { text: "a:1,b:2".to_owned(), kind: Kind::List });
+    }
+
+    #[test]
+    fn the_tables_of_an_array_are_numbered() {
+        let text = "[[relay.reject]]\ntopic = 'a'\n[[relay.reject]]\ntopic = 'b'\n";
+        let entries = flatten(text).expect("a document");
+        let names: Vec<(&str, &str)> =
+            entries.iter().map(|entry| (entry.key.as_str(), entry.value.text.as_str())).collect();
+        assert_eq!(names, [("relay.reject.1.topic", "a"), ("relay.reject.2.topic", "b")]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From what was written to what is meant, complaining of everything that is wrong rather than of the first.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -94,6 +95,24 @@ impl<'a> Judge<'a> {
                 None
             }
         }
+    }
+
+    /// As [`parsed`](Self::parsed), of a setting that has no default.
+    pub(crate) fn needed<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        key: &str,
+        would_do: &str,
+    ) -> Option<T> {
+        if self.raw.get(key).is_none() {
+            self.missing(key, would_do);
+            return None;
+        }
+        self.parsed(key)
+    }
+
+    /// The numbers of the rules about rejected records.
+    pub(crate) fn rules(&self) -> BTreeSet<u32> {
+        self.raw.rules()
     }
 
     /// Text, without the blanks around it.

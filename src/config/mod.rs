@@ -23,7 +23,7 @@ use crate::config::judge::{Choice, Judge};
 use crate::config::raw::{Flag, Raw, Sources};
 use crate::kafka::{self, OnMissingTopic};
 use crate::observe::logging;
-use crate::outbox::{Limit, Settle, Table};
+use crate::outbox::{DeadLetterTopic, Limit, RejectPolicy, Settle, Table};
 use crate::postgres::Notify;
 use crate::relay;
 use crate::secret::Secret;
@@ -177,10 +177,7 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
         "relay.delivery",
         vec![("at-least-once", Choice::Means(())), ("fenced", Choice::Later), ("exactly-once", Choice::Later)],
     );
-    let _: Option<()> = judge.word(
-        "relay.on_reject",
-        vec![("halt", Choice::Means(())), ("dead-letter", Choice::Later), ("block-key", Choice::Later)],
-    );
+    let (on_reject, dead_letter_topic) = (on_reject(judge), dead_letter_topic(judge));
     let batch = limit(judge, "relay.batch");
     let in_flight = limit(judge, "relay.in_flight");
     let units = [("records", batch.records, in_flight.records), ("bytes", batch.bytes, in_flight.bytes)];
@@ -199,8 +196,28 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
         in_flight,
         drain_deadline: judge.duration("relay.shutdown.deadline", Duration::ZERO..=HOUR),
         checkpoint_interval: judge.duration("relay.checkpoint.interval", 10 * MILLISECOND..=HOUR),
+        on_reject,
+        dead_letter_topic,
         ..relay::Settings::default()
     }
+}
+
+fn on_reject(judge: &mut Judge<'_>) -> RejectPolicy {
+    let otherwise = judge.parsed("relay.on_reject").unwrap_or_default();
+    let mut rules = Vec::new();
+    for number in judge.rules() {
+        let [topic, policy] = ["topic", "on_reject"].map(|name| format!("{}.{number}.{name}", raw::RULES));
+        let would_do = "each [[relay.reject]] names a topic and says on_reject";
+        if let (Some(pattern), Some(policy)) = (judge.needed(&topic, would_do), judge.needed(&policy, would_do)) {
+            rules.push((pattern, policy));
+        }
+    }
+    RejectPolicy { otherwise, rules }
+}
+
+fn dead_letter_topic(judge: &mut Judge<'_>) -> Option<DeadLetterTopic> {
+    const KEY: &str = "dead_letter.topic";
+    if judge.text(KEY).is_empty() { None } else { judge.parsed(KEY) }
 }
 
 fn limit(judge: &mut Judge<'_>, key: &str) -> Limit {

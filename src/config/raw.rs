@@ -3,7 +3,7 @@
 //! Nothing here knows what a value means, only which keys there are: those of the embedded defaults, anything
 //! under `kafka.`, and `KEY_file` for a secret. What is meant is decided in [`crate::config::Config::judge`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -227,11 +227,25 @@ impl Raw {
                 Some(_) => secrets::of_file(key).is_some(),
                 None => !property.is_empty(),
             },
-            None => self.known.iter().any(|known| known == key),
+            None => self.known.iter().any(|known| known == key) || rule(key).is_some(),
         }
+    }
+
+    /// The numbers of the rules about rejected records, in order.
+    pub(crate) fn rules(&self) -> BTreeSet<u32> {
+        self.values.keys().filter_map(|key| rule(key)).collect()
     }
 
     fn complain(&mut self, subject: String, origin: Option<Origin>, problem: String) {
         self.complaints.push(Complaint { subject, origin, problem });
     }
+}
+
+/// Where the rules about rejected records are: one table of an array each.
+pub(crate) const RULES: &str = "relay.reject";
+
+/// The number of the rule that a key belongs to.
+fn rule(key: &str) -> Option<u32> {
+    let (number, setting) = key.strip_prefix(RULES)?.strip_prefix('.')?.split_once('.')?;
+    matches!(setting, "topic" | "on_reject").then(|| number.parse().ok()).flatten()
 }

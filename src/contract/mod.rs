@@ -13,6 +13,6 @@ mod wake;
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, LeaseSession, LeaseStore};
-pub use sink::{Outcome, Receipt, Rejection, Sink};
-pub use store::{Backlog, Checkpoint, Inspect, OutboxStore, Purge, Reader, Store};
+pub use sink::{Outcome, Receipt, Refusal, Rejection, Sink};
+pub use store::{Backlog, Checkpoint, DeadLetters, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
 pub use wake::WakeSource;

@@ -26,6 +26,17 @@ pub trait Sink: Send {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Looks at records that are about to be submitted, and says which of them can never be published as they are, as
+    /// far as can be known without sending them. The relay decides about those and submits the others. May wait for
+    /// answers of the broker, as [`submit`](Self::submit) may.
+    ///
+    /// # Errors
+    /// When the sink must be opened anew.
+    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+        let _ = records;
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Takes records over, in order, and returns once all of them are handed to the client, waiting where it
     /// has no room. The receipt tells later what became of them; several may be pending.
     ///
@@ -73,10 +84,19 @@ pub enum Outcome {
     },
     /// Not sent: its topic waits for something.
     Held(HoldCause),
-    /// It can never be published as it is.
+    /// It can never be published as it is: it failed alone. Open the sink again before anything of its lane follows.
     Rejected(Box<Rejection>),
     /// Not known: it may have been delivered. The relay reads it again.
     Unknown,
+}
+
+/// A record that [`Sink::examine`] found impossible to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its place among the records that were looked at.
+    pub index: usize,
+    /// Why.
+    pub rejection: Rejection,
 }
 
 /// Why a record can never be published.

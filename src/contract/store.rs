@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::contract::{BoxFuture, LeaseStore, StoreError, WakeSource};
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Settlement, Term};
+use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term};
 
 /// Everything the relay asks of a database.
-pub trait Store: OutboxStore + LeaseStore + Inspect {
+pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes {
     /// A source of wake-ups, if the database has one and it is switched on. Polling alone must do without.
     fn wake(&self) -> Option<Box<dyn WakeSource>>;
 }
@@ -25,7 +25,26 @@ pub trait OutboxStore: Send + Sync {
     /// *Idempotent*: settling again, or settling rows that are gone, does no harm. *Durable* no later than the
     /// next stored checkpoint. A row whose id matches and whose event id does not is left alone. Needs no
     /// leadership: what is at the broker is there, whoever says so. After an error it may have happened.
+    ///
+    /// Rows [out of line](Settlement::is_out_of_line) are recorded in every mode, because no position will ever tell
+    /// of them, and durably when it returns.
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Takes over what the broker knows to be published and the database may not: everything up to `position`, apart
+    /// from the stored held lanes, and the rows named in `beyond`. Records it as delivered, and moves the stored
+    /// checkpoint to the position where it is behind; durable when it returns. Reading sessions that were opened
+    /// before know nothing of it.
+    ///
+    /// # Errors
+    /// [`StoreError::TermOver`], and nothing is done, when `term` is no longer the leader's.
+    /// [`StoreError::Unusable`] when the position is ahead of the database, or of another database: it was restored
+    /// to an earlier point, or lost commits that it had acknowledged.
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// A reading session. Its position dies with it: after any error drop it, let what is in flight be settled,
@@ -33,6 +52,9 @@ pub trait OutboxStore: Send + Sync {
 pub trait Reader: Send {
     /// The held lanes, as stored when the session was opened.
     fn held(&self) -> &[Held];
+
+    /// How far the session is: at first where it began, then after what was read last.
+    fn position(&self) -> Position;
 
     /// Reads what is new after the position, and moves the position past it.
     ///
@@ -43,6 +65,13 @@ pub trait Reader: Send {
     ///
     /// Not to be cancelled: a dropped call leaves the session in an unknown state, and it must be dropped too.
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>>;
+
+    /// Makes sure that all that was read is durable in the database, and stays so whatever becomes of the server: by a
+    /// flushed commit of our own, made after the read.
+    ///
+    /// # Errors
+    /// [`StoreError::TermOver`] when `term` is no longer the leader's.
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Leaves the lane out from the next fetch on, from `held.from_id` on. Holding a held lane again lowers
     /// its `from_id` where the new one is lower, and ends a release of it that is under way.
@@ -72,6 +101,39 @@ pub struct Checkpoint {
     pub held: Vec<Held>,
 }
 
+/// Records that were given up, kept whole with their cause.
+pub trait DeadLetters: Send + Sync {
+    /// Gives records up: moves their rows from the outbox to the dead letters, all of them or none.
+    ///
+    /// *Durable* when it returns: whatever follows in their lanes may be published then. *Idempotent*: a row that is
+    /// gone, or whose event id differs, is left alone. Needs no leadership, as settling does not. After an error it
+    /// may have happened.
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Dead letters above an id that are due to a topic and were not published there yet, by id, each with the record
+    /// as the application wrote it.
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>>;
+
+    /// Records that these dead letters were published to their topic. Idempotent.
+    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Gives up publishing a dead letter to its topic, and adds to its message why. It stays where it is kept.
+    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// Held lanes as operators see them.
+pub trait HeldLanes: Send + Sync {
+    /// The stored held lanes, longest held first.
+    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>>;
+
+    /// Asks for the release of held lanes, and returns how many of them are held. The leader grants it; holding the
+    /// lane anew takes the request back.
+    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// The held lanes whose release was asked for, as they were stored when it was.
+    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>>;
+}
+
 /// Looking at the table and keeping it small. Statements are bounded; none holds up a reader or a writer.
 pub trait Inspect: Send + Sync {
     /// How much waits, counting up to `count_limit` records.
@@ -98,6 +160,8 @@ pub struct Backlog {
     pub oldest: Duration,
     /// Age of the oldest snapshot that holds back vacuum, where the database has such a thing.
     pub oldest_snapshot: Option<Duration>,
+    /// Dead letters kept, counted up to the limit that was asked for.
+    pub dead_letters: u64,
     /// Records found unsettled below the checkpoint and outside every held lane: 0 unless a promise broke.
     pub late: u64,
 }

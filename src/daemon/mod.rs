@@ -59,14 +59,22 @@ where
         return house.run(patience).await;
     };
     let source = config.outbox.source.clone().unwrap_or(own_name);
+    let letters = config.relay.dead_letter_topic.is_some().then(|| backends::sink(&config, source.clone()));
     let sink = wrap(backends::sink(&config, source)?);
-    start_work(&mut house, config, backend.store(), sink, &page);
+    start_work(&mut house, config, backend.store(), (sink, letters.transpose()?), &page);
     house.run(patience).await
 }
 
+/// The sink of the records, and that of dead letters where they are published.
+type Sinks = (Box<dyn Sink>, Option<Box<dyn Sink>>);
+
 /// Starts the relay and what works beside it.
-fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sink: Box<dyn Sink>, page: &Page) {
-    let relay = Relay::new(Arc::clone(&store), sink, config.relay);
+fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sinks: Sinks, page: &Page) {
+    let (sink, dead_letters) = sinks;
+    let mut relay = Relay::new(Arc::clone(&store), sink, config.relay);
+    if let Some(sink) = dead_letters {
+        relay = relay.with_dead_letters(sink);
+    }
     let status = relay.status();
     let (measured, backlog) = watch::channel(Backlog::default());
     page.stands(Standing::Relaying { status: status.clone(), backlog });

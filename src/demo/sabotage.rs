@@ -4,7 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::contract::{BoxFuture, Outcome, Receipt, Sink, SinkError};
+use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, Sink, SinkError};
 use crate::outbox::{Record, Term};
 
 /// How the relay is broken.
@@ -74,6 +74,10 @@ impl Spoilt {
 impl Sink for Spoilt {
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
         self.sink.open(term)
+    }
+
+    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+        self.sink.examine(records)
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {

@@ -68,6 +68,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
             Ok(backlog) => {
                 failing = false;
                 metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
+                metrics::set_dead_letters(backlog.dead_letters);
                 if backlog.late > 0 {
                     metrics::count_late(backlog.late);
                     tracing::error!(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::yield_now;
 
-use crate::contract::{Outcome, Receipt, Rejection, SinkError};
+use crate::contract::{Outcome, Receipt, Refusal, Rejection, SinkError};
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::delivery::{Spoil, Submission};
 use crate::kafka::producer::Producer;
@@ -62,15 +62,11 @@ impl Plan {
         if self.is_blocked(&sink.blocked, record) {
             return Step::Skip(Outcome::Unknown);
         }
-        let partition = partition::of(record, known.partitions, &mut known.spread);
-        if partition >= known.partitions || partition < 0 {
-            let rejection = impossible_partition(record, partition, known.partitions);
-            return self.reject(record, rejection);
-        }
-        match size_of(record, known, &sink.settings) {
+        match known.fits(record, &sink.settings) {
             Ok(size) => sink.largest = size.max(sink.largest),
             Err(rejection) => return self.reject(record, rejection),
         }
+        let partition = partition::of(record, known.partitions, &mut known.spread);
         Step::Send { topic: number, partition }
     }
 
@@ -84,6 +80,18 @@ impl Plan {
     fn reject(&mut self, record: &Record, rejection: Rejection) -> Step {
         self.blocked.extend(record.lane());
         Step::Skip(Outcome::Rejected(Box::new(rejection)))
+    }
+}
+
+impl Known {
+    /// The record's size, as far as it matters to the producer; or why the topic can never take it.
+    fn fits(&self, record: &Record, settings: &Settings) -> Result<usize, Rejection> {
+        match record.partition {
+            Some(partition) if !(0..self.partitions).contains(&partition) => {
+                Err(impossible_partition(record, partition, self.partitions))
+            }
+            _ => size_of(record, self, settings),
+        }
     }
 }
 
@@ -132,6 +140,26 @@ fn impossible_partition(record: &Record, partition: i32, partitions: i32) -> Rej
 }
 
 impl Sink {
+    /// Records that can never be published as they are, by what is known of their topics.
+    pub(crate) fn refusals(&mut self, records: &[Record]) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            if let Some(rejection) = self.refusal(record) {
+                refusals.push(Refusal { index, rejection });
+            }
+        }
+        refusals
+    }
+
+    fn refusal(&mut self, record: &Record) -> Option<Rejection> {
+        let number = self.topics.find(&record.topic)?;
+        match &self.topics.get(number).state {
+            State::Known(known) => known.fits(record, &self.settings).err(),
+            State::Impossible => Some(impossible_topic(record)),
+            State::Held(_) => None,
+        }
+    }
+
     /// Hands the records over as planned. Of a cold partition one record goes first and alone; the others of that
     /// partition follow, in order, once it is acknowledged.
     pub(crate) async fn hand_over(&mut self, records: &[Record], plan: Plan) -> Result<Receipt, SinkError> {

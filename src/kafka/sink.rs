@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{BoxFuture, Receipt, Sink as Contract, SinkError};
+use crate::contract::{BoxFuture, Receipt, Refusal, Sink as Contract, SinkError};
 use crate::kafka::ask::{Admin, Answer, Asker};
 use crate::kafka::client_log::Reach;
 use crate::kafka::config::{Settings, Shape};
@@ -125,6 +125,23 @@ impl Sink {
             spoil.held.iter().for_each(|(topic, cause)| self.topics.hold(topic, *cause));
         }
         self.ended = Some(producer.end());
+    }
+
+    /// Finds records that can never be published as they are. A topic's limits may have been changed since they were
+    /// read, so nobody is refused on old news.
+    async fn look_over(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        self.topics.hear();
+        self.learn(records).await?;
+        let refusals = self.refusals(records);
+        let mut is_old = false;
+        for refusal in &refusals {
+            is_old |= self.topics.doubt(&records[refusal.index].topic);
+        }
+        if !is_old {
+            return Ok(refusals);
+        }
+        self.learn(records).await?;
+        Ok(self.refusals(records))
     }
 
     async fn take_over_or_explain(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
@@ -285,6 +302,10 @@ impl Contract for Sink {
 
     fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(self.prepare_or_explain(records))
+    }
+
+    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+        Box::pin(self.look_over(records))
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {

@@ -158,6 +158,19 @@ impl Topics {
         self.refusals.get(name).is_some_and(|refusal| Instant::now() < refusal.again_at)
     }
 
+    /// Has the topic be asked for again before its next record, unless that was done just now. Says whether it will be.
+    pub(crate) fn doubt(&mut self, name: &Arc<str>) -> bool {
+        let Some(number) = self.find(name) else { return false };
+        let topic = &mut self.table[number];
+        match &mut topic.state {
+            State::Known(known) if topic.asked.elapsed() > Duration::from_secs(1) => {
+                known.introduced = false;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Topics in use that are due to be asked for again; each is named once until its answer comes.
     pub(crate) fn due(&mut self) -> Vec<Arc<str>> {
         let due = self

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
 use crate::memory::state::{State, covered, covers, position};
 use crate::memory::store::{Row, Shared};
-use crate::outbox::{Batch, Held, Lane, Limit};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Term};
 
 /// Reads rows in the order in which they became visible, which misses none however late it commits.
 #[derive(Debug)]
@@ -129,8 +129,16 @@ impl Reader for Session {
         &self.held
     }
 
+    fn position(&self) -> Position {
+        position(self.last)
+    }
+
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
         Box::pin(async move { Ok(self.read(limit)) })
+    }
+
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.shared.state().lease.check(term) })
     }
 
     fn hold(&mut self, held: Held) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
-use crate::contract::{BoxFuture, Outcome, Receipt, Rejection, SinkError};
+use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, Rejection, SinkError};
 use crate::outbox::{HoldCause, Lane, Record, Term};
 
 /// Partitions that every topic has.
@@ -54,6 +54,7 @@ struct State {
     /// Topics that were answered as held, and about which nobody asked since.
     held: BTreeSet<Arc<str>>,
     rejected: BTreeMap<i64, Rejection>,
+    refused: BTreeMap<i64, Rejection>,
     /// Lanes of which a record was rejected since the sink was opened: nothing may follow it.
     broken: BTreeSet<Lane>,
 }
@@ -77,6 +78,18 @@ impl Sink {
     /// Rejects the record of this id whenever it is submitted.
     pub fn reject(&self, id: i64, rejection: Rejection) {
         self.state().rejected.insert(id, rejection);
+    }
+
+    /// Lets the record of this id be known as impossible before it is submitted.
+    pub fn refuse(&self, id: i64, rejection: Rejection) {
+        self.state().refused.insert(id, rejection);
+    }
+
+    /// Takes the record of this id after all, from now on.
+    pub fn relent(&self, id: i64) {
+        let mut state = self.state();
+        state.rejected.remove(&id);
+        state.refused.remove(&id);
     }
 
     /// Everything delivered so far, in order.
@@ -162,6 +175,16 @@ impl crate::contract::Sink for Sink {
         state.held.clear();
         state.broken.clear();
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+        let state = self.state();
+        let refusal = |(index, record): (usize, &Record)| {
+            let rejection = state.refused.get(&record.id)?.clone();
+            Some(Refusal { index, rejection })
+        };
+        let refusals = records.iter().enumerate().filter_map(refusal).collect();
+        Box::pin(std::future::ready(Ok(refusals)))
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::contract::{Backlog, Checkpoint, Purge, StoreError};
 use crate::memory::lease::Lease;
 use crate::memory::store::Row;
-use crate::outbox::{Held, Lane, Position, Record, Settle, Settlement, Term};
+use crate::outbox::{DeadLetter, Held, Lane, Position, Record, Settle, Settlement, Term};
 
 /// Rows that one round of purging removes at most.
 const PURGE_ROUND: usize = 1000;
@@ -25,7 +25,17 @@ pub(super) struct State {
     /// Ids in the order in which rows became visible. A row's number here is what a position counts.
     order: BTreeMap<u64, i64>,
     stored: Stored,
+    dead: Vec<Dead>,
     pub(super) lease: Lease,
+}
+
+/// A record that was given up.
+#[derive(Debug, Clone)]
+pub(super) struct Dead {
+    pub(super) letter: DeadLetter,
+    pub(super) record: Record,
+    /// Whether it was published to its topic.
+    pub(super) published: bool,
 }
 
 /// What the leader stored last.
@@ -33,6 +43,8 @@ pub(super) struct State {
 pub(super) struct Stored {
     pub(super) position: u64,
     pub(super) held: Vec<Held>,
+    /// Held lanes whose release was asked for.
+    pub(super) requested: Vec<Lane>,
 }
 
 /// Time of day that follows tokio's clock, so that tests which pause time also pause retention and ages.
@@ -58,6 +70,7 @@ impl State {
             rows: BTreeMap::new(),
             order: BTreeMap::new(),
             stored: Stored::default(),
+            dead: Vec::new(),
             lease: Lease::default(),
         }
     }
@@ -106,20 +119,87 @@ impl State {
             match self.settle {
                 Settle::Mark => row.sent_at = row.sent_at.or(Some(now)),
                 Settle::Delete => self.remove(*id),
+                Settle::Checkpoint if settlement.is_out_of_line() => row.sent_at = row.sent_at.or(Some(now)),
                 Settle::Checkpoint => {}
             }
         }
     }
 
-    pub(super) fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        self.lease.check(checkpoint.term)?;
-        let position = parse(&checkpoint.position)?;
-        self.stored = Stored { position, held: checkpoint.held.clone() };
+    pub(super) fn recover(
+        &mut self,
+        term: Term,
+        position: Option<&Position>,
+        beyond: &Settlement,
+    ) -> Result<(), StoreError> {
+        self.lease.check(term)?;
+        if let Some(position) = position {
+            let number = parse(position)?;
+            if number > self.last_number {
+                return Err(StoreError::Unusable {
+                    problem: "the progress is ahead of the store in memory".to_owned(),
+                    repair: "forget it".to_owned(),
+                    source: None,
+                });
+            }
+            let mut published = Settlement::default();
+            let is_published = |row: &&Row| {
+                row.number > self.stored.position && row.number <= number && !covered(&self.stored.held, &row.record)
+            };
+            self.rows.values().filter(is_published).for_each(|row| published.push(&row.record));
+            self.settle(&published);
+            self.stored.position = self.stored.position.max(number);
+        }
+        self.settle(beyond);
         Ok(())
     }
 
+    pub(super) fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.lease.check(checkpoint.term)?;
+        let position = parse(&checkpoint.position)?;
+        let since = |lane: &Lane, held: &[Held]| held.iter().find(|held| held.lane == *lane).map(|held| held.since);
+        let mut requested = std::mem::take(&mut self.stored.requested);
+        requested.retain(|lane| {
+            since(lane, &checkpoint.held).is_some_and(|now| since(lane, &self.stored.held) == Some(now))
+        });
+        self.stored = Stored { position, held: checkpoint.held.clone(), requested };
+        Ok(())
+    }
+
+    pub(super) fn request_release(&mut self, lanes: &[Lane]) -> u64 {
+        let is_held = |lane: &&Lane| self.stored.held.iter().any(|held| held.lane == **lane);
+        let wanted: Vec<Lane> = lanes.iter().filter(is_held).cloned().collect();
+        let held = wanted.len() as u64;
+        self.stored.requested.extend(wanted);
+        held
+    }
+
+    pub(super) fn bury(&mut self, letters: &[DeadLetter]) {
+        for letter in letters {
+            let is_it = |row: &&Row| row.record.event_id == letter.event_id && row.sent_at.is_none();
+            let Some(row) = self.rows.get(&letter.id).filter(is_it) else { continue };
+            self.dead.push(Dead { letter: letter.clone(), record: row.record.clone(), published: false });
+            self.remove(letter.id);
+        }
+    }
+
+    pub(super) fn undeliverable(&mut self, id: i64, why: &str) {
+        for Dead { letter, .. } in self.dead.iter_mut().filter(|dead| dead.letter.id == id && !dead.published) {
+            if let Some(topic) = letter.topic.take() {
+                letter.message = format!("{}; not published to {topic}: {why}", letter.message);
+            }
+        }
+    }
+
+    pub(super) fn dead(&self) -> &[Dead] {
+        &self.dead
+    }
+
+    pub(super) fn dead_letters_published(&mut self, ids: &[i64]) {
+        self.dead.iter_mut().filter(|dead| ids.contains(&dead.letter.id)).for_each(|dead| dead.published = true);
+    }
+
     pub(super) fn backlog(&self, count_limit: u64) -> Backlog {
-        let mut backlog = Backlog::default();
+        let mut backlog = Backlog { dead_letters: (self.dead.len() as u64).min(count_limit), ..Backlog::default() };
         let now = self.now();
         for row in self.rows().filter(|row| !self.is_settled(row)) {
             let age = (now - row.record.created_at).to_std().unwrap_or_default();

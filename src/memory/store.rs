@@ -7,11 +7,12 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::contract::{
-    Backlog, BoxFuture, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader, StoreError, WakeSource,
+    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    StoreError, WakeSource,
 };
-use crate::memory::state::State;
+use crate::memory::state::{Dead, State};
 use crate::memory::{Transaction, lease, reader};
-use crate::outbox::{Message, Record, Settle, Settlement, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Message, Position, Record, Settle, Settlement, Term};
 
 /// An outbox in memory. Clones share one outbox.
 ///
@@ -95,6 +96,11 @@ impl Store {
         self.shared.state().rows().cloned().collect()
     }
 
+    /// The records that were given up, in the order of their deaths.
+    pub fn dead_letters(&self) -> Vec<(DeadLetter, Record)> {
+        self.shared.state().dead().iter().map(|dead| (dead.letter.clone(), dead.record.clone())).collect()
+    }
+
     /// How much waits, by what was settled and saved so far.
     pub fn unsent(&self) -> Backlog {
         self.shared.state().backlog(u64::MAX)
@@ -132,6 +138,15 @@ impl OutboxStore for Store {
             Ok(())
         })
     }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.shared.change(|state| state.recover(term, position, beyond)) })
+    }
 }
 
 impl LeaseStore for Store {
@@ -150,6 +165,65 @@ impl Inspect for Store {
 
     fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
         Box::pin(async move { self.shared.change(|state| state.purge(term, retention)) })
+    }
+}
+
+impl DeadLetters for Store {
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async {
+            self.shared.change(|state| state.bury(letters));
+            Ok(())
+        })
+    }
+
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+        Box::pin(async move {
+            let is_due = |dead: &&Dead| dead.letter.topic.is_some() && !dead.published && dead.letter.id > after;
+            let state = self.shared.state();
+            let due = state.dead().iter().filter(is_due).map(|dead| (dead.letter.clone(), dead.record.clone()));
+            let mut due: Vec<_> = due.collect();
+            due.sort_by_key(|(letter, _)| letter.id);
+            due.truncate(limit.records);
+            Ok(due)
+        })
+    }
+
+    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async {
+            self.shared.change(|state| state.dead_letters_published(ids));
+            Ok(())
+        })
+    }
+
+    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.shared.change(|state| state.undeliverable(id, why));
+            Ok(())
+        })
+    }
+}
+
+impl HeldLanes for Store {
+    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
+        Box::pin(async {
+            let stored = self.shared.state().stored().clone();
+            let lane = |held: Held| HeldLane { release_requested: stored.requested.contains(&held.lane), held };
+            let mut lanes: Vec<HeldLane> = stored.held.iter().cloned().map(lane).collect();
+            lanes.sort_by_key(|lane| (lane.held.since, lane.held.from_id));
+            Ok(lanes)
+        })
+    }
+
+    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(async { Ok(self.shared.change(|state| state.request_release(lanes))) })
+    }
+
+    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
+        Box::pin(async {
+            let stored = self.shared.state().stored().clone();
+            let is_requested = |held: &Held| stored.requested.contains(&held.lane);
+            Ok(stored.held.into_iter().filter(is_requested).collect())
+        })
     }
 }
 

@@ -70,6 +70,8 @@ catalogue! {
         "Messages acknowledged by the broker, by topic"
     REJECTED Counter Count "rejected_total"
         "Messages that can never be published, by topic and cause"
+    DEAD_LETTERS Gauge Count "dead_letters"
+        "Dead letters kept in the table, counted up to a limit"
     HELD_LANES Gauge Count "held_lanes"
         "Lanes and topics that wait, by cause"
     IN_FLIGHT Gauge Count "in_flight_messages"
@@ -121,6 +123,11 @@ pub fn set_backlog(unsent: u64, oldest: Duration, oldest_snapshot: Option<Durati
     if let Some(age) = oldest_snapshot {
         gauge!(OLDEST_SNAPSHOT).set(age.as_secs_f64());
     }
+}
+
+/// Sets how many dead letters are kept.
+pub fn set_dead_letters(letters: u64) {
+    gauge!(DEAD_LETTERS).set(letters as f64);
 }
 
 /// Records how long one message took from `created_at` to its acknowledgement.

@@ -88,17 +88,20 @@ pub enum HoldCause {
     MissingTopic,
     /// The broker does not let the relay write to the topic.
     NotAuthorised,
+    /// A record of the lane can never be published as it is, and nothing may overtake it.
+    Rejected,
 }
 
 impl HoldCause {
     /// All causes.
-    pub const ALL: [HoldCause; 2] = [HoldCause::MissingTopic, HoldCause::NotAuthorised];
+    pub const ALL: [HoldCause; 3] = [HoldCause::MissingTopic, HoldCause::NotAuthorised, HoldCause::Rejected];
 
     /// The word for it in tables, metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             HoldCause::MissingTopic => "missing_topic",
             HoldCause::NotAuthorised => "not_authorised",
+            HoldCause::Rejected => "rejected",
         }
     }
 
@@ -106,6 +109,15 @@ impl HoldCause {
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == word)
     }
+}
+
+/// A held lane as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLane {
+    /// The lane, and why it is held.
+    pub held: Held,
+    /// Whether its release was asked for; the leader grants it.
+    pub release_requested: bool,
 }
 
 /// A held lane: nothing of it is published from `from_id` on until it is released.

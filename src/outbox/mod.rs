@@ -4,16 +4,20 @@
 //! `docs/architecture.md` for the vocabulary.
 
 mod batch;
+mod dead;
 mod held;
 mod message;
 mod record;
+mod reject;
 mod settlement;
 mod table;
 
 pub use batch::{Batch, Limit, Position};
-pub use held::{Held, HoldCause, Lane};
+pub use dead::{DeadLetter, DeadLetterTopic, InvalidDeadLetterTopic};
+pub use held::{Held, HeldLane, HoldCause, Lane};
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};
+pub use reject::{InvalidTopicPattern, OnReject, RejectPolicy, TopicPattern, UnknownOnReject};
 pub use settlement::{Settle, Settlement, UnknownSettle};
 pub use table::{InvalidTable, Table};
 

@@ -15,12 +15,24 @@ use crate::outbox::Record;
 pub struct Settlement {
     ids: Vec<i64>,
     event_ids: Vec<Uuid>,
+    out_of_line: bool,
 }
 
 impl Settlement {
     /// A settlement of nothing, with room for `records`.
     pub fn with_capacity(records: usize) -> Self {
-        Self { ids: Vec::with_capacity(records), event_ids: Vec::with_capacity(records) }
+        Self { ids: Vec::with_capacity(records), event_ids: Vec::with_capacity(records), out_of_line: false }
+    }
+
+    /// A settlement of nothing yet, for rows of lanes that are being released: they come out of line, and no position
+    /// tells of them.
+    pub fn out_of_line() -> Self {
+        Self { out_of_line: true, ..Self::default() }
+    }
+
+    /// Whether its rows came out of line.
+    pub fn is_out_of_line(&self) -> bool {
+        self.out_of_line
     }
 
     /// Adds a delivered record.

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Held, HoldCause, Lane, Table};
+use crate::outbox::{Held, HoldCause, Lane, Position, Table, Term};
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::session::{ANSWER, ask, bounded, sql};
 use crate::postgres::snapshot::At;
@@ -38,7 +38,7 @@ pub(super) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Store
         stored.system = system;
     }
     let held = rows.iter().filter(|row| row.get::<Option<&str>, _>(2).is_some());
-    stored.held = held.map(read_held).collect::<Result<_, _>>()?;
+    stored.held = held.map(|row| read_held(row, 2)).collect::<Result<_, _>>()?;
     Ok(stored)
 }
 
@@ -50,10 +50,11 @@ fn read_position(text: &str) -> Result<At, StoreError> {
     })
 }
 
-fn read_held(row: &PgRow) -> Result<Held, StoreError> {
+/// Reads a held lane from its columns, which begin at `at`.
+pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
     let read = || -> Result<(Lane, i64, String, DateTime<Utc>), sqlx::Error> {
-        let lane = Lane::from_columns(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
-        Ok((lane, row.try_get(5)?, row.try_get(6)?, row.try_get(7)?))
+        let lane = Lane::from_columns(row.try_get(at)?, row.try_get(at + 1)?, row.try_get(at + 2)?);
+        Ok((lane, row.try_get(at + 3)?, row.try_get(at + 4)?, row.try_get(at + 5)?))
     };
     let (lane, from_id, word, since) = read().map_err(|error| classify("reading held lanes", error))?;
     let cause = HoldCause::parse(&word).ok_or_else(|| {
@@ -80,13 +81,13 @@ pub(super) async fn save(
     let doing = "storing the checkpoint";
     bounded(doing, ANSWER, async {
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        if !save_position(&mut transaction, table, system, checkpoint, at.highest).await? {
+        let place = (checkpoint.term, &checkpoint.position);
+        if !save_position(&mut transaction, table, system, place, at.highest).await? {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
             return Err(StoreError::TermOver { term: checkpoint.term });
         }
         if let Some(held) = changed {
-            forget_held(&mut transaction, table).await?;
-            remember_held(&mut transaction, table, held).await?;
+            store_held(&mut transaction, table, held).await?;
         }
         transaction.commit().await.map_err(|error| classify(doing, error))
     })
@@ -95,11 +96,11 @@ pub(super) async fn save(
 
 /// Says whether the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
 /// and reading the checkpoint, until this is committed.
-async fn save_position(
+pub(super) async fn save_position(
     conn: &mut PgConnection,
     table: &Table,
     system: &str,
-    checkpoint: &Checkpoint,
+    (term, position): (Term, &Position),
     highest: i64,
 ) -> Result<bool, StoreError> {
     let text = format!(
@@ -111,28 +112,42 @@ async fn save_position(
         checkpoint = table.checkpoint(),
         lease = table.lease()
     );
-    let statement = sqlx::query(sql(text)).bind(checkpoint.position.as_str()).bind(highest).bind(system);
-    let done = ask("storing the checkpoint", statement.bind(checkpoint.term.0).execute(conn)).await?;
+    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system);
+    let done = ask("storing the checkpoint", statement.bind(term.0).execute(conn)).await?;
     Ok(done.rows_affected() > 0)
 }
 
-async fn forget_held(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
-    let text = format!("/* outboxd: forget_held */ delete from {}", table.held());
-    ask("storing held lanes", sqlx::query(sql(text)).execute(conn)).await.map(drop)
-}
+/// The lanes given as columns `$1` to `$6`.
+const GIVEN: &str = "unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[])
+         as given (topic, key, partition, from_id, cause, since)";
 
-async fn remember_held(conn: &mut PgConnection, table: &Table, held: &[Held]) -> Result<(), StoreError> {
-    let text = format!(
-        "/* outboxd: remember_held */ insert into {} (topic, key, partition, from_id, cause, since)
-         select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[])",
-        table.held()
+/// Makes the stored lanes those given, touching only what differs: there may be thousands, and a request for release
+/// stays with a lane for as long as it is held.
+async fn store_held(conn: &mut PgConnection, table: &Table, held: &[Held]) -> Result<(), StoreError> {
+    let forget = format!(
+        "/* outboxd: forget_held */ delete from {table} h where not exists (
+             select from {GIVEN} where given.topic = h.topic
+                 and given.key is not distinct from h.key and given.partition is not distinct from h.partition)",
+        table = table.held()
     );
-    let statement = sqlx::query(sql(text))
-        .bind(held.iter().map(|held| held.lane.topic()).collect::<Vec<_>>())
-        .bind(held.iter().map(|held| held.lane.key()).collect::<Vec<_>>())
-        .bind(held.iter().map(|held| held.lane.partition()).collect::<Vec<_>>())
-        .bind(held.iter().map(|held| held.from_id).collect::<Vec<_>>())
-        .bind(held.iter().map(|held| held.cause.as_str()).collect::<Vec<_>>())
-        .bind(held.iter().map(|held| held.since).collect::<Vec<_>>());
-    ask("storing held lanes", statement.execute(conn)).await.map(drop)
+    let remember = format!(
+        "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since)
+         select * from {GIVEN}
+         on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
+         set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
+             release_requested = h.release_requested and h.since = excluded.since
+         where (h.from_id, h.cause, h.since) is distinct from (excluded.from_id, excluded.cause, excluded.since)",
+        table = table.held()
+    );
+    for text in [forget, remember] {
+        let statement = sqlx::query(sql(text))
+            .bind(held.iter().map(|held| held.lane.topic()).collect::<Vec<_>>())
+            .bind(held.iter().map(|held| held.lane.key()).collect::<Vec<_>>())
+            .bind(held.iter().map(|held| held.lane.partition()).collect::<Vec<_>>())
+            .bind(held.iter().map(|held| held.from_id).collect::<Vec<_>>())
+            .bind(held.iter().map(|held| held.cause.as_str()).collect::<Vec<_>>())
+            .bind(held.iter().map(|held| held.since).collect::<Vec<_>>());
+        ask("storing held lanes", statement.execute(&mut *conn)).await?;
+    }
+    Ok(())
 }

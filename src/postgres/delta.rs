@@ -8,11 +8,12 @@
 use sqlx::PgConnection;
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Table};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Table, Term};
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::errors::not_now;
 use crate::postgres::holds::Holds;
 use crate::postgres::page::{self, Which};
+use crate::postgres::recover;
 use crate::postgres::release::{Releases, Turn};
 use crate::postgres::rows::Page;
 use crate::postgres::session::ask;
@@ -45,13 +46,13 @@ impl DeltaReader {
         stored: Stored,
     ) -> Result<Self, StoreError> {
         let (at, walk) = match stored.at {
-            Some(At { frozen: Some(frozen), prev, highest }) => {
-                let walk = Walk::after(&mut conn, &table, frozen.last).await?;
-                (At { frozen: Some(frozen), prev, highest }, Some(walk))
-            }
-            Some(at) => (at, None),
+            Some(at) => match at.frozen.as_ref().map(|frozen| frozen.last) {
+                Some(last) => (at, Some(Walk::after(&mut conn, &table, last).await?)),
+                None => (at, None),
+            },
             None => beginning(&mut conn, &table).await?,
         };
+        let at = At { system: system.clone(), ..at };
         Ok(Self {
             conn,
             table,
@@ -162,7 +163,7 @@ async fn beginning(conn: &mut PgConnection, table: &Table) -> Result<(At, Option
     let cur: Snapshot = text.parse().map_err(|error| not_now("reading the snapshot", format!("{error}")))?;
     let walk = Walk::from_the_lowest(conn, table).await?;
     let frozen = Some(Frozen { cur, last: walk.last });
-    Ok((At { prev: Snapshot::nothing(), frozen, highest: 0 }, Some(walk)))
+    Ok((At { frozen, ..At::default() }, Some(walk)))
 }
 
 impl Reader for DeltaReader {
@@ -170,8 +171,21 @@ impl Reader for DeltaReader {
         &self.stored_held
     }
 
+    fn position(&self) -> Position {
+        self.at.to_position()
+    }
+
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
         Box::pin(self.read(limit))
+    }
+
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.enter()?;
+            let proven = recover::prove(&mut self.conn, &self.table, term).await;
+            self.broken = !matches!(proven, Ok(()) | Err(StoreError::TermOver { .. }));
+            proven
+        })
     }
 
     fn hold(&mut self, held: Held) {

@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Row};
 use crate::contract::{Backlog, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
+use crate::postgres::dead;
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::snapshot::{At, Snapshot};
@@ -74,6 +75,7 @@ pub(super) async fn backlog(
         capped: rows >= count_limit || waiting.iter().any(|waiting| waiting.cut),
         oldest: waiting.iter().map(|waiting| waiting.oldest).max().unwrap_or_default(),
         oldest_snapshot: Some(oldest_snapshot(conn).await?),
+        dead_letters: dead::count(conn, table, rows_of(count_limit)).await?,
         late: sweep.found.max(sweep.found_before),
     })
 }
@@ -97,7 +99,7 @@ async fn count_new(
         free = not_held(4)
     );
     let statement = sqlx::query(sql(text)).bind(Xid(snapshot.xmax)).bind(Xid::all(&snapshot.open));
-    let statement = statement.bind(rows(count_limit)).bind(Json(holds.to_json().unwrap_or_default()));
+    let statement = statement.bind(rows_of(count_limit)).bind(Json(holds.to_json().unwrap_or_default()));
     ask("counting new rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
 
@@ -124,7 +126,7 @@ async fn count_walked(
     );
     let statement = sqlx::query(sql(text))
         .bind(after)
-        .bind(rows(count_limit.saturating_add(LOOK)))
+        .bind(rows_of(count_limit.saturating_add(LOOK)))
         .bind(Xid(at.prev.xmax))
         .bind(Xid::all(&at.prev.open))
         .bind(at.frozen.as_ref().map(|frozen| frozen.cur.to_string()))
@@ -151,7 +153,7 @@ async fn count_held(
         outbox = table.outbox(),
         free = not_held(3)
     );
-    let statement = sqlx::query(sql(text)).bind(lowest).bind(rows(count_limit.saturating_add(LOOK)));
+    let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(LOOK)));
     let statement = statement.bind(Json(holds.to_json().unwrap_or_default()));
     ask("counting held rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
@@ -216,6 +218,6 @@ fn seconds(age: Option<f64>) -> Duration {
     Duration::try_from_secs_f64(age.unwrap_or_default().max(0.0)).unwrap_or(Duration::ZERO)
 }
 
-fn rows(limit: u64) -> i64 {
+fn rows_of(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }

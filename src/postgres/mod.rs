@@ -10,9 +10,13 @@ pub use enqueue::{EnqueueError, enqueue, enqueue_into, enqueue_many, enqueue_man
 #[cfg(feature = "relay")]
 mod checkpoint;
 #[cfg(feature = "relay")]
+mod dead;
+#[cfg(feature = "relay")]
 mod delta;
 #[cfg(feature = "relay")]
 mod errors;
+#[cfg(feature = "relay")]
+mod held;
 #[cfg(feature = "relay")]
 mod holds;
 #[cfg(feature = "relay")]
@@ -29,6 +33,8 @@ mod preflight;
 mod purge;
 #[cfg(feature = "relay")]
 mod rebase;
+#[cfg(feature = "relay")]
+mod recover;
 #[cfg(feature = "relay")]
 mod release;
 #[cfg(feature = "relay")]

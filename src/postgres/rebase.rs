@@ -63,7 +63,7 @@ pub(super) async fn rebase(conn: &mut PgConnection, table: &Table, system: &str)
         let at = stored.at.clone().unwrap_or_default();
         let unread = renew_unread(&mut transaction, table, &at).await?;
         let read = retire_read(&mut transaction, table, &now).await?;
-        let at = At { prev: now, frozen: None, highest: at.highest };
+        let at = At { prev: now, frozen: None, highest: at.highest, system: system.to_owned() };
         replace_position(&mut transaction, table, system, &at).await?;
         transaction.commit().await.map_err(|error| classify(doing, error))?;
         tracing::warn!(

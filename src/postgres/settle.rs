@@ -1,9 +1,10 @@
 //! Recording deliveries.
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::contract::StoreError;
 use crate::outbox::{Settle, Settlement, Table};
+use crate::postgres::errors::classify;
 use crate::postgres::session::{Guc, ask, sql};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
@@ -18,10 +19,25 @@ pub(super) async fn settle(
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
     match how {
-        Settle::Checkpoint => Ok(()),
-        Settle::Mark => run(conn, mark(table), settlement).await,
+        Settle::Checkpoint if !settlement.is_out_of_line() => Ok(()),
+        Settle::Checkpoint | Settle::Mark => run(conn, mark(table), settlement).await,
         Settle::Delete => run(conn, delete(table), settlement).await,
     }
+}
+
+/// As [`settle`], flushed whatever the session's `synchronous_commit`.
+pub(super) async fn settle_flushed(
+    conn: &mut PgConnection,
+    table: &Table,
+    how: Settle,
+    settlement: &Settlement,
+) -> Result<(), StoreError> {
+    let doing = "settling";
+    let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
+    let flush = sqlx::query("/* outboxd: flush */ set local synchronous_commit = on");
+    ask(doing, flush.execute(&mut *transaction)).await?;
+    settle(&mut transaction, table, how, settlement).await?;
+    ask(doing, transaction.commit()).await
 }
 
 fn mark(table: &Table) -> String {

@@ -97,6 +97,9 @@ pub(super) struct At {
     pub frozen: Option<Frozen>,
     /// The highest id ever read.
     pub highest: i64,
+    /// The cluster in which the snapshots mean something; empty where the role may not ask.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub system: String,
 }
 
 /// A window from `prev` to `cur` that is read in pages, by id.
@@ -112,6 +115,17 @@ impl At {
     /// The next snapshot at which no window is open: where everything visible was read.
     pub(super) fn boundary(&self) -> &Snapshot {
         self.frozen.as_ref().map_or(&self.prev, |frozen| &frozen.cur)
+    }
+
+    /// Whether everything that was read there was read here, and more. Both must be of one succession of sessions,
+    /// each begun where the one before had stored that it was.
+    pub(super) fn is_after(&self, other: &At) -> bool {
+        // Of two snapshots that end at the same id the later one has fewer transactions open.
+        let place = |at: &At| {
+            let last = at.frozen.as_ref().map(|frozen| frozen.last);
+            (at.prev.xmax, std::cmp::Reverse(at.prev.open.len()), last)
+        };
+        place(self) > place(other)
     }
 
     /// What the relay carries around and stores.
@@ -148,10 +162,31 @@ mod tests {
     #[test]
     fn a_position_survives_being_stored() {
         let frozen = Frozen { cur: "5:9:6".parse().expect("a snapshot"), last: 12 };
-        let at = At { prev: Snapshot::nothing(), frozen: Some(frozen), highest: 40 };
+        let at = At { prev: Snapshot::nothing(), frozen: Some(frozen), highest: 40, ..At::default() };
         let text = at.to_position();
         assert_eq!(At::from_position(text.as_str()).expect("a position"), at);
         assert_eq!(text.as_str(), r#"{"prev":"0:0:","frozen":{"cur":"5:9:6","last":12},"highest":40}"#);
         assert!(At::from_position("{}").is_err());
+    }
+
+    #[test]
+    fn positions_of_one_succession_follow_each_other() {
+        let at = |prev: &str, frozen: Option<i64>| At {
+            prev: prev.parse().expect("a snapshot"),
+            frozen: frozen.map(|last| Frozen { cur: "9:9:".parse().expect("a snapshot"), last }),
+            ..At::default()
+        };
+        let succession = [
+            At::default(),
+            at("5:8:5,6", None),
+            at("5:8:5", None),
+            at("5:8:5", Some(3)),
+            at("5:8:5", Some(7)),
+            at("9:9:", None),
+        ];
+        for (number, earlier) in succession.iter().enumerate() {
+            assert!(!earlier.is_after(earlier));
+            assert!(succession[number + 1..].iter().all(|later| later.is_after(earlier) && !earlier.is_after(later)));
+        }
     }
 }

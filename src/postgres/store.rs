@@ -8,10 +8,10 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, BoxFuture, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader, Store as Promises, StoreError,
-    WakeSource,
+    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    Store as Promises, StoreError, WakeSource,
 };
-use crate::outbox::{Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
 use crate::postgres::delta::DeltaReader;
 use crate::postgres::inspect::{self, Sweep};
 use crate::postgres::leases::PgLease;
@@ -21,7 +21,7 @@ use crate::postgres::session::{
     ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid,
 };
 use crate::postgres::settle::UNFLUSHED;
-use crate::postgres::{checkpoint, preflight, rebase, settle};
+use crate::postgres::{checkpoint, dead, held, preflight, rebase, recover, settle};
 use crate::secret::Secret;
 
 /// Where the outbox is and how it is used.
@@ -104,9 +104,23 @@ impl Store {
     /// The session leaves its place while it works, so that one that failed or was cut short never comes back.
     async fn record(&self, settlement: &Settlement) -> Result<(), StoreError> {
         let Settings { table, settle, .. } = &self.settings;
-        if settlement.is_empty() || *settle == Settle::Checkpoint {
+        if settlement.is_empty() {
             return Ok(());
         }
+        if settlement.is_out_of_line() {
+            return self.settling(async |conn| settle::settle_flushed(conn, table, *settle, settlement).await).await;
+        }
+        if *settle == Settle::Checkpoint {
+            return Ok(());
+        }
+        self.settling(async |conn| settle::settle(conn, table, *settle, settlement).await).await
+    }
+
+    /// Works with the settling session.
+    async fn settling<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut place = self.settling.lock().await;
         let mut conn = match place.take() {
             Some(conn) => conn,
@@ -115,9 +129,29 @@ impl Store {
                 connect(&self.options, "settle", &settings).await?
             }
         };
-        settle::settle(&mut conn, table, *settle, settlement).await?;
+        let done = work(&mut conn).await?;
         *place = Some(conn);
-        Ok(())
+        Ok(done)
+    }
+
+    /// Works with the session that looks.
+    async fn inspecting<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut place = self.looking.lock().await;
+        let mut looking = self.looking(&mut place).await?;
+        let done = work(&mut looking.conn).await?;
+        *place = Some(looking);
+        Ok(done)
+    }
+
+    async fn take_over(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
+        let mut conn = connect(&self.options, "reader", &settings).await?;
+        let system = rebase::system_identifier(&mut conn).await?;
+        let Settings { table, settle, .. } = &self.settings;
+        recover::recover(&mut conn, table, *settle, &system, (term, position, beyond)).await
     }
 
     async fn bidder(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
@@ -177,6 +211,15 @@ impl OutboxStore for Store {
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.record(settlement))
     }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.take_over(term, position, beyond))
+    }
 }
 
 impl LeaseStore for Store {
@@ -192,6 +235,46 @@ impl Inspect for Store {
 
     fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
         Box::pin(self.remove(term, retention))
+    }
+}
+
+impl DeadLetters for Store {
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.settling(async |conn| dead::bury(conn, &self.settings.table, letters).await).await })
+    }
+
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+        Box::pin(async move {
+            self.inspecting(async |conn| dead::due(conn, &self.settings.table, after, limit).await).await
+        })
+    }
+
+    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(
+            async move { self.inspecting(async |conn| dead::delivered(conn, &self.settings.table, ids).await).await },
+        )
+    }
+
+    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.inspecting(async |conn| dead::undeliverable(conn, &self.settings.table, id, why).await).await
+        })
+    }
+}
+
+impl HeldLanes for Store {
+    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
+        Box::pin(async move { self.inspecting(async |conn| held::list(conn, &self.settings.table).await).await })
+    }
+
+    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(
+            async move { self.inspecting(async |conn| held::request(conn, &self.settings.table, lanes).await).await },
+        )
+    }
+
+    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
+        Box::pin(async move { self.inspecting(async |conn| held::requested(conn, &self.settings.table).await).await })
     }
 }
 

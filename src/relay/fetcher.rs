@@ -92,7 +92,7 @@ struct Reached {
     /// Batches sent on.
     sent: u64,
     /// The position after the latest read.
-    position: Option<Position>,
+    position: Position,
     /// How many commands about lanes the reader has heard.
     heard: u64,
     stored: Option<Stored>,
@@ -109,7 +109,8 @@ struct Stored {
 impl Fetcher {
     /// Reads until the session ends. Gives back the reader, if it is still good, with the last checkpoint.
     pub(crate) async fn run(mut self) -> (Option<LastCheckpoint>, Result<(), Verdict>) {
-        let mut reached = Reached { sent: 0, position: None, heard: 0, stored: None, stored_at: Instant::now() };
+        let position = self.reader.position();
+        let mut reached = Reached { sent: 0, position, heard: 0, stored: None, stored_at: Instant::now() };
         if let Err(error) = self.fetch_all(&mut reached).await {
             return (None, Err(store_verdict(error)));
         }
@@ -165,7 +166,7 @@ impl Fetcher {
     }
 
     async fn pass_on(&mut self, batch: Batch, mut permit: Permit, reached: &mut Reached) {
-        reached.position = Some(batch.end.clone());
+        reached.position = batch.end.clone();
         let empty = batch.records.is_empty() && batch.opened.is_empty() && batch.closed.is_empty();
         if empty {
             if self.progress.borrow().number == reached.sent {
@@ -228,11 +229,8 @@ fn due(
     // With nothing in flight everything up to the latest read is settled or held.
     let position = if settled.number == reached.sent { reached.position.clone() } else { settled.position };
     let held = lanes.lock().unwrap_or_else(PoisonError::into_inner).stored();
-    let news = |stored: &Stored| Some(&stored.position) != position.as_ref() || stored.held != held;
-    if !reached.stored.as_ref().is_none_or(news) {
-        return None;
-    }
-    position.map(|position| Checkpoint { term, position, held })
+    let news = |stored: &Stored| stored.position != position || stored.held != held;
+    reached.stored.as_ref().is_none_or(news).then_some(Checkpoint { term, position, held })
 }
 
 /// What a session says that is dropped in the middle of a statement.

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::outbox::{Held, HoldCause, Lane, Record};
 
@@ -67,6 +67,17 @@ impl Lanes {
         }
     }
 
+    /// Takes out of `records`, which are in publishing order, what follows in a lane that was held just now because of
+    /// one among them. What comes before it is not concerned.
+    pub(crate) fn leave_out(&self, records: &mut Vec<Record>) {
+        let follows = |lane: &Lane, id: i64| {
+            self.entries.get(lane).is_some_and(|entry| entry.state == State::Held && id >= entry.held.from_id)
+        };
+        if !self.is_empty() {
+            records.retain(|record| !record.lane().is_some_and(|lane| follows(&lane, record.id)));
+        }
+    }
+
     fn keeps_back(&mut self, record: &Record) -> bool {
         let topic = Lane::Topic { topic: Arc::clone(&record.topic) };
         let lanes = [Some(topic), record.lane()];
@@ -90,13 +101,16 @@ impl Lanes {
     /// Holds a lane from this id on. Says whether it was not held before.
     pub(crate) fn hold(&mut self, lane: Lane, from_id: i64, cause: HoldCause) -> bool {
         let fresh = || Entry {
-            held: Held { lane: lane.clone(), from_id, cause, since: Utc::now() },
+            held: Held { lane: lane.clone(), from_id, cause, since: now() },
             state: State::Open,
             commanded: 0,
         };
         let entry = self.entries.entry(lane.clone()).or_insert_with(fresh);
         let news = entry.state != State::Held;
         if news || from_id < entry.held.from_id {
+            if news {
+                entry.held.since = now();
+            }
             entry.state = State::Held;
             entry.held.cause = cause;
             entry.held.from_id = entry.held.from_id.min(from_id);
@@ -105,6 +119,16 @@ impl Lanes {
             entry.commanded = self.given;
         }
         news
+    }
+
+    /// Asks for the release of a lane, unless it was held anew since somebody wished for that.
+    pub(crate) fn release_as_requested(&mut self, held: &Held) -> bool {
+        let is_meant = |entry: &Entry| entry.state == State::Held && entry.held.since == held.since;
+        let meant = self.entries.get(&held.lane).is_some_and(is_meant);
+        if meant {
+            self.release(&held.lane);
+        }
+        meant
     }
 
     /// Asks for the release of a held lane.
@@ -151,6 +175,11 @@ impl Lanes {
         held.sort_by(|a, b| a.lane.cmp(&b.lane));
         held
     }
+}
+
+/// The time as databases keep it, so that it compares equal when it is read back.
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
 }
 
 #[cfg(test)]

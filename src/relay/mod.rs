@@ -15,10 +15,12 @@
 //! in flight is awaited and settled, and the next session reads on from the stored checkpoint, skipping what
 //! is settled. There is no other way of recovery, so the one there is gets tested by every failure.
 
+mod dead_letters;
 mod fetcher;
 mod lanes;
 mod pacer;
 mod publisher;
+mod rejections;
 mod session;
 mod settler;
 mod status;
@@ -26,7 +28,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,7 +37,8 @@ use crate::backoff::Backoff;
 use crate::contract::{LeaseStore, Rejection, Sink, SinkError, Store, StoreError};
 use crate::coordination::{Keeper, Leadership};
 use crate::observe::{chain, metrics};
-use crate::outbox::Limit;
+use crate::outbox::{DeadLetterTopic, Limit, RejectPolicy, Term};
+use crate::relay::dead_letters::Courier;
 use crate::relay::session::{Session, Verdict};
 
 pub use status::{Phase, Status};
@@ -64,8 +67,13 @@ pub struct Settings {
     pub poll_idle: Duration,
     /// The longest pause between reads while a wake-up is armed.
     pub poll_armed: Duration,
-    /// How often the sink is asked whether it accepts a held topic by now.
+    /// How often the sink is asked whether it accepts a held topic by now, and the store whether somebody asks for a
+    /// release.
     pub release_interval: Duration,
+    /// What becomes of records that can never be published.
+    pub on_reject: RejectPolicy,
+    /// Where dead letters are published, besides being kept, given [`Relay::with_dead_letters`].
+    pub dead_letter_topic: Option<DeadLetterTopic>,
 }
 
 impl Default for Settings {
@@ -81,6 +89,8 @@ impl Default for Settings {
             poll_idle: Duration::from_millis(50),
             poll_armed: Duration::from_secs(1),
             release_interval: Duration::from_secs(1),
+            on_reject: RejectPolicy::default(),
+            dead_letter_topic: None,
         }
     }
 }
@@ -130,13 +140,25 @@ pub struct Relay {
     sink: Box<dyn Sink>,
     settings: Settings,
     status: watch::Sender<Status>,
+    /// Signalled when there are dead letters to publish.
+    buried: Arc<Notify>,
+    courier: Option<Courier>,
 }
 
 impl Relay {
     /// A relay from this store to this sink. Nothing happens before [`run`](Self::run).
     pub fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, settings: Settings) -> Self {
         let (status, _) = watch::channel(Status::new());
-        Self { store, sink, settings, status }
+        Self { store, sink, settings, status, buried: Arc::default(), courier: None }
+    }
+
+    /// Publishes dead letters through this sink, to [`Settings::dead_letter_topic`]. It is another sink than that of
+    /// the records, so that neither gets into the other's way.
+    #[must_use]
+    pub fn with_dead_letters(mut self, sink: Box<dyn Sink>) -> Self {
+        let (store, buried) = (Arc::clone(&self.store), Arc::clone(&self.buried));
+        self.courier = Some(Courier { store, sink, buried });
+        self
     }
 
     /// What the relay is doing, from now on.
@@ -173,16 +195,20 @@ impl Relay {
             };
             self.begin_term(&leadership, keeper.holder());
             let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / 4);
+            let mut courier = self.courier.take();
+            let carried = carry(courier.as_mut(), leadership.term());
             let verdict = tokio::select! {
                 verdict = self.lead(&leadership, stop) => verdict,
                 () = shown => unreachable!("it never ends"),
+                () = carried => unreachable!("it never ends"),
             };
+            self.courier = courier;
             metrics::set_leader(None);
             leadership.resign().await;
             match verdict {
                 Verdict::Stopped(ended) => return Ok(ended),
                 Verdict::Failed(error) => return Err(error),
-                Verdict::Again(_) | Verdict::LeaseLost => {}
+                Verdict::Again(_) | Verdict::Afresh | Verdict::LeaseLost => {}
             }
         }
     }
@@ -211,9 +237,13 @@ impl Relay {
                 status: &self.status,
                 leadership,
                 stop,
+                buried: &self.buried,
             };
-            let verdict = session.run(&mut failing).await;
-            let Verdict::Again(reason) = verdict else { return verdict };
+            let reason = match session.run(&mut failing).await {
+                Verdict::Again(reason) => reason,
+                Verdict::Afresh => continue,
+                verdict => return verdict,
+            };
             if began.elapsed() > LASTING {
                 backoff.reset();
             }
@@ -228,6 +258,14 @@ impl Relay {
             }
         }
     }
+}
+
+/// Publishes dead letters, if they are to be; never returns.
+async fn carry(courier: Option<&mut Courier>, term: Term) {
+    if let Some(courier) = courier {
+        courier.run(term).await;
+    }
+    std::future::pending().await
 }
 
 /// Keeps showing how long the lease can be trusted; never returns.

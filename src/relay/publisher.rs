@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use uuid::Uuid;
 
-use crate::contract::{Receipt, Sink};
+use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
-use crate::outbox::{Lane, Record};
+use crate::outbox::{Held, Lane, Record};
 use crate::relay::fetcher::Fetched;
 use crate::relay::lanes::Lanes;
+use crate::relay::rejections::Rejections;
 use crate::relay::session::{Ending, Verdict};
 use crate::relay::settler::Submitted;
 use crate::relay::sink_verdict;
@@ -28,17 +29,23 @@ pub(crate) struct Row {
     pub(crate) id: i64,
     pub(crate) event_id: Uuid,
     pub(crate) topic: Arc<str>,
+    key: Option<String>,
+    partition: Option<i32>,
     pub(crate) created_at: DateTime<Utc>,
 }
 
-impl From<&Record> for Row {
-    fn from(record: &Record) -> Self {
-        Self {
-            id: record.id,
-            event_id: record.event_id,
-            topic: Arc::clone(&record.topic),
-            created_at: record.created_at,
-        }
+impl From<Record> for Row {
+    fn from(record: Record) -> Self {
+        let Record { id, event_id, topic, key, partition, created_at, .. } = record;
+        Self { id, event_id, topic, key, partition, created_at }
+    }
+}
+
+impl Row {
+    /// The lane in which its record keeps its order, if it does.
+    pub(crate) fn lane(&self) -> Option<Lane> {
+        let has_lane = self.key.is_some() || self.partition.is_some();
+        has_lane.then(|| Lane::from_columns(&self.topic, self.key.as_deref(), self.partition))
     }
 }
 
@@ -49,12 +56,23 @@ pub(crate) struct Publisher<'a> {
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) fetched: mpsc::Receiver<Fetched>,
     pub(crate) submissions: mpsc::Sender<Submitted>,
+    pub(crate) rejections: Rejections,
     pub(crate) release_interval: Duration,
     pub(crate) ending: Ending,
 }
 
-/// Questions to the sink about held topics that are not answered yet.
-type Questions = FuturesUnordered<BoxFuture<'static, Option<Lane>>>;
+/// Questions about held lanes that are not answered yet.
+type Questions = FuturesUnordered<BoxFuture<'static, Answer>>;
+
+/// What was found out about held lanes.
+enum Answer {
+    /// The sink accepts the topic by now.
+    Accepted(Lane),
+    /// The release of these was asked for.
+    Requested(Vec<Held>),
+    /// Nothing new.
+    Nothing,
+}
 
 impl Publisher<'_> {
     /// Publishes until the session ends.
@@ -87,9 +105,15 @@ impl Publisher<'_> {
         if !self.prepare(&batch.records).await? {
             return Ok(());
         }
-        let rows: Vec<Row> = batch.records.iter().map(Row::from).collect();
+        if !self.leadership.is_trusted() {
+            self.ending.abort.cancel();
+            return Err(Verdict::LeaseLost);
+        }
+        self.give_up_the_impossible(&mut batch.records).await?;
         let began = Instant::now();
         let receipt = self.submit(&batch.records).await?;
+        // Payloads and headers end here: what must be sent again is read again.
+        let rows: Vec<Row> = batch.records.into_iter().map(Row::from).collect();
         let (end, closed) = (batch.end, batch.closed);
         let submitted = Submitted { number, rows, read, receipt, began, end, closed, heard, permit };
         // An error says that the settler has ended, and so does the session.
@@ -114,6 +138,35 @@ impl Publisher<'_> {
         })
     }
 
+    /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
+    async fn give_up_the_impossible(&mut self, records: &mut Vec<Record>) -> Result<(), Verdict> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let examined = tokio::select! {
+            examined = self.sink.examine(records) => examined,
+            () = self.ending.abort.cancelled() => return Err(cut_off()),
+        };
+        let refusals = examined.map_err(|error| {
+            self.sink.abort();
+            sink_verdict(error)
+        })?;
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        let mut rejected = Vec::with_capacity(refusals.len());
+        for Refusal { index, rejection } in refusals.into_iter().rev() {
+            rejected.push((Row::from(records.remove(index)), rejection));
+        }
+        rejected.reverse();
+        tokio::select! {
+            decided = self.rejections.decide(rejected) => decided?,
+            () = self.ending.abort.cancelled() => return Err(cut_off()),
+        }
+        self.lanes().leave_out(records);
+        Ok(())
+    }
+
     /// Hands a batch over while the lease is trusted, and not one record longer than the sink takes to give way.
     async fn submit(&mut self, records: &[Record]) -> Result<Receipt, Verdict> {
         if records.is_empty() {
@@ -121,7 +174,7 @@ impl Publisher<'_> {
         }
         let submitted = tokio::select! {
             biased;
-            () = self.ending.abort.cancelled() => return Err(Verdict::Again("publishing was cut off".to_owned())),
+            () = self.ending.abort.cancelled() => return Err(cut_off()),
             () = mistrust(self.leadership) => {
                 self.ending.abort.cancel();
                 return Err(Verdict::LeaseLost);
@@ -134,17 +187,26 @@ impl Publisher<'_> {
         })
     }
 
-    /// Asks the sink about every held topic that nobody has asked to be released yet.
+    /// Asks the sink about every held topic that nobody has asked to be released yet, and the store whose release
+    /// operators ask for.
     fn ask(&self, questions: &mut Questions) {
-        for lane in self.lanes().waiting() {
+        let waiting = self.lanes().waiting();
+        if !waiting.is_empty() {
+            let store = Arc::clone(&self.rejections.store);
+            questions.push(Box::pin(async move {
+                store.release_requests().await.map_or(Answer::Nothing, Answer::Requested)
+            }));
+        }
+        for lane in waiting {
             if let Lane::Topic { topic } = &lane {
                 let answer = self.sink.accepts(topic);
                 questions.push(Box::pin(async move {
                     match answer.await {
-                        Ok(accepts) => accepts.then_some(lane),
+                        Ok(true) => Answer::Accepted(lane),
+                        Ok(false) => Answer::Nothing,
                         Err(error) => {
                             tracing::debug!(%lane, error = %crate::observe::chain(&error), "still held");
-                            None
+                            Answer::Nothing
                         }
                     }
                 }));
@@ -152,10 +214,20 @@ impl Publisher<'_> {
         }
     }
 
-    fn answered(&self, answer: Option<Lane>) {
-        if let Some(lane) = answer {
-            tracing::info!(%lane, "flows again");
-            self.lanes().release(&lane);
+    fn answered(&self, answer: Answer) {
+        match answer {
+            Answer::Nothing => {}
+            Answer::Accepted(lane) => {
+                tracing::info!(%lane, "flows again");
+                self.lanes().release(&lane);
+            }
+            Answer::Requested(requested) => {
+                for held in requested {
+                    if self.lanes().release_as_requested(&held) {
+                        tracing::info!(lane = %held.lane, from_id = held.from_id, "released, as was asked for");
+                    }
+                }
+            }
         }
     }
 
@@ -176,4 +248,8 @@ async fn mistrust(leadership: &Leadership) {
         Poll::Ready(())
     })
     .await;
+}
+
+fn cut_off() -> Verdict {
+    Verdict::Again("publishing was cut off".to_owned())
 }

@@ -15,7 +15,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,6 +26,7 @@ use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
 use crate::relay::publisher::Publisher;
+use crate::relay::rejections::Rejections;
 use crate::relay::settler::{Progress, Settler, Submitted, count_held};
 use crate::relay::{Ended, Error, Phase, Settings, Status, sink_verdict, store_verdict};
 
@@ -43,6 +44,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(crate) enum Verdict {
     /// The relay was told to stop.
     Stopped(Ended),
+    /// Something was decided that another session begins with.
+    Afresh,
     /// Something failed that another session may mend.
     Again(String),
     /// Another relay leads, or may.
@@ -70,6 +73,8 @@ pub(crate) struct Session<'a> {
     pub(crate) status: &'a watch::Sender<Status>,
     pub(crate) leadership: &'a Leadership,
     pub(crate) stop: &'a CancellationToken,
+    /// Signalled when there are dead letters to publish.
+    pub(crate) buried: &'a Arc<Notify>,
 }
 
 impl Session<'_> {
@@ -105,7 +110,7 @@ impl Session<'_> {
         let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS);
-        let (progress, reached) = watch::channel(Progress::default());
+        let (progress, reached) = watch::channel(Progress { number: 0, position: reader.position() });
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
         let settler = self.settler(&lanes, submitted, progress, &ending);
@@ -173,10 +178,21 @@ impl Session<'_> {
         Settler {
             store: Arc::clone(self.store),
             lanes: Arc::clone(lanes),
+            rejections: self.rejections(lanes),
             submitted,
             progress,
             status: self.status.clone(),
             ending: ending.clone(),
+        }
+    }
+
+    fn rejections(&self, lanes: &Arc<Mutex<Lanes>>) -> Rejections {
+        Rejections {
+            store: Arc::clone(self.store),
+            policy: self.settings.on_reject.clone(),
+            topic: self.settings.dead_letter_topic.clone(),
+            lanes: Arc::clone(lanes),
+            buried: Arc::clone(self.buried),
         }
     }
 
@@ -189,7 +205,9 @@ impl Session<'_> {
         mut settler: AbortOnDropHandle<Result<(), Verdict>>,
         ending: &Ending,
     ) -> (Result<(), Verdict>, Result<(), Verdict>) {
+        let rejections = self.rejections(lanes);
         let publisher = Publisher {
+            rejections,
             sink: &mut *self.sink,
             leadership: self.leadership,
             lanes: Arc::clone(lanes),
@@ -236,8 +254,9 @@ pub(crate) struct LastCheckpoint {
 /// The one of two verdicts that says more.
 fn graver(a: Verdict, b: Verdict) -> Verdict {
     let gravity = |verdict: &Verdict| match verdict {
-        Verdict::Failed(_) => 3,
-        Verdict::LeaseLost => 2,
+        Verdict::Failed(_) => 4,
+        Verdict::LeaseLost => 3,
+        Verdict::Afresh => 2,
         Verdict::Again(_) => 1,
         Verdict::Stopped(_) => 0,
     };

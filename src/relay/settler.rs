@@ -16,8 +16,9 @@ use crate::outbox::{Held, HoldCause, Lane, Position, Settlement};
 use crate::relay::fetcher::Permit;
 use crate::relay::lanes::Lanes;
 use crate::relay::publisher::Row;
+use crate::relay::rejections::{Rejected, Rejections};
 use crate::relay::session::{Ending, Verdict};
-use crate::relay::{Error, Status, store_verdict};
+use crate::relay::{Status, store_verdict};
 
 /// Records in one settlement at most: enough for few commits, small enough to be quick.
 const SETTLEMENT: usize = 10_000;
@@ -40,18 +41,19 @@ pub(crate) struct Submitted {
 }
 
 /// How far everything is settled or held.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Progress {
     /// The number of the last batch.
     pub(crate) number: u64,
     /// The position after it.
-    pub(crate) position: Option<Position>,
+    pub(crate) position: Position,
 }
 
 /// The third stage. It outlives the others: what was delivered is recorded.
 pub(crate) struct Settler {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
+    pub(crate) rejections: Rejections,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) status: watch::Sender<Status>,
@@ -62,6 +64,7 @@ pub(crate) struct Settler {
 #[derive(Default)]
 struct Fold {
     settlement: Settlement,
+    rejected: Vec<Rejected>,
     read: usize,
     end: Option<(u64, Position)>,
     closed: Vec<(Lane, u64)>,
@@ -87,6 +90,10 @@ impl Settler {
             if let Err(failed) = self.settle(&fold.settlement).await {
                 self.ending.soft.cancel();
                 return Err(failed);
+            }
+            let rejected = std::mem::take(&mut fold.rejected);
+            if let Err(failed) = self.rejections.decide(rejected).await {
+                verdict = Err(failed);
             }
             self.settled(fold);
         }
@@ -119,20 +126,19 @@ impl Settler {
         }
         let now = Utc::now();
         let mut published = Published::default();
-        for (row, outcome) in batch.rows.iter().zip(outcomes) {
+        for (row, outcome) in batch.rows.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered { .. } => {
                     fold.settlement.push_row(row.id, row.event_id);
                     metrics::record_commit_to_ack((now - row.created_at).to_std().unwrap_or_default());
                     published.count(&row.topic);
                 }
-                Outcome::Held(cause) => self.hold(row, cause),
+                Outcome::Held(cause) => self.hold(&row, cause),
                 Outcome::Rejected(rejection) => {
-                    metrics::count_rejected(&row.topic, rejection.code);
-                    let (id, event_id, topic) = (row.id, row.event_id, Arc::clone(&row.topic));
-                    let rejected = Error::Rejected { id, event_id, topic, rejection };
+                    fold.rejected.push((row, *rejection));
+                    // What follows in its lane was not sent: the next session reads it again.
                     if !matches!(verdict, Err(Verdict::Failed(_))) {
-                        *verdict = Err(Verdict::Failed(rejected));
+                        *verdict = Err(Verdict::Afresh);
                     }
                 }
                 Outcome::Unknown if verdict.is_ok() => {
@@ -214,7 +220,7 @@ impl Settler {
     }
 
     fn settled(&self, fold: Fold) {
-        let Fold { settlement, read, end, closed, permits } = fold;
+        let Fold { settlement, read, end, closed, permits, rejected: _decided } = fold;
         drop(permits);
         let held = {
             let mut lanes = self.lanes();
@@ -232,7 +238,7 @@ impl Settler {
         metrics::set_in_flight(self.status.borrow().in_flight);
         metrics::set_progress_now();
         if let Some((number, position)) = end {
-            self.progress.send_replace(Progress { number, position: Some(position) });
+            self.progress.send_replace(Progress { number, position });
         }
     }
 

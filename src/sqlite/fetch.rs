@@ -1,13 +1,15 @@
 //! What the next batch is: everything after the last id, and what is left of lanes being released.
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, Record, Table};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Record, Table, Term};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::{classify, unusable};
+use crate::sqlite::held;
 use crate::sqlite::holding::{Holding, Release};
+use crate::sqlite::recover;
 use crate::sqlite::row::{COLUMNS, Rows};
 use crate::sqlite::settle;
 
@@ -30,7 +32,7 @@ impl Session {
         let doing = |error| classify("reading the checkpoint", error);
         let mut snapshot = connection.begin().await.map_err(doing)?;
         let last = stored_position(&mut snapshot, table).await.map_err(doing)?;
-        let held = stored_held(&mut snapshot, table).await?;
+        let held = held::list(&mut snapshot, table).await?.into_iter().map(|lane| lane.held).collect::<Vec<_>>();
         snapshot.rollback().await.map_err(doing)?;
         let holding = Holding::new(&held);
         Ok(Self { connection, table: table.clone(), held, holding, last, turn_of_release: false })
@@ -49,8 +51,7 @@ impl Session {
             self.read_new(&mut page, highest).await?;
         }
         let more = self.holding.is_releasing() || self.last < highest;
-        let end = Position::new(self.last.to_string());
-        Ok(Batch { records: page.records, end, more, opened, closed })
+        Ok(Batch { records: page.records, end: self.position(), more, opened, closed })
     }
 
     async fn read_new(&mut self, page: &mut Page, highest: i64) -> Result<(), StoreError> {
@@ -151,30 +152,8 @@ async fn stored_position(connection: &mut SqliteConnection, table: &Table) -> Re
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 
-async fn stored_held(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<Held>, StoreError> {
-    let sql =
-        format!("/* outboxd: stored_held */ select topic, key, partition, from_id, cause, since from {}", table.held());
-    let doing = |error| classify("reading the held lanes", error);
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.map_err(doing)?;
-    rows.iter()
-        .map(|row| {
-            let cause: &str = row.try_get(4).map_err(doing)?;
-            let unknown = || unusable(format!("a lane is held for {cause:?}"), "run the newer outboxd that wrote this");
-            Ok(Held {
-                lane: Lane::from_columns(
-                    row.try_get(0).map_err(doing)?,
-                    row.try_get(1).map_err(doing)?,
-                    row.try_get(2).map_err(doing)?,
-                ),
-                from_id: row.try_get(3).map_err(doing)?,
-                cause: HoldCause::parse(cause).ok_or_else(unknown)?,
-                since: row.try_get(5).map_err(doing)?,
-            })
-        })
-        .collect()
-}
-
-fn parse(position: &Position) -> Result<i64, StoreError> {
+/// Reads a position back.
+pub(super) fn parse(position: &Position) -> Result<i64, StoreError> {
     let unreadable = |_| {
         let problem = format!("{:?} is no position in a SQLite outbox", position.as_str());
         unusable(problem, "save only positions that this store's readers gave")
@@ -187,8 +166,16 @@ impl Reader for Session {
         &self.held
     }
 
+    fn position(&self) -> Position {
+        Position::new(self.last.to_string())
+    }
+
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
         Box::pin(self.read(limit))
+    }
+
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(recover::prove(&mut self.connection, &self.table, term))
     }
 
     fn hold(&mut self, held: Held) {

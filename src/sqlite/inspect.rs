@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Backlog, StoreError};
 use crate::outbox::{Settle, Table};
+use crate::sqlite::dead;
 use crate::sqlite::errors::classify;
 
 /// Age in seconds of the row `o`.
@@ -23,6 +24,7 @@ pub(super) async fn backlog(
     let (above, below) = found.map_err(|error| classify("counting the backlog", error))?;
     // Where rows are not marked nothing tells a settled row below the checkpoint from a late one.
     let late = if settle == Settle::Checkpoint { 0 } else { below.looked - below.held };
+    let dead_letters = dead::count(connection, table, limit - 1).await?;
     let waiting = above.looked + below.held + late;
     let oldest = above.oldest.max(below.oldest);
     Ok(Backlog {
@@ -30,6 +32,7 @@ pub(super) async fn backlog(
         capped: waiting.unsigned_abs() > count_limit || below.looked >= limit,
         oldest: Duration::try_from_secs_f64(oldest).unwrap_or_default(),
         oldest_snapshot: None,
+        dead_letters,
         late: late.unsigned_abs(),
     })
 }

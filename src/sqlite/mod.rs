@@ -7,11 +7,15 @@
 
 #[cfg(feature = "relay")]
 mod connection;
+#[cfg(feature = "relay")]
+mod dead;
 mod enqueue;
 #[cfg(feature = "relay")]
 mod errors;
 #[cfg(feature = "relay")]
 mod fetch;
+#[cfg(feature = "relay")]
+mod held;
 #[cfg(feature = "relay")]
 mod holding;
 #[cfg(feature = "relay")]
@@ -20,6 +24,8 @@ mod inspect;
 mod leases;
 #[cfg(feature = "relay")]
 mod purge;
+#[cfg(feature = "relay")]
+mod recover;
 #[cfg(feature = "relay")]
 mod row;
 #[cfg(feature = "relay")]

@@ -3,8 +3,9 @@
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Held, Settle, Settlement, Table};
+use crate::outbox::{Settle, Settlement, Table};
 use crate::sqlite::errors::classify;
+use crate::sqlite::held;
 
 /// Carries out a settlement. It is durable with the next flushed commit.
 pub(super) async fn settle(
@@ -14,9 +15,9 @@ pub(super) async fn settle(
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
     let done = match mode {
-        Settle::Mark => mark(connection, table, settlement).await,
+        Settle::Checkpoint if !settlement.is_out_of_line() => Ok(()),
+        Settle::Checkpoint | Settle::Mark => mark(connection, table, settlement).await,
         Settle::Delete => delete(connection, table, settlement).await,
-        Settle::Checkpoint => Ok(()),
     };
     done.map_err(|error| classify("settling", error))
 }
@@ -78,10 +79,7 @@ pub(super) async fn save(
     if !move_checkpoint(&mut transaction, table, checkpoint, position).await.map_err(doing)? {
         return Err(StoreError::TermOver { term: checkpoint.term });
     }
-    drop_held(&mut transaction, table).await.map_err(doing)?;
-    for held in &checkpoint.held {
-        insert_held(&mut transaction, table, held).await.map_err(doing)?;
-    }
+    held::store(&mut transaction, table, &checkpoint.held).await?;
     transaction.commit().await.map_err(doing)
 }
 
@@ -101,22 +99,4 @@ async fn move_checkpoint(
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(position).bind(checkpoint.term.0);
     Ok(query.execute(connection).await?.rows_affected() == 1)
-}
-
-async fn drop_held(connection: &mut SqliteConnection, table: &Table) -> Result<(), sqlx::Error> {
-    let sql = format!("/* outboxd: drop_held */ delete from {}", table.held());
-    sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
-    Ok(())
-}
-
-async fn insert_held(connection: &mut SqliteConnection, table: &Table, held: &Held) -> Result<(), sqlx::Error> {
-    let sql = format!(
-        "/* outboxd: insert_held */ insert into {} (topic, key, partition, from_id, cause, since)
-         values (?, ?, ?, ?, ?, ?)",
-        table.held()
-    );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(held.lane.topic()).bind(held.lane.key());
-    let query = query.bind(held.lane.partition()).bind(held.from_id).bind(held.cause.as_str()).bind(held.since);
-    query.execute(connection).await?;
-    Ok(())
 }

@@ -6,12 +6,13 @@ use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, BoxFuture, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader, StoreError, WakeSource,
+    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    StoreError, WakeSource,
 };
-use crate::outbox::{Settle, Settlement, Table, Term};
-use crate::sqlite::connection::{File, Seat};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
+use crate::sqlite::connection::{Durability, File, Seat};
 use crate::sqlite::errors::classify;
-use crate::sqlite::{fetch, inspect, leases, purge, schema, settle, wake};
+use crate::sqlite::{dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
 
 /// Which outbox, and how it is settled.
 #[derive(Debug, Clone)]
@@ -80,6 +81,11 @@ impl Store {
     }
 
     async fn write(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        if settlement.is_out_of_line() && !settlement.is_empty() {
+            // Rare enough for a connection of its own, whose commits are flushed.
+            let mut connection = self.file.connect(Durability::Flushed).await?;
+            return settle::settle(&mut connection, &self.table, self.settle, settlement).await;
+        }
         if settlement.is_empty() || self.settle == Settle::Checkpoint {
             return Ok(());
         }
@@ -89,20 +95,25 @@ impl Store {
         Ok(())
     }
 
-    async fn look(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+    /// Works with the connection for chores.
+    async fn chore<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut chores = self.chores.take(&self.file).await?;
-        let backlog = inspect::backlog(&mut chores.connection, &self.table, self.settle, count_limit).await?;
+        let done = work(&mut chores.connection).await?;
         chores.give_back();
-        Ok(backlog)
+        Ok(done)
+    }
+
+    async fn look(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        self.chore(async |connection| inspect::backlog(connection, &self.table, self.settle, count_limit).await).await
     }
 
     async fn remove_old(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
         let walk = purge::Walk { table: &self.table, settle: self.settle, retention };
         let mut cursor = self.purged_to.lock().await;
-        let mut chores = self.chores.take(&self.file).await?;
-        let purge = purge::purge(&mut chores.connection, walk, term, &mut cursor).await?;
-        chores.give_back();
-        Ok(purge)
+        self.chore(async |connection| purge::purge(connection, walk, term, &mut cursor).await).await
     }
 }
 
@@ -127,6 +138,22 @@ impl OutboxStore for Store {
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.write(settlement))
     }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut connection = self.file.connect(Durability::Flushed).await?;
+            if let Some(position) = position {
+                let position = fetch::parse(position)?;
+                recover::recover(&mut connection, &self.table, self.settle, term, position).await?;
+            }
+            settle::settle(&mut connection, &self.table, self.settle, beyond).await
+        })
+    }
 }
 
 impl LeaseStore for Store {
@@ -146,5 +173,49 @@ impl Inspect for Store {
 
     fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
         Box::pin(self.remove_old(term, retention))
+    }
+}
+
+impl DeadLetters for Store {
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            // Rare enough for a connection of its own, whose commits are flushed.
+            let mut connection = self.file.connect(Durability::Flushed).await?;
+            dead::bury(&mut connection, &self.table, letters).await
+        })
+    }
+
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+        Box::pin(
+            async move { self.chore(async |connection| dead::due(connection, &self.table, after, limit).await).await },
+        )
+    }
+
+    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(
+            async move { self.chore(async |connection| dead::delivered(connection, &self.table, ids).await).await },
+        )
+    }
+
+    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.chore(async |connection| dead::undeliverable(connection, &self.table, id, why).await).await
+        })
+    }
+}
+
+impl HeldLanes for Store {
+    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
+        Box::pin(async move { self.chore(async |connection| held::list(connection, &self.table).await).await })
+    }
+
+    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(
+            async move { self.chore(async |connection| held::request(connection, &self.table, lanes).await).await },
+        )
+    }
+
+    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
+        Box::pin(async move { self.chore(async |connection| held::requested(connection, &self.table).await).await })
     }
 }

@@ -1,7 +1,7 @@
 //! Held lanes are left out, remembered, and hold up nobody else.
 
 use outboxd::Message;
-use outboxd::outbox::{Lane, Settle};
+use outboxd::outbox::{Held, Lane, Settle};
 
 use crate::contract::session::{ALL, Session, events, held, key_lane, lead, settle};
 use crate::contract::{Implementation, event_ids, message, messages, write, write_all};
@@ -105,4 +105,27 @@ pub(crate) async fn a_stored_hold_is_left_out_by_the_next_session(implementation
         write(&*outbox, &message("held", "a")).await;
         assert_eq!(next.read(1).await, [], "{mode}");
     }
+}
+
+pub(crate) async fn a_request_for_release_stays_until_the_lane_is_held_anew(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let (_leader, term) = lead(&store).await;
+    let (a, b) = (key_lane("orders", "a"), Lane::topic_of("payments"));
+    let mut session = Session::open(&store).await;
+    session.read(ALL).await;
+    session.save(term, vec![held(a.clone(), 3), held(b.clone(), 4)]).await;
+    let unheld = key_lane("orders", "b");
+    assert_eq!(store.request_release(&[a.clone(), unheld]).await.expect("noted"), 1);
+
+    // A checkpoint that holds the lane as before, only from lower on, keeps the request.
+    session.save(term, vec![held(a.clone(), 2), held(b.clone(), 4)]).await;
+    assert_eq!(store.release_requests().await.expect("requests"), [held(a.clone(), 2)]);
+    let listed = store.held_lanes().await.expect("lanes");
+    let requested: Vec<bool> = listed.iter().map(|lane| lane.release_requested).collect();
+    assert_eq!((listed.len(), requested), (2, vec![true, false]));
+
+    let anew = Held { since: held(a.clone(), 2).since + chrono::TimeDelta::seconds(1), ..held(a, 2) };
+    session.save(term, vec![anew, held(b, 4)]).await;
+    assert_eq!(store.release_requests().await.expect("requests"), []);
 }

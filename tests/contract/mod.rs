@@ -6,6 +6,7 @@
 //! fixture under `fixtures/` and add a module below. A service that is missing makes its tests fail.
 
 mod checkpoint;
+mod dead;
 mod faults;
 mod fixtures;
 mod holding;
@@ -13,6 +14,7 @@ mod inspecting;
 mod lease;
 mod purging;
 mod reading;
+mod recovering;
 mod releasing;
 mod session;
 mod settling;
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use outboxd::Message;
 use outboxd::contract::{BoxFuture, Store};
-use outboxd::outbox::Settle;
+use outboxd::outbox::{Position, Settle};
 use uuid::Uuid;
 
 /// The longest that one promise may take. It is here to end a test that waits for what never comes.
@@ -35,6 +37,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 trait Implementation: Sync {
     /// Makes an outbox that nobody else uses.
     fn outbox(&self, settle: Settle) -> BoxFuture<'_, Arc<dyn Outbox>>;
+
+    /// A position that no outbox here has come to yet, made from one that another has come to.
+    fn ahead(&self, position: Position) -> Position {
+        position
+    }
 }
 
 /// A fresh outbox: what its applications and its operators do with it.
@@ -140,6 +147,11 @@ macro_rules! promises {
             releasing: a_topic_leaves_its_held_keys_behind,
             releasing: several_releases_bring_each_row_once,
             releasing: a_release_of_nothing_opens_and_closes,
+            holding: a_request_for_release_stays_until_the_lane_is_held_anew,
+            dead: a_dead_letter_is_kept_whole_and_leaves_the_outbox,
+            dead: a_row_of_another_event_or_a_settled_one_does_not_die,
+            dead: dead_letters_are_due_until_they_are_published,
+            dead: what_cannot_be_published_to_its_topic_stays_and_says_why,
             inspecting: the_backlog_is_what_waits,
             inspecting: the_backlog_is_counted_up_to_a_limit,
             inspecting: held_rows_below_the_checkpoint_wait_and_are_not_late,
@@ -150,6 +162,13 @@ macro_rules! promises {
             purging: an_unsettled_row_is_never_removed,
             purging: a_held_row_is_never_removed,
             purging: a_purge_of_an_ended_term_is_refused,
+            recovering: what_was_published_up_to_a_position_is_not_read_again,
+            recovering: a_held_lane_is_not_taken_for_published,
+            recovering: rows_named_beyond_the_position_are_recorded_in_every_mode,
+            recovering: an_older_progress_changes_nothing,
+            recovering: a_position_inside_a_backlog_is_recovered_to_the_row,
+            recovering: a_progress_of_an_ended_term_is_refused_and_so_is_proof,
+            recovering: a_progress_ahead_of_the_database_is_refused,
             lease: a_free_lease_is_won,
             lease: a_lease_is_not_taken_over_while_it_is_renewed,
             lease: a_resigned_lease_is_won_at_once_and_terms_grow,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use outboxd::config::complaint::Complaints;
 use outboxd::config::raw::{DEFAULTS, Flag, Raw, Sources};
 use outboxd::config::{Config, Needs, show};
-use outboxd::outbox::{Settle, Table};
+use outboxd::outbox::{OnReject, Settle, Table};
 use outboxd::relay;
 use tempfile::NamedTempFile;
 
@@ -130,14 +130,35 @@ fn every_mistake_is_told_at_once_with_what_would_do() {
 
 #[test]
 fn what_a_later_release_brings_is_refused_by_name() {
-    let text = "[relay]\ndelivery = \"exactly-once\"\non_reject = \"dead-letter\"\n";
-    assert_eq!(
-        complaints(text, &[]),
-        [
-            "relay.delivery: \"exactly-once\" is not available yet; use \"at-least-once\"",
-            "relay.on_reject: \"dead-letter\" is not available yet; use \"halt\""
-        ]
-    );
+    let text = "[relay]\ndelivery = \"exactly-once\"\n";
+    assert_eq!(complaints(text, &[]), ["relay.delivery: \"exactly-once\" is not available yet; use \"at-least-once\""]);
+}
+
+#[test]
+fn what_becomes_of_rejected_records_is_said_topic_by_topic() {
+    let text = "[relay]\non_reject = \"halt\"\n[dead_letter]\ntopic = \"{topic}.dlq\"\n\
+        [[relay.reject]]\ntopic = \"payments.*\"\non_reject = \"block-key\"\n\
+        [[relay.reject]]\ntopic = \"*\"\non_reject = \"dead-letter\"\n";
+    let relay = judged(text, &[]).expect("a good configuration").relay;
+    assert_eq!(relay.on_reject.otherwise, OnReject::Halt);
+    assert_eq!(relay.on_reject.of("payments.card"), OnReject::BlockKey);
+    assert_eq!(relay.on_reject.of("orders"), OnReject::DeadLetter);
+    assert_eq!(relay.dead_letter_topic.and_then(|topic| topic.of("orders")).as_deref(), Some("orders.dlq"));
+
+    let wrong = "[relay]\non_reject = \"drop\"\n[dead_letter]\ntopic = \"a b\"\n\
+        [[relay.reject]]\ntopic = \"a b\"\non_reject = \"halt\"\n\
+        [[relay.reject]]\ntopic = \"a\"\n\
+        [[relay.reject]]\ntopics = \"a\"\n";
+    let complaints = complaints(wrong, &[]);
+    for expected in [
+        "relay.on_reject: \"drop\" is nothing to do",
+        "dead_letter.topic: \"a b\" names no topic",
+        "relay.reject.1.topic: \"a b\" is no pattern",
+        "relay.reject.2.on_reject: is not set",
+        "relay.reject.3.topics: is no setting",
+    ] {
+        assert!(complaints.iter().any(|complaint| complaint.starts_with(expected)), "{expected}: {complaints:#?}");
+    }
 }
 
 #[test]

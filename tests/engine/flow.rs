@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use outboxd::contract::Rejection;
 use outboxd::memory::Sink;
 use outboxd::outbox::{HoldCause, Lane};
-use outboxd::relay::{Ended, Error, Phase};
+use outboxd::relay::{Ended, Phase};
 
 use crate::engine::{Running, message, store};
 
@@ -119,19 +118,4 @@ async fn a_standby_takes_over_at_once_after_a_graceful_stop_and_in_time_after_a_
     third.until("published", |status| status.published >= 1).await;
     third.stop().await;
     assert_eq!(sink.ids(), [1, 2, 3]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_can_never_be_published_stops_the_relay_and_is_named() {
-    let (store, sink) = (store(), Sink::new());
-    for n in 0..10 {
-        store.enqueue(&message("t", "k", n));
-    }
-    sink.reject(4, Rejection { code: "message_too_large", message: "it is too large".to_owned() });
-    let relay = Running::start(&store, &sink);
-    let error = relay.task.await.expect("no panic").expect_err("it cannot go on");
-    assert!(matches!(error, Error::Rejected { id: 4, .. }), "{error}");
-    assert!(error.to_string().contains("record 4"), "{error}");
-    let unsent: Vec<i64> = store.rows().iter().filter(|row| row.sent_at.is_none()).map(|row| row.record.id).collect();
-    assert_eq!(unsent, [4, 5, 6, 7, 8, 9, 10], "what was delivered is settled, and nothing else");
 }

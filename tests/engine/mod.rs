@@ -2,6 +2,7 @@
 
 mod flow;
 mod leading;
+mod rejections;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,14 +32,11 @@ impl Running {
     }
 
     fn over(store: Arc<dyn outboxd::contract::Store>, sink: Box<dyn outboxd::contract::Sink>) -> Self {
-        let settings = Settings {
-            lease_ttl: Duration::from_millis(400),
-            checkpoint_interval: Duration::from_millis(20),
-            release_interval: Duration::from_millis(10),
-            drain_deadline: Duration::from_secs(5),
-            ..Settings::default()
-        };
-        let relay = Relay::new(store, sink, settings);
+        Self::of(Relay::new(store, sink, settings()))
+    }
+
+    /// A relay of one's own making.
+    fn of(relay: Relay) -> Self {
         let (status, stop) = (relay.status(), CancellationToken::new());
         let task = tokio::spawn(relay.run(stop.clone()));
         Self { status, stop, task }
@@ -59,6 +57,17 @@ impl Running {
     async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
+    }
+}
+
+/// Settings that make a test quick.
+fn settings() -> Settings {
+    Settings {
+        lease_ttl: Duration::from_millis(400),
+        checkpoint_interval: Duration::from_millis(20),
+        release_interval: Duration::from_millis(10),
+        drain_deadline: Duration::from_secs(5),
+        ..Settings::default()
     }
 }
 

@@ -11,4 +11,5 @@ mod ordering;
 mod outage;
 mod reading;
 mod recovery;
+mod rejections;
 mod two_instances;

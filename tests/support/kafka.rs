@@ -43,25 +43,43 @@ impl Topic {
 
     /// Creates a topic whose records bear the time at which the broker appended them.
     pub(crate) async fn create_stamped(brokers: &str, partitions: i32) -> Self {
+        Self::create_with(brokers, partitions, "message.timestamp.type", "LogAppendTime").await
+    }
+
+    /// Creates a topic with a property of its own.
+    pub(crate) async fn create_with(brokers: &str, partitions: i32, property: &str, value: &str) -> Self {
         let topic = Self::missing(brokers, partitions);
-        topic.appear_with(&[("message.timestamp.type", "LogAppendTime")]).await;
+        topic.make(&[(property, value)]).await;
         topic
+    }
+
+    /// Changes one of its properties.
+    pub(crate) async fn set(&self, property: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(property, value);
+        let changed = admin(&self.brokers).alter_configs(&[change], &AdminOptions::new()).await;
+        changed.expect("the broker answers")[0].as_ref().expect("the broker changes the topic");
+    }
+
+    /// Thinks of a topic of this name that does not exist yet.
+    pub(crate) fn missing_named(brokers: &str, name: String, partitions: i32) -> Self {
+        Self { brokers: brokers.to_owned(), name, partitions, replicas: 1 }
     }
 
     /// Thinks of a topic that does not exist yet.
     pub(crate) fn missing(brokers: &str, partitions: i32) -> Self {
-        let name = format!("outboxd.test.{:016x}", rand::random::<u64>());
-        Self { brokers: brokers.to_owned(), name, partitions, replicas: 1 }
+        Self::missing_named(brokers, format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions)
     }
 
     /// Creates the topic thought of.
     pub(crate) async fn appear(&self) {
-        self.appear_with(&[]).await;
+        self.make(&[]).await;
     }
 
-    async fn appear_with(&self, settings: &[(&str, &str)]) {
-        let new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(self.replicas));
-        let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    async fn make(&self, properties: &[(&str, &str)]) {
+        let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(self.replicas));
+        for (property, value) in properties {
+            new = new.set(property, value);
+        }
         let created = admin(&self.brokers).create_topics(&[new], &AdminOptions::new()).await;
         created.expect("the broker answers")[0].as_ref().expect("the broker creates the topic");
         wait::until_true("the new topic has leaders", wait::PATIENCE, async || self.exists()).await;
@@ -71,13 +89,6 @@ impl Topic {
     pub(crate) async fn disappear(&self) {
         let deleted = admin(&self.brokers).delete_topics(&[&self.name], &AdminOptions::new()).await;
         deleted.expect("the broker answers")[0].as_ref().expect("the broker deletes the topic");
-    }
-
-    /// Changes one of its settings.
-    pub(crate) async fn set(&self, name: &str, value: &str) {
-        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(name, value);
-        let changed = admin(&self.brokers).alter_configs([&change], &AdminOptions::new()).await;
-        changed.expect("the broker answers")[0].as_ref().expect("the broker changes the setting");
     }
 
     /// Its name.

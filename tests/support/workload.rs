@@ -182,7 +182,7 @@ impl Writer {
         let mut connection = None;
         while self.left.load(Ordering::Relaxed) > 0 && !self.stop.is_cancelled() {
             if let Err(error) = self.write(&mut connection).await {
-                assert!(self.workload.outages, "a writer failed: {error}");
+                assert!(self.workload.outages || is_lost_race(&error), "a writer failed: {error}");
                 connection = None;
                 sleep(Duration::from_millis(100)).await;
             }
@@ -201,6 +201,13 @@ impl Writer {
         self.left.fetch_sub(written, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// PostgreSQL 18.0, once in hundreds of thousands of transactions, refuses to lock a row whose last writer is just
+/// committing (`heapam_tuple_lock`). The transaction is rolled back and an application tries again.
+fn is_lost_race(error: &sqlx::Error) -> bool {
+    let message = error.as_database_error().map(sqlx::error::DatabaseError::message).unwrap_or_default();
+    message.starts_with("t_xmin") && message.contains("is uncommitted in tuple")
 }
 
 /// One transaction; says how many rows it committed.

@@ -20,6 +20,10 @@ pub enum Call {
     Save,
     /// [`OutboxStore::settle`](crate::contract::OutboxStore::settle).
     Settle,
+    /// [`OutboxStore::recover`](crate::contract::OutboxStore::recover).
+    Recover,
+    /// [`Reader::prove`](crate::contract::Reader::prove).
+    Prove,
     /// [`LeaseStore::lease`](crate::contract::LeaseStore::lease).
     Lease,
     /// [`LeaseSession::bid`](crate::contract::LeaseSession::bid).
@@ -32,8 +36,23 @@ pub enum Call {
     Backlog,
     /// [`Inspect::purge`](crate::contract::Inspect::purge).
     Purge,
+    /// [`DeadLetters::bury`](crate::contract::DeadLetters::bury).
+    Bury,
+    /// [`DeadLetters::due`](crate::contract::DeadLetters::due).
+    Due,
+    /// [`DeadLetters::delivered`](crate::contract::DeadLetters::delivered) and
+    /// [`undeliverable`](crate::contract::DeadLetters::undeliverable).
+    DeadDelivered,
+    /// [`HeldLanes::held_lanes`](crate::contract::HeldLanes::held_lanes).
+    HeldLanes,
+    /// [`HeldLanes::request_release`](crate::contract::HeldLanes::request_release).
+    RequestRelease,
+    /// [`HeldLanes::release_requests`](crate::contract::HeldLanes::release_requests).
+    ReleaseRequests,
     /// [`Sink::open`](crate::contract::Sink::open).
     SinkOpen,
+    /// [`Sink::examine`](crate::contract::Sink::examine).
+    Examine,
     /// [`Sink::submit`](crate::contract::Sink::submit).
     Submit,
     /// The receipt of a submission: it was taken over, and its outcomes are to be told. Failing it makes them

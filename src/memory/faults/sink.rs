@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::contract::{BoxFuture, Outcome, Receipt, SinkError};
+use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, SinkError};
 use crate::memory::faults::{Call, Fault, Script};
 use crate::outbox::{Record, Term};
 
@@ -73,6 +73,10 @@ impl crate::contract::Sink for Sink {
 
     fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
         self.inner.prepare(records)
+    }
+
+    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+        Box::pin(self.script.play(Call::Examine, self.inner.examine(records), |_| records.len()))
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contract::{
-    Backlog, Bid, BoxFuture, Checkpoint, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader, StoreError,
-    WakeSource,
+    Backlog, Bid, BoxFuture, Checkpoint, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge,
+    Reader, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
-use crate::outbox::{Batch, Held, Lane, Limit, Settlement, Term};
+use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term};
 
 /// Any store, with a script between it and the relay. Its reading and lease sessions follow the script too.
 pub struct Store {
@@ -56,6 +56,15 @@ impl OutboxStore for Store {
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(self.script.play(Call::Settle, self.inner.settle(settlement), |()| settlement.len()))
     }
+
+    fn recover<'a>(
+        &'a self,
+        term: Term,
+        position: Option<&'a Position>,
+        beyond: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::Recover, self.inner.recover(term, position, beyond), none))
+    }
 }
 
 impl Reader for Reading {
@@ -63,8 +72,16 @@ impl Reader for Reading {
         self.inner.held()
     }
 
+    fn position(&self) -> Position {
+        self.inner.position()
+    }
+
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
         Box::pin(self.script.play(Call::Fetch, self.inner.fetch(limit), |batch| batch.records.len()))
+    }
+
+    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::Prove, self.inner.prove(term), none))
     }
 
     fn hold(&mut self, held: Held) {
@@ -111,5 +128,37 @@ impl Inspect for Store {
 
     fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
         Box::pin(self.script.play(Call::Purge, self.inner.purge(term, retention), none))
+    }
+}
+
+impl DeadLetters for Store {
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::Bury, self.inner.bury(letters), |()| letters.len()))
+    }
+
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+        Box::pin(self.script.play(Call::Due, self.inner.due(after, limit), Vec::len))
+    }
+
+    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::DeadDelivered, self.inner.delivered(ids), |()| ids.len()))
+    }
+
+    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::DeadDelivered, self.inner.undeliverable(id, why), |()| 1))
+    }
+}
+
+impl HeldLanes for Store {
+    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
+        Box::pin(self.script.play(Call::HeldLanes, self.inner.held_lanes(), none))
+    }
+
+    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(self.script.play(Call::RequestRelease, self.inner.request_release(lanes), none))
+    }
+
+    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
+        Box::pin(self.script.play(Call::ReleaseRequests, self.inner.release_requests(), none))
     }
 }

@@ -1,0 +1,98 @@
+//! Dead letters: rows moved out of the outbox, whole, with their cause.
+
+use sqlx::{PgConnection, Row};
+
+use crate::contract::StoreError;
+use crate::outbox::{DeadLetter, Limit, Record, Table};
+use crate::postgres::rows::Page;
+use crate::postgres::session::{ask, sql};
+
+/// Moves rows that are not settled to the dead letters. One statement, so all or none; and flushed, whatever the
+/// session's `synchronous_commit`: what is set for a transaction still holds while it commits.
+pub(super) async fn bury(conn: &mut PgConnection, table: &Table, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    let text = format!(
+        "/* outboxd: bury */
+         with flushed as materialized (select set_config('synchronous_commit', 'on', true)),
+         gone as (
+             delete from {outbox} o
+             using unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[])
+                 as letter (id, event_id, code, message, dead_letter_topic)
+             where o.id = letter.id and o.event_id = letter.event_id and o.sent_at is null
+             returning o.*, letter.code, letter.message, letter.dead_letter_topic
+         )
+         insert into {dead} (id, event_id, topic, key, payload, headers, partition, created_at, code, message, dead_letter_topic)
+         select id, event_id, topic, key, payload, headers, partition, created_at, code, message, dead_letter_topic
+         from gone, flushed
+         on conflict (id, event_id) do nothing",
+        outbox = table.outbox(),
+        dead = table.dead()
+    );
+    let statement = sqlx::query(sql(text))
+        .bind(letters.iter().map(|letter| letter.id).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.event_id).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.code.as_str()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.message.as_str()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.topic.as_deref()).collect::<Vec<_>>());
+    ask("giving records up", statement.execute(conn)).await.map(drop)
+}
+
+/// Dead letters that are due to a topic, by id.
+pub(super) async fn due(
+    conn: &mut PgConnection,
+    table: &Table,
+    after: i64,
+    limit: Limit,
+) -> Result<Vec<(DeadLetter, Record)>, StoreError> {
+    let text = format!(
+        "/* outboxd: due_dead_letters */
+         select null::text, id, event_id, topic, key, octet_length(payload), payload, headers::text, partition, created_at,
+             code, message, dead_letter_topic
+         from {} where dead_letter_topic is not null and published_at is null and id > $2 order by id limit $1",
+        table.dead()
+    );
+    let statement = sqlx::query(sql(text)).bind(i64::try_from(limit.records).unwrap_or(i64::MAX)).bind(after);
+    let rows = ask("reading dead letters", statement.fetch_all(conn)).await?;
+    let mut page = Page::default();
+    for row in &rows {
+        page.take(row, limit)?;
+    }
+    let letters = rows.iter().zip(page.records).map(|(row, record)| {
+        let (code, message, topic) = (row.get(10), row.get(11), row.get(12));
+        (DeadLetter { id: record.id, event_id: record.event_id, code, message, topic }, record)
+    });
+    Ok(letters.collect())
+}
+
+/// Notes that dead letters were published.
+pub(super) async fn delivered(conn: &mut PgConnection, table: &Table, ids: &[i64]) -> Result<(), StoreError> {
+    let text = format!(
+        "/* outboxd: dead_letters_published */ update {} set published_at = now()
+         where id = any($1) and published_at is null",
+        table.dead()
+    );
+    ask("recording published dead letters", sqlx::query(sql(text)).bind(ids).execute(conn)).await.map(drop)
+}
+
+/// Notes that a dead letter cannot be published.
+pub(super) async fn undeliverable(
+    conn: &mut PgConnection,
+    table: &Table,
+    id: i64,
+    why: &str,
+) -> Result<(), StoreError> {
+    let text = format!(
+        "/* outboxd: keep_dead_letter */
+         update {} set message = message || '; not published to ' || dead_letter_topic || ': ' || $2, dead_letter_topic = null
+         where id = $1 and dead_letter_topic is not null and published_at is null",
+        table.dead()
+    );
+    ask("keeping a dead letter", sqlx::query(sql(text)).bind(id).bind(why).execute(conn)).await.map(drop)
+}
+
+/// How many dead letters there are, up to a limit.
+pub(super) async fn count(conn: &mut PgConnection, table: &Table, limit: i64) -> Result<u64, StoreError> {
+    let text =
+        format!("/* outboxd: count_dead_letters */ select count(*) from (select from {} limit $1) dead", table.dead());
+    let counted = ask("counting dead letters", sqlx::query_scalar::<_, i64>(sql(text)).bind(limit).fetch_one(conn));
+    Ok(counted.await?.unsigned_abs())
+}

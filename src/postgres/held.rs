@@ -1,0 +1,46 @@
+//! Held lanes as operators see them, and their requests for release.
+
+use sqlx::{PgConnection, Row};
+
+use crate::contract::StoreError;
+use crate::outbox::{Held, HeldLane, Lane, Table};
+use crate::postgres::checkpoint::read_held;
+use crate::postgres::session::{ask, sql};
+
+/// All held lanes, longest held first.
+pub(super) async fn list(conn: &mut PgConnection, table: &Table) -> Result<Vec<HeldLane>, StoreError> {
+    let text = format!(
+        "/* outboxd: list_held */ select topic, key, partition, from_id, cause, since, release_requested
+         from {} order by since, from_id",
+        table.held()
+    );
+    let rows = ask("listing held lanes", sqlx::query(sql(text)).fetch_all(conn)).await?;
+    rows.iter().map(|row| Ok(HeldLane { held: read_held(row, 0)?, release_requested: row.get(6) })).collect()
+}
+
+/// Notes that these lanes are to be released, and returns how many of them are held.
+pub(super) async fn request(conn: &mut PgConnection, table: &Table, lanes: &[Lane]) -> Result<u64, StoreError> {
+    let text = format!(
+        "/* outboxd: request_release */ update {held} h set release_requested = true
+         from unnest($1::text[], $2::text[], $3::int[]) as wanted (topic, key, partition)
+         where wanted.topic = h.topic and wanted.key is not distinct from h.key
+             and wanted.partition is not distinct from h.partition",
+        held = table.held()
+    );
+    let statement = sqlx::query(sql(text))
+        .bind(lanes.iter().map(Lane::topic).collect::<Vec<_>>())
+        .bind(lanes.iter().map(Lane::key).collect::<Vec<_>>())
+        .bind(lanes.iter().map(Lane::partition).collect::<Vec<_>>());
+    Ok(ask("asking for a release", statement.execute(conn)).await?.rows_affected())
+}
+
+/// The held lanes that are to be released.
+pub(super) async fn requested(conn: &mut PgConnection, table: &Table) -> Result<Vec<Held>, StoreError> {
+    let text = format!(
+        "/* outboxd: requested_releases */ select topic, key, partition, from_id, cause, since from {}
+         where release_requested",
+        table.held()
+    );
+    let rows = ask("looking for requested releases", sqlx::query(sql(text)).fetch_all(conn)).await?;
+    rows.iter().map(|row| read_held(row, 0)).collect()
+}

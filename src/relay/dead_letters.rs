@@ -1,0 +1,135 @@
+//! Publishing dead letters to a topic of their own.
+//!
+//! They are stored before anything else happens to them, so this can be late, fail, and be repeated, and nothing is
+//! lost. It has a sink of its own: what it meets concerns no other record.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use crate::backoff::Backoff;
+use crate::contract::{Outcome, Sink, SinkError, Store, StoreError};
+use crate::observe::{chain, metrics};
+use crate::outbox::{DeadLetter, Limit, Record, Term};
+
+/// How much is read and published at once.
+const PAGE: Limit = Limit { records: 500, bytes: 8 << 20 };
+
+/// Rounds begin no closer to each other than this: each looks at all dead letters that are due.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often dead letters are looked for that nobody told of, and topics that are missing are asked for again.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Publishes dead letters.
+pub(crate) struct Courier {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) buried: Arc<Notify>,
+}
+
+/// Why a round ended early.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("the broker's client gave dead letters up unacknowledged")]
+    Unacknowledged,
+}
+
+impl Courier {
+    /// Publishes what is due, and what becomes due; never returns. May be cancelled.
+    pub(crate) async fn run(&mut self, term: Term) {
+        let mut backoff = Backoff::default();
+        let mut failing = false;
+        loop {
+            let began = Instant::now();
+            match self.round(term).await {
+                Ok(()) => {
+                    backoff.reset();
+                    failing = false;
+                    self.sink.close(Duration::ZERO).await;
+                    sleep_until(began + PAUSE).await;
+                    let _ = timeout_at(began + LOOK, self.buried.notified()).await;
+                }
+                Err(error) => {
+                    self.sink.abort();
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(error = %chain(&error), "dead letters wait to be published to their topic; they are kept in the table");
+                    }
+                    sleep(backoff.next_wait()).await;
+                }
+            }
+        }
+    }
+
+    async fn round(&mut self, term: Term) -> Result<(), Interrupted> {
+        let mut waiting = BTreeSet::new();
+        let mut after = i64::MIN;
+        loop {
+            let letters = self.store.due(after, PAGE).await?;
+            let Some((last, _)) = letters.last() else { break };
+            after = last.id;
+            self.publish(term, letters, &mut waiting).await?;
+        }
+        for topic in waiting {
+            // On yes the sink lets the topic go, and the next round's letters through.
+            let accepts = self.sink.accepts(&topic).await?;
+            tracing::warn!(topic, accepts, "dead letters wait for their topic; they are kept in the table");
+        }
+        Ok(())
+    }
+
+    async fn publish(
+        &mut self,
+        term: Term,
+        letters: Vec<(DeadLetter, Record)>,
+        waiting: &mut BTreeSet<String>,
+    ) -> Result<(), Interrupted> {
+        let mut records: Vec<Record> =
+            letters.into_iter().filter_map(|(letter, record)| addressed(letter, record)).collect();
+        self.sink.open(term).await?;
+        let mut refused = Vec::new();
+        for refusal in self.sink.examine(&records).await?.into_iter().rev() {
+            refused.push((records.remove(refusal.index).id, refusal.rejection));
+        }
+        let outcomes = match records.is_empty() {
+            true => Vec::new(),
+            false => self.sink.submit(&records).await?.await,
+        };
+        let mut delivered = Vec::new();
+        let mut unknown = false;
+        for (record, outcome) in records.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Delivered { .. } => {
+                    metrics::count_published(&record.topic, 1);
+                    delivered.push(record.id);
+                }
+                Outcome::Held(_) => drop(waiting.insert(record.topic.to_string())),
+                Outcome::Rejected(rejection) => refused.push((record.id, *rejection)),
+                Outcome::Unknown => unknown = true,
+            }
+        }
+        self.store.delivered(&delivered).await?;
+        for (id, rejection) in refused {
+            tracing::warn!(id, error = %rejection, "the dead letters' topic refuses a dead letter: it stays in the table");
+            self.store.undeliverable(id, &rejection.to_string()).await?;
+        }
+        if unknown { Err(Interrupted::Unacknowledged) } else { Ok(()) }
+    }
+}
+
+/// The record that tells of a dead letter: as the application wrote it, with the cause in headers. Its row's partition
+/// is left out, because the dead letters' topic has partitions of its own.
+fn addressed(letter: DeadLetter, record: Record) -> Option<Record> {
+    let Record { topic: original, mut headers, .. } = record;
+    headers.push(("outbox-error-code".to_owned(), Some(letter.code)));
+    headers.push(("outbox-error-message".to_owned(), Some(letter.message)));
+    headers.push(("outbox-original-topic".to_owned(), Some(original.to_string())));
+    Some(Record { topic: letter.topic?.into(), headers, partition: None, ..record })
+}

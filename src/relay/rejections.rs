@@ -1,0 +1,80 @@
+//! What becomes of records that can never be published.
+//!
+//! Whatever it is, it is decided before anything that follows in the record's lane is published: a dead letter is
+//! durable when [`Rejections::decide`] returns, and a held lane is left out from then on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::contract::{Rejection, Store};
+use crate::observe::metrics;
+use crate::outbox::{DeadLetter, DeadLetterTopic, HoldCause, OnReject, RejectPolicy};
+use crate::relay::lanes::Lanes;
+use crate::relay::publisher::Row;
+use crate::relay::session::Verdict;
+use crate::relay::{Error, store_verdict};
+
+/// A record that can never be published, and why.
+pub(crate) type Rejected = (Row, Rejection);
+
+/// Decides about rejected records.
+#[derive(Clone)]
+pub(crate) struct Rejections {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) policy: RejectPolicy,
+    /// Where dead letters are published, if anywhere.
+    pub(crate) topic: Option<DeadLetterTopic>,
+    pub(crate) lanes: Arc<Mutex<Lanes>>,
+    /// Signalled when there are dead letters to publish.
+    pub(crate) buried: Arc<Notify>,
+}
+
+impl Rejections {
+    /// Decides about records, given in the order of their submission.
+    ///
+    /// # Errors
+    /// When the relay is to stop because of one, or a dead letter was not stored.
+    pub(crate) async fn decide(&self, rejected: Vec<Rejected>) -> Result<(), Verdict> {
+        let mut letters = Vec::new();
+        let mut halt = None;
+        for (row, rejection) in rejected {
+            metrics::count_rejected(&row.topic, rejection.code);
+            match (self.policy.of(&row.topic), row.lane()) {
+                (OnReject::Halt, _) => {
+                    halt.get_or_insert((row, rejection));
+                }
+                (OnReject::BlockKey, Some(lane)) => {
+                    let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+                    if lanes.hold(lane.clone(), row.id, HoldCause::Rejected) {
+                        tracing::warn!(%lane, from_id = row.id, error = %rejection, "held until it is released: a record can never be published as it is; `outboxd held` lists and releases lanes");
+                    }
+                }
+                (OnReject::DeadLetter, _) | (OnReject::BlockKey, None) => letters.push(self.letter(&row, rejection)),
+            }
+        }
+        self.bury(letters).await?;
+        match halt {
+            None => Ok(()),
+            Some((Row { id, event_id, topic, .. }, rejection)) => {
+                let rejection = Box::new(rejection);
+                Err(Verdict::Failed(Error::Rejected { id, event_id, topic, rejection }))
+            }
+        }
+    }
+
+    fn letter(&self, row: &Row, Rejection { code, message }: Rejection) -> DeadLetter {
+        let topic = self.topic.as_ref().and_then(|topic| topic.of(&row.topic));
+        DeadLetter { id: row.id, event_id: row.event_id, code: code.to_owned(), message, topic }
+    }
+
+    async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), Verdict> {
+        let Some(first) = letters.first() else { return Ok(()) };
+        self.store.bury(&letters).await.map_err(store_verdict)?;
+        tracing::warn!(records = letters.len(), id = first.id, event_id = %first.event_id, code = first.code, error = first.message, "gave up records that can never be published: they are dead letters; the first one is named here");
+        if letters.iter().any(|letter| letter.topic.is_some()) {
+            self.buried.notify_one();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Dead letters: moved out of the outbox, kept whole, due until published.
+
+use std::sync::Arc;
+
+use outboxd::Message;
+use outboxd::contract::Store;
+use outboxd::outbox::{DeadLetter, Limit, Record, Settle, Settlement};
+use uuid::Uuid;
+
+use crate::contract::session::{ALL, Session};
+use crate::contract::{Implementation, Outbox, messages, write_all};
+
+const MANY: Limit = Limit { records: 100, bytes: usize::MAX };
+
+fn letter(record: &Record, topic: Option<&str>) -> DeadLetter {
+    let (code, message) = ("message_too_large".to_owned(), "it is too large".to_owned());
+    DeadLetter { id: record.id, event_id: record.event_id, code, message, topic: topic.map(str::to_owned) }
+}
+
+/// The messages' records, as a relay reads them.
+async fn written(outbox: &dyn Outbox, store: &Arc<dyn Store>, messages: &[Message]) -> Vec<Record> {
+    write_all(outbox, messages).await;
+    Session::open(store).await.read(ALL).await
+}
+
+pub(crate) async fn a_dead_letter_is_kept_whole_and_leaves_the_outbox(implementation: &dyn Implementation) {
+    for settle in Settle::ALL {
+        let outbox = implementation.outbox(settle).await;
+        let store = outbox.store();
+        let whole = Message::to("orders").key("a").partition(3).header("trace", "x").bytes(vec![0, 255, 10]);
+        let tombstone = Message::to("orders").key("b").tombstone();
+        let messages = [whole.expect("a valid message"), tombstone.expect("a valid message")];
+        let records = written(&*outbox, &store, &messages).await;
+        let letters = [letter(&records[0], Some("orders.dlq")), letter(&records[1], Some("orders.dlq"))];
+        store.bury(&letters).await.expect("buried");
+        assert_eq!(outbox.rows().await, [], "{settle}");
+        assert!(Session::open(&store).await.read(ALL).await.is_empty(), "{settle}");
+        let due = store.due(i64::MIN, MANY).await.expect("dead letters");
+        let expected: Vec<_> = letters.into_iter().zip(records).collect();
+        assert_eq!(due, expected, "{settle}");
+        assert_eq!(store.backlog(100).await.expect("a backlog").dead_letters, 2, "{settle}");
+    }
+}
+
+pub(crate) async fn a_row_of_another_event_or_a_settled_one_does_not_die(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let records = written(&*outbox, &store, &messages(3, "orders", "a")).await;
+    let mut settlement = Settlement::default();
+    settlement.push(&records[0]);
+    store.settle(&settlement).await.expect("settled");
+    let other = DeadLetter { event_id: Uuid::now_v7(), ..letter(&records[1], Some("t")) };
+    let letters = [letter(&records[0], Some("t")), other, letter(&records[2], Some("t"))];
+    store.bury(&letters).await.expect("buried");
+    store.bury(&letters).await.expect("burying again does no harm");
+    let ids: Vec<i64> = outbox.rows().await.iter().map(|row| row.id).collect();
+    assert_eq!(ids, [records[0].id, records[1].id]);
+    let due = store.due(i64::MIN, MANY).await.expect("dead letters");
+    assert_eq!(due.iter().map(|(letter, _)| letter.id).collect::<Vec<_>>(), [records[2].id]);
+}
+
+pub(crate) async fn dead_letters_are_due_until_they_are_published(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let records = written(&*outbox, &store, &messages(5, "orders", "a")).await;
+    let topics = [Some("t"), None, Some("t"), Some("t"), Some("t")];
+    let letters: Vec<_> = records.iter().zip(topics).map(|(record, topic)| letter(record, topic)).collect();
+    store.bury(&letters).await.expect("buried");
+    let due = async |after: i64, records: usize| -> Vec<i64> {
+        let due = store.due(after, Limit { records, ..MANY }).await.expect("dead letters");
+        due.iter().map(|(letter, _)| letter.id).collect()
+    };
+    let id = |index: usize| records[index].id;
+    assert_eq!(due(i64::MIN, 100).await, [id(0), id(2), id(3), id(4)], "one has no topic");
+    assert_eq!(due(id(0), 2).await, [id(2), id(3)]);
+    store.delivered(&[id(0), id(3)]).await.expect("noted");
+    store.delivered(&[id(0)]).await.expect("again does no harm");
+    assert_eq!(due(i64::MIN, 100).await, [id(2), id(4)]);
+    assert_eq!(store.backlog(100).await.expect("a backlog").dead_letters, 5, "they are kept");
+}
+
+pub(crate) async fn what_cannot_be_published_to_its_topic_stays_and_says_why(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let records = written(&*outbox, &store, &messages(1, "orders", "a")).await;
+    store.bury(&[letter(&records[0], Some("t"))]).await.expect("buried");
+    store.undeliverable(records[0].id, "refused as well").await.expect("noted");
+    assert_eq!(store.due(i64::MIN, MANY).await.expect("dead letters"), []);
+    assert_eq!(store.backlog(100).await.expect("a backlog").dead_letters, 1);
+    store.delivered(&[records[0].id]).await.expect("too late, and harmless");
+}
