@@ -60,7 +60,15 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     let names: Vec<&str> = topics.iter().map(|topic| topic.name()).collect();
     outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
     let mut watch = Watch::begin(&topics, done.before.clone());
-    let drained = watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE).await;
+    let draining = watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE);
+    let drained = if script.mode.blocks() && script.has_oversized_records() {
+        tokio::select! {
+            drained = draining => drained,
+            () = stage.mend() => unreachable!("it never ends"),
+        }
+    } else {
+        draining.await
+    };
     let stopped = if drained { stop(stage).await } else { Ok(()) };
     let verdict = judge(stage, &topics, &names, &ledger, done.before).await;
     outcome.records = verdict.records;
@@ -74,6 +82,10 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
         return Err(format!("not everything was published within {PEACE:?} of peace"));
     }
     stopped?;
+    stage.only_large_were_given_up().await?;
+    if script.has_oversized_records() && !script.mode.blocks() && outcome.given_up == 0 && outcome.rows > 3_000 {
+        return Err("no oversized record was given up".to_owned());
+    }
     if script.mode.is_exact() && verdict.duplicates > 0 {
         return Err(format!("{} records twice, in a mode that shows each once", verdict.duplicates));
     }

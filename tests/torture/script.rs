@@ -38,6 +38,8 @@ pub(crate) enum Kind {
     SlowDatabase,
     /// A topic's `max.message.bytes` is lowered below what a batch takes.
     LowerLimit,
+    /// Writers write a record now and then that no topic takes.
+    OversizedRecords,
     /// A topic is deleted under load and created again.
     RecreateTopic,
 }
@@ -53,6 +55,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::MoveLeaders,
     Kind::StallDatabase,
     Kind::LowerLimit,
+    Kind::OversizedRecords,
     Kind::RestartDatabase,
     Kind::StopBroker,
     Kind::SlowDatabase,
@@ -61,9 +64,9 @@ pub(crate) const KINDS: &[Kind] = &[
 
 impl Kind {
     /// Whether a round has at most one such. A broker takes seconds to come back; and what was published before a topic
-    /// was deleted is gone, so that the audit begins anew.
+    /// was deleted is gone, so that the audit begins anew. Oversized records come all the time.
     fn is_for_once(self) -> bool {
-        matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::RecreateTopic)
+        matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::RecreateTopic | Kind::OversizedRecords)
     }
 }
 
@@ -110,9 +113,14 @@ impl Script {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mode = MODES[(seed % MODES.len() as u64) as usize];
         let first = KINDS[(seed / MODES.len() as u64 % KINDS.len() as u64) as usize];
-        let mut faults = vec![Fault::draw(&mut rng, first)];
+        let allowed = |kind| match kind {
+            // That would end the round, as it should.
+            Kind::OversizedRecords if mode.halts() => Kind::LowerLimit,
+            kind => kind,
+        };
+        let mut faults = vec![Fault::draw(&mut rng, allowed(first))];
         for _ in 0..rng.random_range(0..=3) {
-            let kind = KINDS[rng.random_range(0..KINDS.len())];
+            let kind = allowed(KINDS[rng.random_range(0..KINDS.len())]);
             if !(kind.is_for_once() && faults.iter().any(|fault: &Fault| fault.kind.is_for_once())) {
                 faults.push(Fault::draw(&mut rng, kind));
             }
@@ -127,6 +135,13 @@ impl Script {
             writing: WRITING,
             faults,
         }
+    }
+}
+
+impl Script {
+    /// Whether the writers write records that no topic takes.
+    pub(crate) fn has_oversized_records(&self) -> bool {
+        self.faults.iter().any(|fault| fault.kind == Kind::OversizedRecords)
     }
 }
 

@@ -1,7 +1,12 @@
 //! What one round plays on: a database, topics, relays with a proxy before each, and who writes.
 
+use std::process::Command;
+use std::time::Duration;
+
 use sqlx::AssertSqlSafe;
 use tokio::sync::Mutex;
+use tokio::task::block_in_place;
+use tokio::time::sleep;
 
 use crate::support::audit::GivenUp;
 use crate::support::daemon::{Daemon, Running};
@@ -20,6 +25,16 @@ pub(crate) const TTL: u64 = 1_000;
 
 /// Topics of each outbox, and partitions of each topic.
 const TOPICS: (usize, i32) = (2, 4);
+
+/// Bytes of a payload that no topic takes, and what topics take then.
+const LARGE: i32 = 20_000;
+const LIMIT: &str = "10000";
+
+/// What topics take otherwise.
+pub(crate) const USUAL_LIMIT: &str = "1048588";
+
+/// How often an operator looks after lanes that wait.
+const RELEASING: Duration = Duration::from_secs(1);
 
 /// One round's world.
 pub(crate) struct Stage<'a> {
@@ -88,6 +103,31 @@ impl<'a> Stage<'a> {
         given_up
     }
 
+    /// Raises the topics' limits and releases the lanes that wait behind oversized records, again and again.
+    pub(crate) async fn mend(&self) {
+        for topic in self.topics() {
+            topic.set("max.message.bytes", USUAL_LIMIT).await;
+        }
+        loop {
+            for outbox in &self.outboxes {
+                release_all(self.database.url(), &outbox.table);
+            }
+            sleep(RELEASING).await;
+        }
+    }
+
+    /// Whether only records were given up that no topic takes.
+    pub(crate) async fn only_large_were_given_up(&self) -> Result<(), String> {
+        for Outbox { table, .. } in &self.outboxes {
+            let small = format!("select count(*) from {table}_dead where length(payload) < {LARGE}");
+            let small = self.database.number(&small).await;
+            if small > 0 {
+                return Err(format!("{small} records of {table} were given up that their topics take"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the tables say that all is settled, now that the relays have stopped.
     pub(crate) async fn settled(&self, mode: Mode) -> Result<(), String> {
         for Outbox { table, .. } in &self.outboxes {
@@ -137,12 +177,18 @@ impl Outbox {
         for _ in 0..TOPICS.0 {
             topics.push(Topic::create_replicated(&rig.brokers, TOPICS.1, 3).await);
         }
+        if script.has_oversized_records() {
+            for topic in &topics {
+                topic.set("max.message.bytes", LIMIT).await;
+            }
+        }
         let names: Vec<&str> = topics.iter().map(Topic::name).collect();
         let workload = Workload {
             writers: script.writers,
             keys: script.keys,
             outages: true,
             outbox: table.clone(),
+            large: script.has_oversized_records().then_some((60, LARGE)),
             ..Workload::steady(database.url(), &names)
         };
         Self { table, topics, workload }
@@ -177,4 +223,12 @@ impl Relay {
     pub(crate) async fn leads(&self) -> bool {
         self.running.lock().await.metric("outboxd_leader").await == 1.0
     }
+}
+
+/// What an operator types once the cause is mended.
+fn release_all(url: &str, table: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+    command.args(["held", "release", "--all", "--database-url", url, "--table", table]);
+    let output = block_in_place(|| command.output()).expect("the binary starts");
+    assert!(output.status.success(), "outboxd held release: {}", String::from_utf8_lossy(&output.stderr));
 }
