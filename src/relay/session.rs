@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::contract::{Reader, Sink, Store};
 use crate::coordination::Leadership;
+use crate::observe::metrics;
 use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
@@ -274,6 +275,12 @@ async fn watch_ending(
         leadership.lost().cancelled().await;
         ending.soft.cancel();
         ending.abort.cancel();
+        // What is left to do, such as settling what was delivered, another leader need not wait for.
+        metrics::set_leader(None);
+        status.send_modify(|status| {
+            status.phase = Phase::Standby;
+            status.term = None;
+        });
     };
     let fading = async {
         leadership.fading().cancelled().await;

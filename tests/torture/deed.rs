@@ -1,5 +1,6 @@
 //! Doing the faults, and undoing them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::support::kafka::Topic;
 use crate::support::ledger::Ledger;
 use crate::support::proxy::Mode;
+use crate::support::throwaway::Postgres;
 use crate::support::wait::PATIENCE;
 use crate::support::wire;
+use crate::torture::rig::aside;
 use crate::torture::script::{Fault, Kind};
 use crate::torture::stage::{Relay, Stage, USUAL_LIMIT};
 
@@ -76,8 +79,8 @@ impl Deeds {
             Kind::KillBroker | Kind::StopBroker => break_broker(stage, fault).await,
             Kind::MoveLeaders => return Ok(move_leaders(stage, fault).await),
             Kind::RestartDatabase => {
-                let postgres = stage.rig.postgres.lock().await;
-                block_in_place(|| postgres.restart());
+                let postgres = Arc::clone(&stage.rig.postgres).lock_owned().await;
+                drop(aside(postgres, Postgres::restart).await);
             }
             Kind::KillDatabase => kill_database(stage, fault).await,
             Kind::SeverDatabase => carry(relay, Mode::Sever, fault.lasting).await,
@@ -147,13 +150,14 @@ async fn carry(relay: &Relay, mode: Mode, lasting: Duration) {
 }
 
 async fn break_broker(stage: &Stage<'_>, fault: Fault) {
-    let (kafka, broker) = (stage.rig.kafka.lock().await, fault.whom % 3 + 1);
-    block_in_place(|| match fault.kind {
+    let (kafka, broker) = (Arc::clone(&stage.rig.kafka).lock_owned().await, fault.whom % 3 + 1);
+    let kafka = aside(kafka, move |kafka| match fault.kind {
         Kind::KillBroker => kafka.kill_broker(broker),
         _ => kafka.stop_broker(broker),
     });
+    let kafka = kafka.await;
     sleep(fault.lasting).await;
-    block_in_place(|| kafka.restart_broker(broker));
+    aside(kafka, move |kafka| kafka.restart_broker(broker)).await;
 }
 
 /// Says whether any partition got another leader.
@@ -173,14 +177,14 @@ async fn move_leaders(stage: &Stage<'_>, fault: Fault) -> bool {
 
 /// Kills the postmaster right after inserts were rolled back, whose transaction ids are then handed out again.
 async fn kill_database(stage: &Stage<'_>, fault: Fault) {
-    let postgres = stage.rig.postgres.lock().await;
+    let postgres = Arc::clone(&stage.rig.postgres).lock_owned().await;
     for outbox in &stage.outboxes {
         // In vain when the database is away already.
         let _ = timeout(Duration::from_secs(2), roll_back(stage.database.url(), &outbox.table)).await;
     }
-    block_in_place(|| postgres.kill());
+    let postgres = aside(postgres, Postgres::kill).await;
     sleep(fault.lasting / 4).await;
-    block_in_place(|| postgres.restart());
+    aside(postgres, Postgres::restart).await;
 }
 
 async fn roll_back(url: &str, table: &str) -> Result<(), sqlx::Error> {
