@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::ledger::Ledger;
 use crate::support::seed::Seed;
+use crate::support::wait;
 
 /// What the writers do.
 #[derive(Clone)]
@@ -110,9 +111,10 @@ impl Workload {
         format!("aggregate_of_{}", self.outbox)
     }
 
-    /// What has committed by now.
+    /// What has committed by now. A database that is away is waited for.
     pub(crate) async fn ledger(&self) -> Ledger {
-        read_ledger(&self.url, &self.aggregates()).await
+        let read = async || read_ledger(&self.url, &self.aggregates()).await.ok();
+        wait::until("the aggregates can be read", wait::PATIENCE, read).await
     }
 }
 
@@ -141,16 +143,15 @@ impl Writers {
 }
 
 /// What the aggregates of a database say was committed.
-async fn read_ledger(url: &str, aggregates: &str) -> Ledger {
-    let mut connection = PgConnection::connect(url).await.expect("the database takes connections");
+async fn read_ledger(url: &str, aggregates: &str) -> Result<Ledger, sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
     let read = format!("select topic, key, seq from {aggregates}");
-    let rows: Vec<(String, String, i64)> =
-        sqlx::query_as(AssertSqlSafe(read)).fetch_all(&mut connection).await.expect("the aggregates can be read");
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(AssertSqlSafe(read)).fetch_all(&mut connection).await?;
     let mut ledger = Ledger::default();
     for (topic, key, seq) in rows {
         ledger.committed(&topic, &key, seq as u64);
     }
-    ledger
+    Ok(ledger)
 }
 
 /// Inserts rows in one statement, numbered on from `from` in each of `keys` keys; `from` and `rows` count rows

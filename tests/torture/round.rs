@@ -48,6 +48,7 @@ pub(crate) async fn play(rig: &Rig, script: &Script) -> Outcome {
     if outcome.failure.is_some() {
         stage.show_logs().await;
     }
+    stage.whole().await;
     outcome.took = began.elapsed();
     outcome
 }

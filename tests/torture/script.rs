@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use crate::torture::mode::{MODES, Mode};
 
 /// How long the writers write.
-const WRITING: Duration = Duration::from_millis(3_000);
+const WRITING: Duration = Duration::from_millis(2_500);
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     StopRelay,
     /// SIGSTOP of a relay, and SIGCONT later.
     PauseRelay,
-    /// SIGKILL of a broker, which is started again later.
+    /// SIGKILL of a broker, which is started again later, and is back some seconds after that.
     KillBroker,
     /// A broker stops in order, handing its partitions over, and is started again.
     StopBroker,
@@ -78,7 +78,7 @@ pub(crate) struct Fault {
     pub(crate) at: Duration,
     /// How long it lasts.
     pub(crate) lasting: Duration,
-    /// Which relay, broker or topic it hits, modulo their number.
+    /// Which relay, broker or topic it hits, modulo their number. Two of three that hit a relay hit the leader.
     pub(crate) whom: usize,
 }
 
@@ -149,7 +149,7 @@ impl Fault {
     fn draw(rng: &mut SmallRng, kind: Kind) -> Self {
         let latest = if kind.is_for_once() { 1_000 } else { WRITING.as_millis() as u64 - 500 };
         let at = Duration::from_millis(rng.random_range(300..latest));
-        let lasting = Duration::from_millis(rng.random_range(100..2_500));
+        let lasting = Duration::from_millis(rng.random_range(100..2_000));
         Self { kind, at, lasting, whom: rng.random_range(0..60) }
     }
 }

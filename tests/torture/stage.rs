@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use tokio::sync::Mutex;
-use tokio::task::block_in_place;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::sleep;
 
 use crate::support::audit::GivenUp;
@@ -42,6 +42,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) database: Database,
     pub(crate) outboxes: Vec<Outbox>,
     pub(crate) relays: Vec<Relay>,
+    /// What is still on its way back when the faults are over.
+    pub(crate) recovering: Mutex<JoinSet<()>>,
 }
 
 /// An outbox and what is written to it.
@@ -76,7 +78,7 @@ impl<'a> Stage<'a> {
             }
             outboxes.push(outbox);
         }
-        Self { rig, database, outboxes, relays }
+        Self { rig, database, outboxes, relays, recovering: Mutex::default() }
     }
 
     /// Sets the writers to work, one group an outbox.
@@ -143,6 +145,14 @@ impl<'a> Stage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until everything that was broken is back.
+    pub(crate) async fn whole(&self) {
+        let mut recovering = self.recovering.lock().await;
+        while let Some(back) = recovering.join_next().await {
+            back.expect("a broker starts");
+        }
     }
 
     /// Prints what the relays said, for whoever looks into a failure.
