@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use crate::config::Config;
-use crate::contract::{Sink, SinkError, Store, StoreError};
+use crate::contract::{Audit, Sink, SinkError, Store, StoreError};
 use crate::kafka;
 use crate::outbox::Table;
 use crate::secret::Secret;
@@ -60,6 +62,17 @@ impl Backend {
         match self {
             Backend::Postgres(store) => Arc::<postgres::Store>::clone(store),
             Backend::Sqlite(store) => Arc::<sqlite::Store>::clone(store),
+        }
+    }
+
+    /// Opens an audit of the rows that were written since a time.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the tables are not what is needed.
+    pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
+        match self {
+            Backend::Postgres(store) => store.audit(since).await,
+            Backend::Sqlite(store) => store.audit(since).await,
         }
     }
 

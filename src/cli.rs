@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::raw::Flag;
@@ -47,6 +48,11 @@ pub enum Command {
     /// List and release what is held: topics that wait for something, and lanes of which a record was rejected
     #[command(subcommand)]
     Held(Held),
+    /// Audit a live system: what committed against what Kafka holds
+    ///
+    /// Reports what was lost, duplicated, published out of its lane's order, or published without a commit. Exits 1 on
+    /// loss, disorder or anything unexpected.
+    Verify(Verify),
     /// Show the effective configuration, with where each value came from and secrets hidden
     ///
     /// Exits 2 when outboxd run would refuse it, after one line for each complaint.
@@ -61,6 +67,29 @@ pub enum Command {
 /// `outboxd run`.
 #[derive(Debug, Args)]
 pub struct Run {
+    /// What it is told about its configuration.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `outboxd verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Only this topic; may be given again and again [default: those that rows name]
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Vec<String>,
+    /// Only what was written since then: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<DateTime<Utc>>,
+    /// Which records of transactions count: read_committed or read_uncommitted
+    #[arg(long, value_name = "LEVEL", default_value = "read_committed", value_parser = ["read_committed", "read_uncommitted"])]
+    pub isolation: String,
+    /// Exit 1 on duplicates, too, and on lanes that end with a stale record: for exactly-once delivery
+    #[arg(long)]
+    pub no_duplicates: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
     /// What it is told about its configuration.
     #[command(flatten)]
     pub settings: Settings,
@@ -236,6 +265,15 @@ impl DatabaseSettings {
 
 fn flag(name: &'static str, key: &str, value: Option<&String>) -> Option<Flag> {
     value.map(|value| Flag { name, key: key.to_owned(), value: value.clone() })
+}
+
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = text.parse::<DateTime<Utc>>() {
+        return Ok(time);
+    }
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
+    let ago = ago.ok_or("write a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m")?;
+    Ok(Utc::now() - ago)
 }
 
 fn property(text: &str) -> Result<(String, String), String> {

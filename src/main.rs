@@ -13,8 +13,10 @@ use outboxd::config::{self, Config, Needs};
 use outboxd::contract::Store;
 use outboxd::daemon::{self, Shutdown};
 use outboxd::demo::{self, Sabotage};
+use outboxd::kafka::Isolation;
 use outboxd::observe::{chain, logging};
 use outboxd::relay::Ended;
+use outboxd::verify;
 
 /// librdkafka allocates and frees several times a message; jemalloc replaces the C allocator for it, too.
 #[global_allocator]
@@ -39,6 +41,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(run) => relay(&run.settings),
         Command::Migrate(migration) => migrate(&migration),
         Command::Held(held) => held_lanes(held),
+        Command::Verify(arguments) => audit(arguments),
         Command::Config(show) => show_config(&show),
         Command::Demo(arguments) => demonstrate(arguments),
     }
@@ -98,6 +101,33 @@ fn held_lanes(command: cli::Held) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn audit(arguments: cli::Verify) -> anyhow::Result<ExitCode> {
+    let config = judge(&gather(&arguments.settings), Needs::Everything)?;
+    let isolation = match arguments.isolation.as_str() {
+        "read_uncommitted" => Isolation::ReadUncommitted,
+        _ => Isolation::ReadCommitted,
+    };
+    let report = block_on(async {
+        let backend = Backend::of(&config)?;
+        let source = match config.outbox.source {
+            Some(source) => source,
+            None => backend.source().await?,
+        };
+        let settings = verify::Settings {
+            properties: config.kafka.properties,
+            source,
+            topics: arguments.topic,
+            since: arguments.since,
+            isolation,
+            settle: config.outbox.settle,
+            retention: config.outbox.retention,
+        };
+        verify::run(backend.audit(settings.since).await?, settings).await
+    })??;
+    print!("{}", if arguments.json { report.to_json(arguments.no_duplicates) } else { report.to_text() });
+    Ok(if report.is_kept(arguments.no_duplicates) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// The store that a command works on, besides a relay.

@@ -15,3 +15,4 @@ mod sqlite;
 mod support;
 mod takeover;
 mod torture;
+mod verify;

@@ -4,12 +4,14 @@
 //! leaves behind. One suite (`tests/contract/`) holds every implementation to it. All calls are per batch,
 //! so that dynamic dispatch costs nothing that matters.
 
+mod audit;
 mod error;
 mod lease;
 mod sink;
 mod store;
 mod wake;
 
+pub use audit::{Audit, AuditedRow, KnownRow, SetAside};
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, LeaseSession, LeaseStore};

@@ -89,6 +89,8 @@ pub struct Consumer {
     /// Partitions whose end was seen, and nothing after it.
     at_end: HashSet<i32>,
     partitions: usize,
+    /// Where the only partition ended when it was opened, if what comes after is not wanted.
+    end: Option<i64>,
 }
 
 impl Consumer {
@@ -102,16 +104,7 @@ impl Consumer {
         topic: &str,
         isolation: Isolation,
     ) -> Result<Self, ConsumerError> {
-        let mut config = properties::connection_config(properties);
-        // No group is joined and nothing is committed; the client wants a name for it all the same.
-        config
-            .set("group.id", "outboxd-reader")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("allow.auto.create.topics", "false")
-            .set("isolation.level", isolation.as_str());
-        let inner: BaseConsumer<ClientLog> =
-            config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))?;
+        let inner = client(properties, isolation)?;
         let mut assignment = TopicPartitionList::new();
         for partition in partitions(&inner, topic)? {
             assignment
@@ -119,7 +112,31 @@ impl Consumer {
                 .map_err(failed("choosing where to begin"))?;
         }
         inner.assign(&assignment).map_err(failed("assigning partitions"))?;
-        Ok(Self { inner, at_end: HashSet::new(), partitions: assignment.count() })
+        Ok(Self { inner, at_end: HashSet::new(), partitions: assignment.count(), end: None })
+    }
+
+    /// Opens one partition, from the first record of this time (milliseconds since 1970) or a later one on, up to its
+    /// present end. See [`open`](Self::open) for the rest.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_partition(
+        properties: &BTreeMap<String, String>,
+        (topic, partition): (&str, i32),
+        since: Option<i64>,
+        isolation: Isolation,
+    ) -> Result<Self, ConsumerError> {
+        let inner = client(properties, isolation)?;
+        let mut assignment = TopicPartitionList::new();
+        let from = since.map_or(Offset::Beginning, Offset::Offset);
+        assignment.add_partition_offset(topic, partition, from).map_err(failed("choosing where to begin"))?;
+        if since.is_some() {
+            assignment = inner.offsets_for_times(assignment, PATIENCE).map_err(failed("looking for where to begin"))?;
+        }
+        let watermarks = inner.fetch_watermarks(topic, partition, PATIENCE);
+        let (_, end) = watermarks.map_err(failed("asking for the end of a partition"))?;
+        inner.assign(&assignment).map_err(failed("assigning a partition"))?;
+        Ok(Self { inner, at_end: HashSet::new(), partitions: 1, end: Some(end) })
     }
 
     /// The next record, waiting for one at most this long, or until all partitions are at their end. Passing errors of the connection are waited out.
@@ -134,7 +151,14 @@ impl Consumer {
                 Some(Ok(message)) => {
                     let consumed = consumed(&message);
                     drop(message);
-                    self.at_end.remove(&consumed.partition);
+                    match self.end {
+                        Some(end) if consumed.offset >= end => {
+                            self.at_end.insert(consumed.partition);
+                            return Ok(None);
+                        }
+                        Some(end) if consumed.offset + 1 == end => drop(self.at_end.insert(consumed.partition)),
+                        _ => drop(self.at_end.remove(&consumed.partition)),
+                    }
                     return Ok(Some(consumed));
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -180,6 +204,33 @@ pub async fn read_to_end(
         Ok(records)
     });
     read.await?
+}
+
+fn client(
+    properties: &BTreeMap<String, String>,
+    isolation: Isolation,
+) -> Result<BaseConsumer<ClientLog>, ConsumerError> {
+    let mut config = properties::connection_config(properties);
+    // No group is joined and nothing is committed; the client wants a name for it all the same.
+    config
+        .set("group.id", "outboxd-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        .set("isolation.level", isolation.as_str());
+    config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))
+}
+
+/// The partitions that a topic has by now; none where the broker does not know it.
+///
+/// # Errors
+/// When the client cannot be created, or the broker does not answer in time.
+pub fn partitions_of(properties: &BTreeMap<String, String>, topic: &str) -> Result<Vec<i32>, ConsumerError> {
+    let client = client(properties, Isolation::default())?;
+    // Asking for all topics cannot make the broker create this one.
+    let metadata = client.fetch_metadata(None, PATIENCE).map_err(failed("asking for topics"))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    Ok(found.into_iter().flat_map(|found| found.partitions()).map(|partition| partition.id()).collect())
 }
 
 fn partitions(consumer: &BaseConsumer<ClientLog>, topic: &str) -> Result<Vec<i32>, ConsumerError> {

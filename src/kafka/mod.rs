@@ -33,6 +33,6 @@ mod topics;
 
 pub use broker::{Broker, BrokerError};
 pub use config::{OnMissingTopic, Settings};
-pub use consumer::{Consumed, Consumer, ConsumerError, Isolation, read_to_end};
+pub use consumer::{Consumed, Consumer, ConsumerError, Isolation, partitions_of, read_to_end};
 pub use properties::{Complaint, check_properties};
 pub use sink::Sink;

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    Audit, Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
     Store as Promises, StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
@@ -21,7 +22,7 @@ use crate::postgres::session::{
     ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid,
 };
 use crate::postgres::settle::UNFLUSHED;
-use crate::postgres::{checkpoint, dead, held, preflight, rebase, recover, settle};
+use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
 use crate::secret::Secret;
 
 /// Where the outbox is and how it is used.
@@ -87,6 +88,17 @@ impl Store {
             select concat_ws('.', current_database(), n.nspname, c.relname)
             from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid::bigint = $1";
         ask("naming the outbox", sqlx::query_scalar(statement).bind(oid).fetch_one(&mut conn)).await
+    }
+
+    /// Opens an audit of the rows that were written since a time.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the tables are not what is needed.
+    pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
+        let mut conn = connect(&self.options, "inspect", &INDEX_ONLY_PLANS).await?;
+        let Settings { table, settle, .. } = &self.settings;
+        schema::check_tables(&mut conn, table).await?;
+        Ok(Box::new(audit::Audit::open(conn, table.clone(), *settle, since).await?))
     }
 
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {

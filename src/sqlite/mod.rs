@@ -6,6 +6,8 @@
 //! with the feature `relay`.
 
 #[cfg(feature = "relay")]
+mod audit;
+#[cfg(feature = "relay")]
 mod connection;
 #[cfg(feature = "relay")]
 mod dead;

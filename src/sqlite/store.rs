@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    Audit, Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
     StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
 use crate::sqlite::connection::{Durability, File, Seat};
 use crate::sqlite::errors::classify;
-use crate::sqlite::{dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
+use crate::sqlite::{audit, dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
 
 /// Which outbox, and how it is settled.
 #[derive(Debug, Clone)]
@@ -78,6 +79,17 @@ impl Store {
     pub async fn source(&self) -> Result<String, StoreError> {
         let name = self.file.path().file_name().unwrap_or_default();
         Ok(format!("{}.{}", name.to_string_lossy(), self.table))
+    }
+
+    /// Opens an audit of the rows that were written since a time.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the tables are not what is needed.
+    pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
+        schema::check_file(&self.file)?;
+        let mut connection = self.file.connect(Durability::Lazy).await?;
+        schema::check_tables(&mut connection, &self.table).await?;
+        Ok(Box::new(audit::Audit::open(connection, self.table.clone(), self.settle, since).await?))
     }
 
     async fn write(&self, settlement: &Settlement) -> Result<(), StoreError> {

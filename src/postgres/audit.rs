@@ -1,0 +1,117 @@
+//! Looking at what committed, for audits.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
+
+use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, SetAside, StoreError};
+use crate::outbox::{Settle, Table};
+use crate::postgres::checkpoint::{self, Stored};
+use crate::postgres::holds::{Holds, not_held};
+use crate::postgres::session::{ask, sql};
+
+/// An audit over one session.
+pub(super) struct Audit {
+    conn: PgConnection,
+    table: Table,
+    settle: Settle,
+    since: Option<DateTime<Utc>>,
+    stored: Stored,
+    topics: HashSet<Arc<str>>,
+}
+
+impl Audit {
+    pub(super) async fn open(
+        mut conn: PgConnection,
+        table: Table,
+        settle: Settle,
+        since: Option<DateTime<Utc>>,
+    ) -> Result<Self, StoreError> {
+        let stored = checkpoint::load(&mut conn, &table).await?;
+        Ok(Self { conn, table, settle, since, stored, topics: HashSet::new() })
+    }
+
+    async fn page(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
+        let by_position = self.stored.at.as_ref().filter(|_| self.settle == Settle::Checkpoint);
+        let text = format!(
+            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or $4::text is not null and {free}
+                 and (pg_visible_in_snapshot(xid, (select $4::pg_snapshot))
+                     or $5::text is not null and id <= $6 and pg_visible_in_snapshot(xid, (select $5::pg_snapshot)))
+             from {outbox} where id > $1 and created_at >= $2 order by id limit $3",
+            free = not_held(7),
+            outbox = self.table.outbox()
+        );
+        let frozen = by_position.and_then(|at| at.frozen.as_ref());
+        let statement = sqlx::query(sql(text))
+            .bind(after)
+            .bind(self.since.unwrap_or(DateTime::UNIX_EPOCH))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(by_position.filter(|at| !at.prev.is_nothing()).map(|at| at.prev.to_string()))
+            .bind(frozen.map(|frozen| frozen.cur.to_string()))
+            .bind(frozen.map(|frozen| frozen.last))
+            .bind(Json(Holds::new(&self.stored.held).to_json().unwrap_or_default()));
+        let rows = ask("reading rows", statement.fetch_all(&mut self.conn)).await?;
+        let row = |row: &sqlx::postgres::PgRow| AuditedRow {
+            id: row.get(0),
+            topic: shared(&mut self.topics, row.get(1)),
+            is_published: row.get::<Option<bool>, _>(2).unwrap_or_default(),
+        };
+        Ok(rows.iter().map(row).collect())
+    }
+
+    async fn find(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
+        let text = format!(
+            "/* outboxd: audit_known */
+             select id, event_id, partition is not null from {outbox} where id = any($1)
+             union all
+             select id, event_id, partition is not null from {dead} where id = any($1)",
+            outbox = self.table.outbox(),
+            dead = self.table.dead()
+        );
+        let rows = ask("looking rows up", sqlx::query(sql(text)).bind(ids).fetch_all(&mut self.conn)).await?;
+        let known = |row: &sqlx::postgres::PgRow| KnownRow {
+            id: row.get(0),
+            event_id: row.get(1),
+            names_partition: row.get(2),
+        };
+        Ok(rows.iter().map(known).collect())
+    }
+
+    async fn count(&mut self) -> Result<SetAside, StoreError> {
+        let text = format!(
+            "/* outboxd: audit_set_aside */ select (select count(*) from {}), (select count(*) from {})",
+            self.table.dead(),
+            self.table.held()
+        );
+        let row = ask("counting what is set aside", sqlx::query(sql(text)).fetch_one(&mut self.conn)).await?;
+        let count = |column: usize| row.get::<i64, _>(column).unsigned_abs();
+        Ok(SetAside { dead_letters: count(0), held_lanes: count(1) })
+    }
+}
+
+/// One allocation for each topic instead of one for each row.
+fn shared(topics: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
+    if let Some(topic) = topics.get(name) {
+        return Arc::clone(topic);
+    }
+    let topic: Arc<str> = name.into();
+    topics.insert(Arc::clone(&topic));
+    topic
+}
+
+impl Contract for Audit {
+    fn rows(&mut self, after: i64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditedRow>, StoreError>> {
+        Box::pin(self.page(after, limit))
+    }
+
+    fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>> {
+        Box::pin(self.find(ids))
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>> {
+        Box::pin(self.count())
+    }
+}

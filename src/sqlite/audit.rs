@@ -1,0 +1,103 @@
+//! Looking at what committed, for audits.
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use uuid::Uuid;
+
+use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, SetAside, StoreError};
+use crate::outbox::{Settle, Table};
+use crate::sqlite::errors::{classify, unreadable};
+use crate::sqlite::inspect::covered;
+
+/// An audit over one connection.
+pub(super) struct Audit {
+    connection: SqliteConnection,
+    table: Table,
+    since: DateTime<Utc>,
+    /// Up to here rows count as published that no held lane covers, where rows are not marked.
+    published_to: i64,
+}
+
+impl Audit {
+    pub(super) async fn open(
+        mut connection: SqliteConnection,
+        table: Table,
+        settle: Settle,
+        since: Option<DateTime<Utc>>,
+    ) -> Result<Self, StoreError> {
+        let sql = format!("/* outboxd: audited_position */ select position from {}", table.checkpoint());
+        let position = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).fetch_one(&mut connection).await;
+        let position = position.map_err(|error| classify("reading the checkpoint", error))?;
+        let published_to = if settle == Settle::Checkpoint { position } else { 0 };
+        Ok(Self { connection, table, since: since.unwrap_or(DateTime::UNIX_EPOCH), published_to })
+    }
+
+    async fn page(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
+        let doing = |error| classify("reading rows", error);
+        let sql = format!(
+            "/* outboxd: audit_rows */ select o.id, o.topic, o.sent_at is not null or o.id <= ?4 and not {covered}
+             from {outbox} as o where o.id > ?1 and julianday(o.created_at) >= julianday(?2) order by o.id limit ?3",
+            covered = covered(&self.table),
+            outbox = self.table.outbox()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(self.since);
+        let query = query.bind(i64::try_from(limit).unwrap_or(i64::MAX)).bind(self.published_to);
+        let rows = query.fetch_all(&mut self.connection).await.map_err(doing)?;
+        rows.iter()
+            .map(|row| {
+                Ok(AuditedRow {
+                    id: row.try_get(0).map_err(doing)?,
+                    topic: row.try_get::<&str, _>(1).map_err(doing)?.into(),
+                    is_published: row.try_get(2).map_err(doing)?,
+                })
+            })
+            .collect()
+    }
+
+    async fn find(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
+        let doing = |error| classify("looking rows up", error);
+        let sql = format!(
+            "/* outboxd: audit_known */ with wanted (id) as materialized (select value from json_each(?))
+             select id, event_id, partition is not null from {outbox} where id in (select id from wanted)
+             union all
+             select id, event_id, partition is not null from {dead} where id in (select id from wanted)",
+            outbox = self.table.outbox(),
+            dead = self.table.dead()
+        );
+        let ids = serde_json::to_string(ids).expect("numbers are always JSON");
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(ids).fetch_all(&mut self.connection).await.map_err(doing)?;
+        rows.iter()
+            .map(|row| {
+                let id: i64 = row.try_get(0).map_err(doing)?;
+                let event_id = Uuid::try_parse(row.try_get(1).map_err(doing)?);
+                let event_id = event_id.map_err(|error| unreadable(id, "its event id is no UUID", error))?;
+                Ok(KnownRow { id, event_id, names_partition: row.try_get(2).map_err(doing)? })
+            })
+            .collect()
+    }
+
+    async fn count(&mut self) -> Result<SetAside, StoreError> {
+        let sql = format!(
+            "/* outboxd: audit_set_aside */ select (select count(*) from {}), (select count(*) from {})",
+            self.table.dead(),
+            self.table.held()
+        );
+        let counted = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(sql)).fetch_one(&mut self.connection).await;
+        let (dead, held) = counted.map_err(|error| classify("counting what is set aside", error))?;
+        Ok(SetAside { dead_letters: dead.unsigned_abs(), held_lanes: held.unsigned_abs() })
+    }
+}
+
+impl Contract for Audit {
+    fn rows(&mut self, after: i64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditedRow>, StoreError>> {
+        Box::pin(self.page(after, limit))
+    }
+
+    fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>> {
+        Box::pin(self.find(ids))
+    }
+
+    fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>> {
+        Box::pin(self.count())
+    }
+}
