@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -34,8 +35,8 @@ pub(crate) struct Deeds {
     done: Mutex<Vec<(Kind, Duration)>>,
     /// How long the other relay took to lead, where nothing else was broken.
     takeovers: Mutex<Vec<(Kind, Duration)>>,
-    /// What had committed when a topic was created again.
-    before: Mutex<Ledger>,
+    /// The latest time at which a topic was created again.
+    renewed: Mutex<Option<Renewed>>,
     /// Faults under way.
     active: AtomicUsize,
 }
@@ -45,6 +46,15 @@ pub(crate) struct Deeds {
 pub(crate) struct Done {
     pub(crate) faults: Vec<(Kind, Duration)>,
     pub(crate) takeovers: Vec<(Kind, Duration)>,
+    pub(crate) renewed: Option<Renewed>,
+}
+
+/// What an audit needs to know of a topic that was created again.
+#[derive(Clone)]
+pub(crate) struct Renewed {
+    /// A time from which on the new one took everything.
+    pub(crate) at: DateTime<Utc>,
+    /// What had committed for it when the new one took everything.
     pub(crate) before: Ledger,
 }
 
@@ -67,8 +77,8 @@ impl Deeds {
 
     /// What was done.
     pub(crate) fn over(self) -> Done {
-        let Self { done, takeovers, before, .. } = self;
-        Done { faults: done.into_inner(), takeovers: takeovers.into_inner(), before: before.into_inner() }
+        let Self { done, takeovers, renewed, .. } = self;
+        Done { faults: done.into_inner(), takeovers: takeovers.into_inner(), renewed: renewed.into_inner() }
     }
 
     /// Says whether it had an effect.
@@ -89,7 +99,7 @@ impl Deeds {
             // The writers do that.
             Kind::OversizedRecords => {}
             Kind::LowerLimit => lower_limit(stage, fault).await,
-            Kind::RecreateTopic => *self.before.lock().await = recreate_topic(stage, fault).await,
+            Kind::RecreateTopic => *self.renewed.lock().await = Some(recreate_topic(stage, fault).await),
         }
         Ok(true)
     }
@@ -209,8 +219,8 @@ async fn lower_limit(stage: &Stage<'_>, fault: Fault) {
     topic.set("max.message.bytes", USUAL_LIMIT).await;
 }
 
-/// Deletes a topic under load and creates it again. Says what had committed for it when the new one took records.
-async fn recreate_topic(stage: &Stage<'_>, fault: Fault) -> Ledger {
+/// Deletes a topic under load and creates it again.
+async fn recreate_topic(stage: &Stage<'_>, fault: Fault) -> Renewed {
     let _kafka = stage.rig.kafka.lock().await;
     let topics = stage.topics();
     let number = fault.whom % topics.len();
@@ -219,12 +229,13 @@ async fn recreate_topic(stage: &Stage<'_>, fault: Fault) -> Ledger {
     sleep(fault.lasting / 4).await;
     topic.appear().await;
     probe(&stage.rig.brokers, topic).await;
+    let at = Utc::now();
     let committed = stage.outbox_of(number).ledger().await;
     let mut before = Ledger::default();
     for (of, key, last) in committed.lanes().filter(|(of, _, _)| *of == topic.name()) {
         before.committed(of, key, last);
     }
-    before
+    Renewed { at, before }
 }
 
 /// Waits until the leader of every partition takes records of the new topic: of the old one it knows no more then.

@@ -14,6 +14,7 @@ mod round;
 mod script;
 mod stage;
 mod tally;
+mod verify;
 mod watch;
 
 use std::env;

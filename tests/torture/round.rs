@@ -15,6 +15,7 @@ use crate::torture::deed::{Deeds, Done};
 use crate::torture::rig::Rig;
 use crate::torture::script::{Kind, Script};
 use crate::torture::stage::Stage;
+use crate::torture::verify::verify;
 use crate::torture::watch::Watch;
 
 /// How long a round may take to publish everything once nothing is broken any more.
@@ -60,7 +61,8 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     let topics = stage.topics();
     let names: Vec<&str> = topics.iter().map(|topic| topic.name()).collect();
     outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
-    let mut watch = Watch::begin(&topics, done.before.clone());
+    let before = done.renewed.as_ref().map(|renewed| renewed.before.clone()).unwrap_or_default();
+    let mut watch = Watch::begin(&topics, before.clone());
     let draining = watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE);
     let drained = if script.mode.blocks() && script.has_oversized_records() {
         tokio::select! {
@@ -71,7 +73,7 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
         draining.await
     };
     let stopped = if drained { stop(stage).await } else { Ok(()) };
-    let verdict = judge(stage, &topics, &names, &ledger, done.before).await;
+    let verdict = judge(stage, &topics, &names, &ledger, before).await;
     outcome.records = verdict.records;
     outcome.duplicates = verdict.duplicates;
     outcome.given_up = stage.given_up().await.len() as u64;
@@ -90,7 +92,8 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     if script.mode.is_exact() && verdict.duplicates > 0 {
         return Err(format!("{} records twice, in a mode that shows each once", verdict.duplicates));
     }
-    stage.settled(script.mode).await
+    stage.settled(script.mode).await?;
+    verify(stage, script.mode, done.renewed.map(|renewed| renewed.at))
 }
 
 /// Lets the writers write while things break, until all is whole again. Says what committed.
