@@ -240,5 +240,6 @@ fn release_all(url: &str, table: &str) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
     command.args(["held", "release", "--all", "--database-url", url, "--table", table]);
     let output = block_in_place(|| command.output()).expect("the binary starts");
-    assert!(output.status.success(), "outboxd held release: {}", String::from_utf8_lossy(&output.stderr));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || complaint.contains("nothing of that is held"), "{complaint}");
 }
