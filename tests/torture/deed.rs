@@ -37,8 +37,9 @@ pub(crate) struct Deeds {
     takeovers: Mutex<Vec<(Kind, Duration)>>,
     /// The latest time at which a topic was created again.
     renewed: Mutex<Option<Renewed>>,
-    /// Faults under way.
+    /// Faults under way, and faults that have begun.
     active: AtomicUsize,
+    begun: AtomicUsize,
 }
 
 /// The same, when all is over.
@@ -66,6 +67,7 @@ impl Deeds {
     pub(crate) async fn commit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
         sleep(fault.at).await;
         let began = Instant::now();
+        self.begun.fetch_add(1, Ordering::SeqCst);
         self.active.fetch_add(1, Ordering::SeqCst);
         let done = self.act(stage, fault).await;
         self.active.fetch_sub(1, Ordering::SeqCst);
@@ -114,11 +116,12 @@ impl Deeds {
         let led = relay.leads().await;
         let mut running = relay.running.lock().await;
         let began = Instant::now();
-        let alone = self.active.load(Ordering::SeqCst) == 1;
+        let (is_alone, begun) = (self.active.load(Ordering::SeqCst) == 1, self.begun.load(Ordering::SeqCst));
         let takeover = async {
-            if led && timeout(TAKEOVER, leading(stage.partner(number))).await.is_ok() && alone {
-                let took = began.elapsed();
-                if self.active.load(Ordering::SeqCst) == 1 {
+            if led && timeout(TAKEOVER, leading(stage.partner(number))).await.is_ok() {
+                let (took, is_alone) = (began.elapsed(), is_alone && self.begun.load(Ordering::SeqCst) == begun);
+                // A short pause ends before the lease does, and then nobody need take over.
+                if is_alone && (fault.kind != Kind::PauseRelay || took < fault.lasting) {
                     self.takeovers.lock().await.push((fault.kind, took));
                 }
             }
@@ -177,7 +180,8 @@ async fn break_broker(stage: &Stage<'_>, fault: Fault) {
 
 /// Says whether any partition got another leader.
 async fn move_leaders(stage: &Stage<'_>, fault: Fault) -> bool {
-    let _kafka = stage.rig.kafka.lock().await;
+    // While a broker is on its way back, leaders move by themselves.
+    let Ok(_kafka) = stage.rig.kafka.try_lock() else { return false };
     let (topics, mut has_moved) = (stage.topics(), false);
     for turn in 0..3 {
         let topic = topics[(fault.whom + turn) % topics.len()];
