@@ -99,17 +99,31 @@ impl Backend {
     }
 }
 
-/// The sink that the configuration names; connects to nothing. `source` is what its records say they are from.
+/// The sink that the configuration names; connects to nothing. `source` is what its records say they are from, and
+/// what a sink that fences is called by, so that there is one of them.
 ///
 /// # Errors
 /// When the client cannot be set up like this.
 pub fn sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
-    let settings = kafka::Settings {
+    let delivery = config.relay.delivery;
+    let progress_topic = config.kafka.progress_topic.clone();
+    Ok(Box::new(kafka::Sink::new(kafka::Settings { delivery, progress_topic, ..plain(config, source) })?))
+}
+
+/// The sink of dead letters, which may be published again and need no fence.
+///
+/// # Errors
+/// When the client cannot be set up like this.
+pub fn dead_letter_sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
+    Ok(Box::new(kafka::Sink::new(plain(config, source))?))
+}
+
+fn plain(config: &Config, source: String) -> kafka::Settings {
+    kafka::Settings {
         on_missing_topic: config.kafka.on_missing_topic,
         oldest: config.kafka.oldest,
         ..kafka::Settings::new(config.kafka.properties.clone(), source)
-    };
-    Ok(Box::new(kafka::Sink::new(settings)?))
+    }
 }
 
 /// The SQL that makes the tables, and the grants if roles are named. An empty URL asks for PostgreSQL's.

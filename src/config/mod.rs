@@ -19,11 +19,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::complaint::Complaints;
-use crate::config::judge::{Choice, Judge};
+use crate::config::judge::Judge;
 use crate::config::raw::{Flag, Raw, Sources};
-use crate::kafka::{self, OnMissingTopic};
+use crate::kafka::{self, OnMissingTopic, ProgressTopic};
 use crate::observe::logging;
-use crate::outbox::{DeadLetterTopic, Limit, RejectPolicy, Settle, Table};
+use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Settle, Table, is_topic_name};
 use crate::postgres::Notify;
 use crate::relay;
 use crate::secret::Secret;
@@ -90,6 +90,8 @@ pub struct Kafka {
     pub on_missing_topic: OnMissingTopic,
     /// How long the oldest unacknowledged records may be under way before no more are handed to the client.
     pub oldest: Duration,
+    /// Where the progress is remembered with exactly-once delivery.
+    pub progress_topic: ProgressTopic,
 }
 
 impl std::fmt::Debug for Kafka {
@@ -99,6 +101,7 @@ impl std::fmt::Debug for Kafka {
             .field("properties", &names)
             .field("on_missing_topic", &self.on_missing_topic)
             .field("oldest", &self.oldest)
+            .field("progress_topic", &self.progress_topic)
             .finish()
     }
 }
@@ -168,15 +171,23 @@ fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
             judge.complain(&format!("kafka.{}", complaint.key), complaint.problem);
         }
     }
+    let partitions = count_or_default(judge, "relay.create.partitions");
+    let replication = count_or_default(judge, "relay.create.replication");
+    let words = vec![("wait", OnMissingTopic::Wait), ("create", OnMissingTopic::Create { partitions, replication })];
+    let on_missing_topic = judge.word("relay.on_missing_topic", words).unwrap_or_default();
+    let name = judge.text("relay.progress_topic");
+    if !is_topic_name(&name) {
+        judge.complain(
+            "relay.progress_topic",
+            format!("{name:?} cannot name a topic; use letters, digits, '.', '_' and '-'"),
+        );
+    }
     let oldest = judge.duration("relay.in_flight.age", MILLISECOND..=HOUR);
-    Kafka { properties, on_missing_topic: on_missing_topic(judge), oldest }
+    Kafka { properties, on_missing_topic, oldest, progress_topic: ProgressTopic { name, replication } }
 }
 
 fn relay(judge: &mut Judge<'_>) -> relay::Settings {
-    let _: Option<()> = judge.word(
-        "relay.delivery",
-        vec![("at-least-once", Choice::Means(())), ("fenced", Choice::Later), ("exactly-once", Choice::Later)],
-    );
+    let delivery = judge.parsed("relay.delivery").unwrap_or_default();
     let (on_reject, dead_letter_topic) = (on_reject(judge), dead_letter_topic(judge));
     let batch = limit(judge, "relay.batch");
     let in_flight = limit(judge, "relay.in_flight");
@@ -189,11 +200,17 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
             );
         }
     }
+    // The rows of one read must fit into one record of the progress, named one by one.
+    if delivery == Delivery::ExactlyOnce && batch.records > 10_000 {
+        judge.complain("relay.batch.records", "is more than 10000, the most with exactly-once delivery; lower it");
+    }
     relay::Settings {
         holder: holder(),
         lease_ttl: judge.duration("lease.ttl", SHORTEST_LEASE..=HOUR),
         batch,
         in_flight,
+        delivery,
+        transaction: limit(judge, "relay.transaction"),
         drain_deadline: judge.duration("relay.shutdown.deadline", Duration::ZERO..=HOUR),
         checkpoint_interval: judge.duration("relay.checkpoint.interval", 10 * MILLISECOND..=HOUR),
         on_reject,
@@ -239,7 +256,7 @@ fn http(judge: &mut Judge<'_>) -> Option<String> {
 }
 
 fn log(judge: &mut Judge<'_>) -> logging::Settings {
-    let formats = logging::Format::ALL.map(|format| (format.as_str(), Choice::Means(format)));
+    let formats = logging::Format::ALL.map(|format| (format.as_str(), format));
     let format = judge.word("log.format", formats.into()).unwrap_or_default();
     let level = judge.text("log.level");
     if let Err(problem) = logging::check_level(&level) {
@@ -255,19 +272,11 @@ fn holder() -> String {
     format!("{host}/{}", std::process::id())
 }
 
-fn on_missing_topic(judge: &mut Judge<'_>) -> OnMissingTopic {
-    let counts = |judge: &mut Judge<'_>, key: &str| {
-        let count = judge.count(key, -1..=100_000);
-        if count == 0 {
-            judge.complain(key, "0 is out of bounds; use a positive number, or -1 for the broker's default");
-        }
-        i32::try_from(count).unwrap_or(-1)
-    };
-    let partitions = counts(judge, "relay.create.partitions");
-    let replication = counts(judge, "relay.create.replication");
-    let words = vec![
-        ("wait", Choice::Means(OnMissingTopic::Wait)),
-        ("create", Choice::Means(OnMissingTopic::Create { partitions, replication })),
-    ];
-    judge.word("relay.on_missing_topic", words).unwrap_or_default()
+/// A positive number, or -1 for what the broker gives by default.
+fn count_or_default(judge: &mut Judge<'_>, key: &str) -> i32 {
+    let count = judge.count(key, -1..=100_000);
+    if count == 0 {
+        judge.complain(key, "0 is out of bounds; use a positive number, or -1 for the broker's default");
+    }
+    i32::try_from(count).unwrap_or(-1)
 }

@@ -33,6 +33,11 @@ pub trait LeaseSession: Send {
     /// holder that has it: after the database was away nobody else needs to be waited for.
     fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>>;
 
+    /// Says that whoever wins through this session shuts its predecessor out at the broker. Then a lease that has not
+    /// run out is won all the same once nothing else shows that its holder lives, where the store can tell: a lock that
+    /// dies with its session. Other stores take no notice.
+    fn fence(&mut self) {}
+
     /// Prolongs the lease by the time to live, counted from when the call was made.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::contract::{BoxFuture, SinkError};
-use crate::outbox::{HoldCause, Record, Term};
+use crate::outbox::{HoldCause, Position, Progress, Record, Term};
 
 /// Where records are published.
 pub trait Sink: Send {
@@ -50,6 +50,35 @@ pub trait Sink: Send {
     /// When the sink must be opened anew; the receipts of earlier calls then resolve without further delay,
     /// and what was taken over of this call may or may not be delivered.
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+
+    /// As [`submit`](Self::submit), for sinks that remember how far they are. `after` is the position that is reached
+    /// once *all* these records, and all submitted before since the sink was opened, are delivered; `None` where the
+    /// position does not move with them: something was kept back, or they come out of line.
+    ///
+    /// *Atomic* in such sinks: the records and the memory of them become visible together. From a record on that is
+    /// answered as anything but delivered the position stands still until the sink is opened anew, and what is
+    /// delivered nevertheless is remembered row by row, which has a bound: then the sink asks to be opened anew.
+    ///
+    /// # Errors
+    /// As of `submit`.
+    fn submit_with_progress<'a>(
+        &'a mut self,
+        records: &'a [Record],
+        after: Option<&'a Position>,
+    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        let _ = after;
+        self.submit(records)
+    }
+
+    /// After [`open`](Self::open): what was published by sinks of this outbox before, read from the broker. `None`
+    /// where that is not remembered, or nothing is.
+    fn progress(&mut self) -> Option<Progress> {
+        None
+    }
+
+    /// Says that what [`progress`](Self::progress) told is durable in the database by now, so that the rows it named
+    /// one by one need not be remembered any longer.
+    fn taken_over(&mut self) {}
 
     /// Whether a record of this topic would be accepted by now. The relay asks about held topics now and then;
     /// the answer borrows nothing, so that publishing goes on meanwhile.

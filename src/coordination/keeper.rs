@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ pub struct Keeper {
     store: Arc<dyn LeaseStore>,
     holder: String,
     ttl: Duration,
+    fences: bool,
 }
 
 /// A leadership: a term, and how long it can be trusted. Dropping it stops the renewals, and the lease runs out.
@@ -34,6 +36,8 @@ pub struct Leadership {
     fading: CancellationToken,
     lost: CancellationToken,
     resign: CancellationToken,
+    /// Asks for a renewal at once.
+    confirmations: mpsc::Sender<oneshot::Sender<()>>,
     renewals: JoinHandle<()>,
 }
 
@@ -42,7 +46,13 @@ impl Keeper {
     /// that are called the same.
     pub fn new(store: Arc<dyn LeaseStore>, holder: &str, ttl: Duration) -> Self {
         let mark = Uuid::new_v4().simple().to_string();
-        Self { store, holder: format!("{holder}/{}", &mark[..8]), ttl }
+        Self { store, holder: format!("{holder}/{}", &mark[..8]), ttl, fences: false }
+    }
+
+    /// For a relay whose sink shuts its predecessor out: takes a lease over as soon as its holder's lock is gone.
+    #[must_use]
+    pub fn fencing(self) -> Self {
+        Self { fences: true, ..self }
     }
 
     /// What this relay is called in the lease: no other keeper is called so.
@@ -80,6 +90,9 @@ impl Keeper {
         connected: &mut impl FnMut(bool),
     ) -> Result<Leadership, StoreError> {
         let mut session = self.store.lease(&self.holder, self.ttl).await?;
+        if self.fences {
+            session.fence();
+        }
         loop {
             let began = Instant::now();
             let bid = session.bid().await?;
@@ -97,7 +110,9 @@ impl Keeper {
     fn begin(&self, session: Box<dyn LeaseSession>, term: Term, began: Instant) -> Leadership {
         let trusted_until = Arc::new(Mutex::new(began + trust(self.ttl)));
         let [fading, lost, resign] = [(); 3].map(|()| CancellationToken::new());
+        let (confirmations, confirm) = mpsc::channel(1);
         let renewer = Renewer {
+            confirm,
             store: Arc::clone(&self.store),
             holder: self.holder.clone(),
             term,
@@ -107,7 +122,8 @@ impl Keeper {
             lost: lost.clone(),
             resign: resign.clone(),
         };
-        Leadership { term, trusted_until, fading, lost, resign, renewals: tokio::spawn(renewer.run(session)) }
+        let renewals = tokio::spawn(renewer.run(session));
+        Leadership { term, trusted_until, fading, lost, resign, confirmations, renewals }
     }
 }
 
@@ -136,6 +152,12 @@ impl Leadership {
     /// the trust lasts.
     pub fn fading(&self) -> &CancellationToken {
         &self.fading
+    }
+
+    /// Whether the database says, now, that this relay leads. Waits for the answer while the lease is trusted.
+    pub async fn confirm(&self) -> bool {
+        let (reply, confirmed) = oneshot::channel();
+        self.confirmations.send(reply).await.is_ok() && confirmed.await.is_ok()
     }
 
     /// Cancelled when this relay must no longer act as leader.
@@ -174,6 +196,7 @@ enum Renewal {
 }
 
 struct Renewer {
+    confirm: mpsc::Receiver<oneshot::Sender<()>>,
     store: Arc<dyn LeaseStore>,
     holder: String,
     term: Term,
@@ -185,19 +208,21 @@ struct Renewer {
 }
 
 impl Renewer {
-    async fn run(self, mut session: Box<dyn LeaseSession>) {
+    async fn run(mut self, mut session: Box<dyn LeaseSession>) {
         loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 () = self.resign.cancelled() => {
                     self.say(session.resign(self.term).await);
                     break;
                 }
-                () = sleep(self.ttl / 4) => {}
-            }
+                Some(asked) = self.confirm.recv() => Some(asked),
+                () = sleep(self.ttl / 4) => None,
+            };
             match self.renew(&mut *session).await {
-                Renewal::Done => {}
+                // Whoever asked may have gone.
+                Renewal::Done => drop(asked.map(|reply| reply.send(()))),
                 Renewal::Failed => {
-                    drop(session);
+                    drop(asked);
                     self.fade().await;
                     break;
                 }
@@ -231,8 +256,11 @@ impl Renewer {
 
     /// Lets what is in flight end while the trust lasts. If it did, the lease is given up through a session of its own,
     /// so that nobody waits for it to run out.
-    async fn fade(&self) {
+    async fn fade(&mut self) {
         self.fading.cancel();
+        // Nobody is told any more that this relay leads.
+        self.confirm.close();
+        while self.confirm.try_recv().is_ok() {}
         tokio::select! {
             biased;
             () = sleep_until(self.deadline()) => {

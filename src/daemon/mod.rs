@@ -59,7 +59,7 @@ where
         return house.run(patience).await;
     };
     let source = config.outbox.source.clone().unwrap_or(own_name);
-    let letters = config.relay.dead_letter_topic.is_some().then(|| backends::sink(&config, source.clone()));
+    let letters = config.relay.dead_letter_topic.is_some().then(|| backends::dead_letter_sink(&config, source.clone()));
     let sink = wrap(backends::sink(&config, source)?);
     start_work(&mut house, config, backend.store(), (sink, letters.transpose()?), &page);
     house.run(patience).await

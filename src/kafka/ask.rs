@@ -33,13 +33,22 @@ pub(crate) enum Answer {
     Known {
         /// Its number of partitions.
         partitions: i32,
-        /// Its `max.message.bytes`, where we may know it.
-        limit: Option<usize>,
+        /// What its settings say about records, where we may know it.
+        terms: Terms,
     },
     /// Its records must wait.
     Held(HoldCause),
     /// No topic can have this name.
     Impossible,
+}
+
+/// What a topic demands of records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Its `max.message.bytes`, where the broker tells. Where not, the broker is the judge.
+    pub(crate) limit: Option<usize>,
+    /// Whether it is compacted, so that every record needs a key; where the broker tells.
+    pub(crate) compacted: Option<bool>,
 }
 
 /// Asks about topics, through the producer's own client, so that it knows them too.
@@ -59,7 +68,7 @@ impl Asker {
         self.admin.reach.answered();
         match (answer, self.admin.on_missing_topic) {
             (Answer::Held(HoldCause::MissingTopic), OnMissingTopic::Create { partitions, replication }) => {
-                if !self.admin.create(topic, partitions, replication).await? {
+                if !self.admin.create(&NewTopic::new(topic, partitions, TopicReplication::Fixed(replication))).await? {
                     return Ok(answer);
                 }
                 self.look_again(topic).await
@@ -81,7 +90,7 @@ impl Asker {
     }
 
     /// Brokers learn of a new topic one after the other.
-    async fn look_again(&self, topic: &str) -> Result<Answer, KafkaError> {
+    pub(crate) async fn look_again(&self, topic: &str) -> Result<Answer, KafkaError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         for _ in 1..CREATED_ASKS {
             match self.look(topic).await {
@@ -92,9 +101,9 @@ impl Asker {
         self.look(topic).await
     }
 
-    async fn look(&self, topic: &str) -> Result<Answer, KafkaError> {
+    pub(crate) async fn look(&self, topic: &str) -> Result<Answer, KafkaError> {
         match self.partitions(topic).await {
-            Ok(partitions) => Ok(Answer::Known { partitions, limit: self.admin.limit(topic).await }),
+            Ok(partitions) => Ok(Answer::Known { partitions, terms: self.admin.terms(topic).await }),
             Err(error) => match errors::code(&error).map(errors::verdict) {
                 Some(Verdict::Hold(cause)) => Ok(Answer::Held(cause)),
                 Some(Verdict::Reject(_)) => Ok(Answer::Impossible),
@@ -151,32 +160,36 @@ impl Admin {
         Ok(Arc::clone(client.insert(made)))
     }
 
-    /// The topic's `max.message.bytes`; `None` where the broker does not tell. Then the broker is the judge.
-    async fn limit(&self, topic: &str) -> Option<usize> {
+    /// What the topic demands of records, as far as the broker tells.
+    async fn terms(&self, topic: &str) -> Terms {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-        let client = self.client().ok()?;
+        let Ok(client) = self.client() else { return Terms::default() };
         let described = client.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
-        let limit =
-            described.map(|resources| resources.into_iter().next()?.ok()?.get("max.message.bytes")?.value.clone());
-        match limit {
-            Ok(limit) => limit?.parse().ok(),
+        let described = described.map(|resources| resources.into_iter().next().and_then(Result::ok));
+        let settings = match described {
+            Ok(settings) => settings,
             Err(error) => {
-                tracing::debug!(topic, error = %error, "the topic's limits are not readable");
+                tracing::debug!(topic, error = %error, "the topic's settings are not readable");
                 None
             }
+        };
+        let value = |name| settings.as_ref()?.get(name)?.value.as_deref();
+        Terms {
+            limit: value("max.message.bytes").and_then(|limit| limit.parse().ok()),
+            compacted: value("cleanup.policy").map(|policy| policy.contains("compact")),
         }
     }
 
     /// Creates a topic; `false` when that is not possible, which is said once for each topic.
-    async fn create(&self, topic: &str, partitions: i32, replication: i32) -> Result<bool, KafkaError> {
+    pub(crate) async fn create(&self, new: &NewTopic<'_>) -> Result<bool, KafkaError> {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
         let client = self.client()?;
-        let created = client.create_topics([&new], &options).await?;
+        let created = client.create_topics([new], &options).await?;
+        let (topic, partitions) = (new.name, new.num_partitions);
         let refused = created.into_iter().find_map(Result::err).map(|(_, code)| code);
         match refused {
             None => {
-                tracing::info!(topic, partitions, replication, "created the missing topic");
+                tracing::info!(topic, partitions, "created the missing topic");
                 Ok(true)
             }
             Some(RDKafkaErrorCode::TopicAlreadyExists) => Ok(true),
@@ -184,7 +197,7 @@ impl Admin {
             Some(code) => {
                 let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
                 if said.insert(topic.to_owned()) {
-                    tracing::warn!(topic, partitions, replication, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
+                    tracing::warn!(topic, partitions, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
                 }
                 Ok(false)
             }

@@ -6,13 +6,19 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 
+use crate::kafka::producer::Role;
 use crate::kafka::properties;
+use crate::outbox::Delivery;
 
 /// The client's own default of `batch.size` and `message.max.bytes`.
 const MEGABYTE: usize = 1_000_000;
 
 /// The most that the client takes for `message.max.bytes`.
 const MESSAGE_LIMIT: usize = 1_000_000_000;
+
+/// How long the broker lets a transaction be open, unless the properties say otherwise. Long enough for a slow link and
+/// a broker's restart; what ends it sooner is the next leader, who need not wait for it.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a Kafka sink is set up with.
 #[derive(Clone)]
@@ -30,6 +36,26 @@ pub struct Settings {
     pub buffer_bytes: usize,
     /// How long the oldest unacknowledged submission may be under way before more wait.
     pub oldest: Duration,
+    /// How strong the delivery is. What fences does so by a `transactional.id` that is made of the source, which
+    /// therefore no other outbox of the same brokers may have.
+    pub delivery: Delivery,
+    /// Where an exactly-once sink remembers how far it is.
+    pub progress_topic: ProgressTopic,
+}
+
+/// Where an exactly-once sink remembers how far it is: one record for each outbox, in a compacted topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgressTopic {
+    /// Its name.
+    pub name: String,
+    /// On how many brokers each partition is kept if the sink creates it; -1 for the broker's default.
+    pub replication: i32,
+}
+
+impl Default for ProgressTopic {
+    fn default() -> Self {
+        Self { name: "outboxd-progress".to_owned(), replication: -1 }
+    }
 }
 
 impl Settings {
@@ -42,7 +68,17 @@ impl Settings {
             buffer_records: 100_000,
             buffer_bytes: 64 << 20,
             oldest: Duration::from_millis(500),
+            delivery: Delivery::default(),
+            progress_topic: ProgressTopic::default(),
         }
+    }
+
+    /// How long a transaction may be open. The client wants a request to have that long at most.
+    pub(crate) fn transaction_timeout(&self) -> Duration {
+        let given = self.number("transaction.timeout.ms");
+        let millis = given.or_else(|| self.number("socket.timeout.ms")).map(|millis| millis as u64);
+        let given_or_more = |millis| if given.is_some() { millis } else { TRANSACTION_TIMEOUT.max(millis) };
+        millis.map(Duration::from_millis).map_or(TRANSACTION_TIMEOUT, given_or_more)
     }
 
     /// The client's limit on a record, where the properties set one.
@@ -66,23 +102,36 @@ impl Settings {
     }
 
     /// The shape of a producer whose topics take batches of `smallest_limit`, and that must take a record of `largest`.
-    pub(crate) fn shape(&self, smallest_limit: Option<usize>, largest: usize, alone: bool) -> Shape {
+    pub(crate) fn shape(&self, smallest_limit: Option<usize>, largest: usize) -> Shape {
         let batch_size = self.number("batch.size").unwrap_or(MEGABYTE);
         Shape {
             batch_size: smallest_limit.map_or(batch_size, |limit| batch_size.min(limit)),
             message_limit: self.message_limit().unwrap_or_else(|| room_for(largest)),
-            alone,
         }
     }
 
+    /// What the producer is for that takes all records.
+    pub(crate) fn role(&self) -> Role {
+        if self.delivery.fences() { Role::Transactional } else { Role::Main }
+    }
+
     /// The configuration of a producer of this shape.
-    pub(crate) fn producer(&self, shape: Shape) -> ClientConfig {
+    pub(crate) fn producer(&self, role: Role, shape: Shape) -> ClientConfig {
         let mut config = properties::producer_config(&self.properties);
         config
             .set("batch.size", shape.batch_size.to_string())
             .set("message.max.bytes", shape.message_limit.to_string());
-        if shape.alone {
-            config.set("batch.num.messages", "1");
+        match role {
+            Role::Main => {}
+            Role::Isolation => {
+                // What is refused was alone then, and puts no end to the producer.
+                config.set("batch.num.messages", "1").set("enable.gapless.guarantee", "false");
+                config.set(properties::IN_FLIGHT, "1");
+            }
+            Role::Transactional => {
+                config.set("transactional.id", format!("outboxd-{}", self.source));
+                config.set("transaction.timeout.ms", self.transaction_timeout().as_millis().to_string());
+            }
         }
         // A queue that cannot hold the largest record would stay full for ever.
         let least = shape.message_limit / 1024 + 1;
@@ -115,6 +164,8 @@ impl fmt::Debug for Settings {
             .field("buffer_records", &self.buffer_records)
             .field("buffer_bytes", &self.buffer_bytes)
             .field("oldest", &self.oldest)
+            .field("delivery", &self.delivery)
+            .field("progress_topic", &self.progress_topic)
             .finish()
     }
 }
@@ -141,16 +192,12 @@ pub(crate) struct Shape {
     pub(crate) batch_size: usize,
     /// Bytes of a record at most: follows the largest record that a topic takes.
     pub(crate) message_limit: usize,
-    /// Whether every record is sent in a batch of its own, so that what is refused was refused by itself.
-    pub(crate) alone: bool,
 }
 
 impl Shape {
     /// Whether a producer of this shape does what one of the `wanted` shape would.
     pub(crate) fn serves(&self, wanted: &Shape) -> bool {
-        self.batch_size <= wanted.batch_size
-            && self.message_limit >= wanted.message_limit
-            && (self.alone || !wanted.alone)
+        self.batch_size <= wanted.batch_size && self.message_limit >= wanted.message_limit
     }
 }
 
@@ -166,9 +213,9 @@ mod tests {
     #[test]
     fn batches_stay_below_the_smallest_topic_and_records_may_be_as_large_as_the_largest() {
         let settings = settings(&[]);
-        let usual = settings.shape(None, 0, false);
+        let usual = settings.shape(None, 0);
         assert_eq!((usual.batch_size, usual.message_limit), (MEGABYTE, MEGABYTE));
-        let shape = settings.shape(Some(100_000), 5_000_000, false);
+        let shape = settings.shape(Some(100_000), 5_000_000);
         assert_eq!((shape.batch_size, shape.message_limit), (100_000, 1 << 23));
         assert!(!usual.serves(&shape));
         assert!(shape.serves(&usual));
@@ -178,11 +225,34 @@ mod tests {
     fn what_the_properties_say_about_sizes_is_kept() {
         let settings =
             settings(&[("message.max.bytes", "2000"), ("batch.size", "1000"), ("queue.buffering.max.kbytes", "70")]);
-        let shape = settings.shape(Some(100_000), 5_000_000, false);
+        let shape = settings.shape(Some(100_000), 5_000_000);
         assert_eq!((shape.batch_size, shape.message_limit), (1_000, 2_000));
-        assert_eq!(settings.producer(shape).get("queue.buffering.max.kbytes"), Some("70"));
-        let large = settings.producer(Shape { message_limit: 1 << 20, ..shape });
+        assert_eq!(settings.producer(Role::Main, shape).get("queue.buffering.max.kbytes"), Some("70"));
+        let large = settings.producer(Role::Main, Shape { message_limit: 1 << 20, ..shape });
         assert_eq!(large.get("queue.buffering.max.kbytes"), Some("1025"), "room for one record at least");
+    }
+
+    #[test]
+    fn a_transaction_may_take_as_long_as_is_said_and_no_less_than_a_request() {
+        let timeout = |given: &[(&str, &str)]| settings(given).transaction_timeout().as_millis();
+        assert_eq!(timeout(&[]), 30_000);
+        assert_eq!(timeout(&[("transaction.timeout.ms", "2000")]), 2_000);
+        assert_eq!(timeout(&[("socket.timeout.ms", "60000")]), 60_000);
+        assert_eq!(timeout(&[("socket.timeout.ms", "1000")]), 30_000);
+    }
+
+    #[test]
+    fn only_a_producer_that_fences_has_a_transactional_id_and_only_one_in_isolation_survives_a_refusal() {
+        let settings = Settings { delivery: Delivery::Fenced, ..settings(&[("max.in.flight", "5")]) };
+        let shape = settings.shape(None, 0);
+        assert_eq!(settings.role(), Role::Transactional);
+        let fencing = settings.producer(Role::Transactional, shape);
+        assert_eq!(fencing.get("transactional.id"), Some("outboxd-shop"));
+        let isolation = settings.producer(Role::Isolation, shape);
+        assert_eq!((isolation.get("transactional.id"), isolation.get("batch.num.messages")), (None, Some("1")));
+        assert_eq!(isolation.get("enable.gapless.guarantee"), Some("false"));
+        assert_eq!(isolation.get(properties::IN_FLIGHT), Some("1"));
+        assert_eq!(settings.producer(Role::Main, shape).get("enable.gapless.guarantee"), Some("true"));
     }
 
     #[test]

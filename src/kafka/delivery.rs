@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
@@ -19,15 +20,39 @@ const ROOM_TICK: Duration = Duration::from_millis(10);
 
 const _: () = assert!(usize::BITS == 64, "a slot and an index share one pointer-sized integer");
 
-/// What went wrong with a producer, so that it is to be built anew.
+/// Refused records that are remembered of one producer. More than any relay has in flight.
+const REFUSALS: usize = 100_000;
+
+/// A record that the broker refused, alone or together with others of its batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The row's id, from the record's headers.
+    pub(crate) id: Option<i64>,
+    pub(crate) topic: String,
+    pub(crate) key: Option<String>,
+    pub(crate) partition: i32,
+    /// The word for the cause.
+    pub(crate) code: &'static str,
+    /// What the broker said.
+    pub(crate) error: RDKafkaErrorCode,
+}
+
+/// What went wrong with a producer, so that it takes no more records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Spoil {
     /// What the client said first.
     pub(crate) reason: String,
-    /// Whether records were refused that shared a batch with others: which of them are at fault is not known.
-    pub(crate) suspects: bool,
+    /// Records that were refused, alone or in a batch: which of a batch are at fault is not known.
+    pub(crate) refused: Vec<Refused>,
     /// Topics whose records were refused, and what they wait for.
     pub(crate) held: Vec<(String, HoldCause)>,
+}
+
+impl Spoil {
+    /// A producer that is spoilt for a reason which teaches nothing about records.
+    pub(crate) fn because(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), ..Self::default() }
+    }
 }
 
 /// The ledger of one producer.
@@ -50,6 +75,8 @@ struct State {
     /// The count of reports at which whoever waits for room is woken.
     room_at: Option<u64>,
     spoil: Option<Spoil>,
+    /// Whether the transaction that was spoilt is aborted, so that the producer can go on.
+    aborted: bool,
     abandoned: bool,
 }
 
@@ -114,7 +141,8 @@ impl Ledger {
         let mut state = self.state();
         match &mut state.spoil {
             Some(first) => {
-                first.suspects |= spoil.suspects;
+                let room = REFUSALS.saturating_sub(first.refused.len());
+                first.refused.extend(spoil.refused.into_iter().take(room));
                 for held in spoil.held {
                     if !first.held.contains(&held) {
                         first.held.push(held);
@@ -127,7 +155,34 @@ impl Ledger {
         self.room.notify_one();
     }
 
-    /// Why the producer is to be built anew, if it is.
+    /// Counts a transaction as open, until [`release`](Self::release): its records alone do not end it.
+    pub(crate) fn retain(&self) {
+        self.state().open += 1;
+    }
+
+    /// Notes that a transaction has ended. `aborted`: it was undone, and the producer can go on once that is
+    /// [`mended`](Self::mend).
+    pub(crate) fn release(&self, aborted: bool) {
+        let mut state = self.state();
+        state.aborted = aborted;
+        if !state.abandoned {
+            state.open -= 1;
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Makes a producer good again whose transaction was aborted, and says what that one taught.
+    pub(crate) fn mend(&self) -> Option<Spoil> {
+        let mut state = self.state();
+        if !state.aborted || state.abandoned || state.open > 0 {
+            return None;
+        }
+        state.aborted = false;
+        state.warming = 0;
+        state.spoil.take()
+    }
+
+    /// Why the producer takes no more records, if it does not.
     pub(crate) fn spoiled(&self) -> Option<Spoil> {
         self.state().spoil.clone()
     }
@@ -161,6 +216,11 @@ impl Ledger {
     /// Waits until every submission is answered, or the producer is found to be no good.
     pub(crate) async fn drained(&self) {
         self.until(|state| state.open == 0 || state.spoil.is_some() || state.abandoned).await;
+    }
+
+    /// Waits until the producer is given up.
+    pub(crate) async fn given_up(&self) {
+        self.until(|state| state.abandoned).await;
     }
 
     /// Waits until every submission is answered, good producer or not.
@@ -383,10 +443,28 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_some());
 
         assert!(ledger.warmed().now_or_never().is_none());
-        ledger.spoil(Spoil { reason: "first".into(), ..Spoil::default() });
-        ledger.spoil(Spoil { reason: "second".into(), suspects: true, ..Spoil::default() });
+        let held = vec![("t".to_owned(), HoldCause::NotAuthorised)];
+        ledger.spoil(Spoil::because("first"));
+        ledger.spoil(Spoil { held: held.clone(), ..Spoil::because("second") });
         assert!(ledger.warmed().now_or_never().is_some() && ledger.drained().now_or_never().is_some());
         let spoil = ledger.spoiled().expect("spoilt");
-        assert_eq!((spoil.reason.as_str(), spoil.suspects), ("first", true));
+        assert_eq!((spoil.reason.as_str(), spoil.held), ("first", held));
+    }
+
+    #[test]
+    fn a_producer_whose_transaction_was_aborted_goes_on_once_it_is_mended() {
+        let ledger = Arc::new(Ledger::default());
+        ledger.retain();
+        ledger.spoil(Spoil::because("refused"));
+        assert_eq!(ledger.mend(), None, "the transaction is open");
+        assert!(!ledger.is_idle());
+        ledger.release(true);
+        assert!(ledger.is_idle() && !ledger.is_sound());
+        assert_eq!(ledger.mend(), Some(Spoil::because("refused")));
+        assert!(ledger.is_sound());
+        ledger.retain();
+        ledger.spoil(Spoil::because("fenced"));
+        ledger.release(false);
+        assert_eq!(ledger.mend(), None, "nobody knows what became of it");
     }
 }

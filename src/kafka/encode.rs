@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
 use crate::outbox::Record;
@@ -61,6 +61,13 @@ fn headers(record: &Record, source: &str) -> OwnedHeaders {
         .insert(Header { key: EVENT_ID, value: Some(event_id) })
         .insert(Header { key: ROW_ID, value: Some(row_id) })
         .insert(Header { key: SOURCE, value: Some(source) })
+}
+
+/// The row's id that the relay wrote into a record's headers, which come last.
+pub(crate) fn row_id(headers: Option<&BorrowedHeaders>) -> Option<i64> {
+    let headers = headers?;
+    let own = (0..headers.count()).rev().map(|at| headers.get(at)).find(|header| header.key == ROW_ID)?;
+    std::str::from_utf8(own.value?).ok()?.parse().ok()
 }
 
 /// Writes an integer without allocating.

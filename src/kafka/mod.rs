@@ -7,12 +7,15 @@
 //! - *Nothing lost*: records wait for room and for the broker as long as it takes; no attempt is counted.
 //! - *No topic by accident*: a record is handed to the client only once its topic is known; a topic that is missing,
 //!   or to which writing is not allowed, is held.
+//! - *Fencing*: with [`Delivery::Fenced`](crate::outbox::Delivery) and `ExactlyOnce` every submission is a transaction
+//!   of a producer named after the outbox. Opening the sink makes the broker refuse whatever earlier ones still send.
+//! - *Exactly once*: each transaction also says how far it is, and opening the sink reads that back.
+//! - *One bad record*: what was refused in a batch is sent again alone, its lane after it, and all others as ever.
 //! - *Sizes* are checked before anything is sent, and batches stay below the smallest topic limit in use, since a
 //!   broker refuses whole batches.
 //!
 //! Every record carries the headers `id`, `outbox-id` and `outbox-source` after the application's own, and the row's
-//! `created_at` as its timestamp. Does not do: transactions, and telling the one bad record of a batch from the others
-//! without sending the batch again, one by one.
+//! `created_at` as its timestamp.
 //!
 //! [`Consumer`] reads topics back, and [`Broker`] is a broker in this process, for the demo and for tests.
 
@@ -24,15 +27,20 @@ mod consumer;
 mod delivery;
 mod encode;
 mod errors;
+mod isolation;
+mod opening;
 mod partition;
 mod plan;
 mod producer;
+mod progress;
 mod properties;
 mod sink;
+mod suspects;
 mod topics;
+mod transaction;
 
 pub use broker::{Broker, BrokerError};
-pub use config::{OnMissingTopic, Settings};
+pub use config::{OnMissingTopic, ProgressTopic, Settings};
 pub use consumer::{Consumed, Consumer, ConsumerError, Isolation, partitions_of, read_to_end};
 pub use properties::{Complaint, check_properties};
 pub use sink::Sink;

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use rdkafka::producer::BaseRecord;
 use tokio::task::yield_now;
 
-use crate::contract::{Outcome, Receipt, Refusal, Rejection, SinkError};
+use crate::contract::{Outcome, Refusal, Rejection, SinkError};
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::delivery::{Spoil, Submission};
 use crate::kafka::producer::Producer;
-use crate::kafka::sink::{Sink, not_taken, unavailable};
-use crate::kafka::topics::{Known, State, Warmth};
+use crate::kafka::sink::{Sink, not_open, not_taken, unavailable};
+use crate::kafka::suspects::TOO_LARGE;
+use crate::kafka::topics::{Known, State, Topics, Warmth};
 use crate::kafka::{encode, partition};
 use crate::outbox::{Lane, Record};
 
@@ -23,19 +25,25 @@ const HEADER_FRAMING: usize = 10;
 /// So many records are handed over before others get a turn: a relay that has lost its lease meanwhile stops there.
 const STRIDE: usize = 250;
 
-/// What is to become of one record.
-#[derive(Debug)]
-enum Step {
-    /// It is sent to this partition.
-    Send { topic: usize, partition: i32 },
-    /// It is not sent.
-    Skip(Outcome),
+/// A record that is to be sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sending {
+    /// Its place in the submission.
+    pub(crate) index: usize,
+    /// Its topic's number.
+    pub(crate) topic: usize,
+    pub(crate) partition: i32,
 }
 
 /// What is to become of each record of a submission.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    steps: Vec<Step>,
+    /// Those that go at once.
+    pub(crate) together: Vec<Sending>,
+    /// Those that are suspected, or whose lanes are: see [`Suspects`](crate::kafka::suspects::Suspects).
+    pub(crate) alone: Vec<Sending>,
+    /// Those that are not sent.
+    pub(crate) kept: Vec<(usize, Outcome)>,
     /// Lanes of which a record is rejected here.
     pub(crate) blocked: Vec<Lane>,
 }
@@ -44,42 +52,43 @@ impl Plan {
     /// Plans a submission whose topics are all asked for, and says what shape of producer it needs. Nothing is
     /// sent of a lane after a record of it that is rejected.
     pub(crate) fn make(&mut self, sink: &mut Sink, records: &[Record]) -> Shape {
-        self.steps.reserve(records.len());
-        for record in records {
-            let step = self.step(sink, record);
-            self.steps.push(step);
+        self.together.reserve(records.len());
+        for (index, record) in records.iter().enumerate() {
+            if let Err(outcome) = self.place(sink, index, record) {
+                self.kept.push((index, outcome));
+            }
         }
         sink.shape()
     }
 
-    fn step(&mut self, sink: &mut Sink, record: &Record) -> Step {
-        let Some(number) = sink.topics.find(&record.topic) else { return Step::Skip(Outcome::Unknown) };
-        let known = match &mut sink.topics.get(number).state {
+    /// Plans to send a record, or says why it is not sent.
+    fn place(&mut self, sink: &mut Sink, index: usize, record: &Record) -> Result<(), Outcome> {
+        let topic = sink.topics.find(&record.topic).ok_or(Outcome::Unknown)?;
+        let known = match &mut sink.topics.get(topic).state {
             State::Known(known) => known,
-            State::Held(cause) => return Step::Skip(Outcome::Held(*cause)),
-            State::Impossible => return self.reject(record, impossible_topic(record)),
+            State::Held(cause) => return Err(Outcome::Held(*cause)),
+            State::Impossible => return Err(self.reject(record, impossible_topic(record))),
         };
-        if self.is_blocked(&sink.blocked, record) {
-            return Step::Skip(Outcome::Unknown);
+        let is_watched = !sink.suspects.is_empty();
+        let is_blocked = !self.blocked.is_empty() || !sink.blocked.is_empty();
+        let lane = if is_watched || is_blocked { record.lane() } else { None };
+        if lane.as_ref().is_some_and(|lane| sink.blocked.contains(lane) || self.blocked.contains(lane)) {
+            return Err(Outcome::Unknown);
         }
         match known.fits(record, &sink.settings) {
             Ok(size) => sink.largest = size.max(sink.largest),
-            Err(rejection) => return self.reject(record, rejection),
+            Err(rejection) => return Err(self.reject(record, rejection)),
         }
         let partition = partition::of(record, known.partitions, &mut known.spread);
-        Step::Send { topic: number, partition }
+        let is_suspected = is_watched && sink.suspects.concerns(record, lane.as_ref());
+        let way = if is_suspected { &mut self.alone } else { &mut self.together };
+        way.push(Sending { index, topic, partition });
+        Ok(())
     }
 
-    fn is_blocked(&self, before: &std::collections::HashSet<Lane>, record: &Record) -> bool {
-        if self.blocked.is_empty() && before.is_empty() {
-            return false;
-        }
-        record.lane().is_some_and(|lane| before.contains(&lane) || self.blocked.contains(&lane))
-    }
-
-    fn reject(&mut self, record: &Record, rejection: Rejection) -> Step {
+    fn reject(&mut self, record: &Record, rejection: Rejection) -> Outcome {
         self.blocked.extend(record.lane());
-        Step::Skip(Outcome::Rejected(Box::new(rejection)))
+        Outcome::Rejected(Box::new(rejection))
     }
 }
 
@@ -90,6 +99,7 @@ impl Known {
             Some(partition) if !(0..self.partitions).contains(&partition) => {
                 Err(impossible_partition(record, partition, self.partitions))
             }
+            _ if record.key.is_none() && self.terms.compacted == Some(true) => Err(missing_key(record)),
             _ => size_of(record, self, settings),
         }
     }
@@ -99,14 +109,14 @@ impl Known {
 fn size_of(record: &Record, known: &Known, settings: &Settings) -> Result<usize, Rejection> {
     let most = record.size() + record.headers.len() * HEADER_FRAMING + settings.source.len() + FRAMING;
     let client_limit = settings.largest_message();
-    if most <= client_limit && known.limit.is_none_or(|limit| most <= limit) {
+    if most <= client_limit && known.terms.limit.is_none_or(|limit| most <= limit) {
         return Ok(most);
     }
     let size = encode::batch_size(record, &settings.source);
     if size > client_limit {
         return Err(too_large(record, size, client_limit, "message.max.bytes of [kafka]"));
     }
-    match known.limit {
+    match known.terms.limit {
         // Compressed it may fit: the broker is the judge, and such a record travels in a batch of its own.
         Some(limit) if size > limit && !settings.compresses() => {
             Err(too_large(record, size, limit, "the topic's max.message.bytes"))
@@ -120,7 +130,7 @@ fn too_large(record: &Record, size: usize, limit: usize, whose: &str) -> Rejecti
     let message = format!(
         "it takes {size} bytes on the wire to topic {topic}, more than the {limit} of {whose}: raise that limit, or store the payload elsewhere and send a reference"
     );
-    Rejection { code: "message_too_large", message }
+    Rejection { code: TOO_LARGE, message }
 }
 
 fn impossible_topic(record: &Record) -> Rejection {
@@ -137,6 +147,13 @@ fn impossible_partition(record: &Record, partition: i32, partitions: i32) -> Rej
         "its row names partition {partition} of topic {topic}, which has {partitions}, numbered from 0: add partitions, or correct the row"
     );
     Rejection { code: "unknown_partition", message }
+}
+
+fn missing_key(record: &Record) -> Rejection {
+    let topic = &record.topic;
+    let message =
+        format!("it has no key, and topic {topic} is compacted: give it one, or change the topic's cleanup.policy");
+    Rejection { code: "missing_key", message }
 }
 
 impl Sink {
@@ -159,73 +176,70 @@ impl Sink {
             State::Held(_) => None,
         }
     }
+}
 
-    /// Hands the records over as planned. Of a cold partition one record goes first and alone; the others of that
-    /// partition follow, in order, once it is acknowledged.
-    pub(crate) async fn hand_over(&mut self, records: &[Record], plan: Plan) -> Result<Receipt, SinkError> {
-        let Self { producer, topics, settings, .. } = self;
-        let Some(producer) = producer else { return Err(unavailable("publishing", "the sink is not open")) };
-        let (submission, receipt) = producer.ledger.begin(records.len());
-        let mut writer = Writer { producer, submission, source: &settings.source, records };
-        let mut deferred: Vec<(usize, i32)> = Vec::new();
+/// Writes one submission.
+pub(crate) struct Writer<'a> {
+    pub(crate) producer: &'a mut Producer,
+    pub(crate) submission: Submission,
+    pub(crate) source: &'a str,
+    pub(crate) records: &'a [Record],
+}
+
+impl Writer<'_> {
+    /// Hands records over, in order; the place of one in `sendings` is its place in the submission if the submission
+    /// is of these records alone. Of a cold partition one record goes first and alone; the others of that partition
+    /// follow, in order, once it is acknowledged.
+    pub(crate) async fn write(
+        &mut self,
+        topics: &mut Topics,
+        sendings: impl Iterator<Item = (usize, Sending)>,
+    ) -> Result<(), SinkError> {
+        let mut deferred: Vec<(usize, Sending)> = Vec::new();
         let mut is_warming = false;
-        for (index, step) in plan.steps.into_iter().enumerate() {
-            if index % STRIDE == STRIDE - 1 {
+        for (count, (place, sending)) in sendings.enumerate() {
+            if count % STRIDE == STRIDE - 1 {
                 yield_now().await;
             }
-            let (topic, partition) = match step {
-                Step::Send { topic, partition } => (topic, partition),
-                Step::Skip(outcome) => {
-                    writer.submission.set(index, outcome);
-                    continue;
-                }
-            };
-            let State::Known(known) = &mut topics.get(topic).state else { continue };
-            match &mut known.warmth[partition as usize] {
-                Warmth::Warm => writer.send(index, partition).await?,
-                Warmth::Warming => deferred.push((index, partition)),
+            let State::Known(known) = &mut topics.get(sending.topic).state else { continue };
+            match &mut known.warmth[sending.partition as usize] {
+                Warmth::Warm => self.send(place, sending).await?,
+                Warmth::Warming => deferred.push((place, sending)),
                 cold @ Warmth::Cold => {
                     *cold = Warmth::Warming;
                     is_warming = true;
-                    writer.send_first(index, partition).await?;
+                    let ticket = self.submission.first_ticket(place);
+                    self.send_with(sending, ticket).await?;
                 }
             }
         }
         if is_warming || !deferred.is_empty() {
-            writer.warmed().await?;
+            self.warmed().await?;
             topics.warmed();
         }
-        for (index, partition) in deferred {
-            writer.send(index, partition).await?;
+        for (place, sending) in deferred {
+            self.send(place, sending).await?;
         }
-        Ok(receipt)
-    }
-}
-
-/// Writes one submission.
-struct Writer<'a> {
-    producer: &'a mut Producer,
-    submission: Submission,
-    source: &'a str,
-    records: &'a [Record],
-}
-
-impl Writer<'_> {
-    async fn send(&mut self, index: usize, partition: i32) -> Result<(), SinkError> {
-        let ticket = self.submission.ticket(index);
-        self.send_with(index, partition, ticket).await
+        Ok(())
     }
 
-    async fn send_first(&mut self, index: usize, partition: i32) -> Result<(), SinkError> {
-        let ticket = self.submission.first_ticket(index);
-        self.send_with(index, partition, ticket).await
+    /// Hands one record over.
+    pub(crate) async fn send(&mut self, place: usize, sending: Sending) -> Result<(), SinkError> {
+        let ticket = self.submission.ticket(place);
+        self.send_with(sending, ticket).await
     }
 
-    async fn send_with(&mut self, index: usize, partition: i32, ticket: usize) -> Result<(), SinkError> {
-        let record = encode::encode(&self.records[index], partition, self.source, ticket);
+    async fn send_with(&mut self, sending: Sending, ticket: usize) -> Result<(), SinkError> {
+        let record = encode::encode(&self.records[sending.index], sending.partition, self.source, ticket);
+        self.put(record).await
+    }
+
+    /// Hands over what is in the client's terms already.
+    pub(crate) async fn put(&mut self, record: BaseRecord<'_, str, [u8], usize>) -> Result<(), SinkError> {
+        let topic = record.topic;
         if let Err(error) = self.producer.send(record).await {
-            let reason = format!("the client does not take a record of topic {}: {error}", self.records[index].topic);
-            self.producer.ledger.spoil(Spoil { reason, ..Spoil::default() });
+            let reason = format!("the client does not take a record of topic {topic}: {error}");
+            self.producer.ledger.spoil(Spoil::because(reason));
             return Err(not_taken(error));
         }
         self.submission.sent();
@@ -239,7 +253,7 @@ impl Writer<'_> {
         match ledger.spoiled() {
             Some(spoil) => Err(unavailable("waiting for the first acknowledgement of a partition", spoil.reason)),
             None if ledger.is_sound() => Ok(()),
-            None => Err(unavailable("publishing", "the sink is not open")),
+            None => Err(not_open()),
         }
     }
 }

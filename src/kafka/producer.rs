@@ -7,7 +7,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message};
 use rdkafka::producer::{
     BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
@@ -17,8 +17,10 @@ use tokio::time::timeout;
 use crate::contract::{Outcome, Rejection};
 use crate::kafka::client_log::{ClientLog, Reach};
 use crate::kafka::config::Shape;
-use crate::kafka::delivery::{Ledger, Spoil};
+use crate::kafka::delivery::{Ledger, Refused, Spoil};
+use crate::kafka::encode;
 use crate::kafka::errors::{self, Verdict};
+use crate::kafka::transaction::Transactor;
 
 /// How long a producer that is no good may take to tell what became of the records that are under way.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
@@ -47,6 +49,17 @@ impl Drop for Handle {
     }
 }
 
+/// What a producer is for, and so what follows when the broker refuses a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It takes all records. A refusal puts an end to it, so that nothing of the record's lane follows.
+    Main,
+    /// It takes records that are suspected, each alone in its batch. A refusal rejects the record.
+    Isolation,
+    /// It takes records in transactions. A refusal undoes the transaction.
+    Transactional,
+}
+
 /// One producer, from its creation to its end.
 pub(crate) struct Producer {
     client: Handle,
@@ -54,18 +67,29 @@ pub(crate) struct Producer {
     pub(crate) ledger: Arc<Ledger>,
     /// What it was built for.
     pub(crate) shape: Shape,
+    /// Its transactions, if it makes any.
+    pub(crate) transactor: Option<Transactor>,
     enqueued: u64,
 }
 
 impl Producer {
     /// Builds a producer. It connects by itself, when it can. Call it within a tokio runtime.
-    pub(crate) fn build(config: &ClientConfig, shape: Shape, reach: &Arc<Reach>) -> Result<Self, KafkaError> {
+    pub(crate) fn build(
+        config: &ClientConfig,
+        role: Role,
+        shape: Shape,
+        reach: &Arc<Reach>,
+    ) -> Result<Self, KafkaError> {
         let ledger = Arc::new(Ledger::default());
         let log = ClientLog::new(Arc::clone(reach));
-        let context = Context { ledger: Arc::clone(&ledger), log, alone: shape.alone };
+        let context = Context { ledger: Arc::clone(&ledger), log, role };
         let client: Arc<Client> = Arc::new(config.create_with_context(context)?);
-        tokio::spawn(wind_up(Arc::clone(&ledger), Arc::downgrade(&client)));
-        Ok(Self { client: Handle(Some(client)), ledger, shape, enqueued: 0 })
+        let handle = Handle(Some(Arc::clone(&client)));
+        let transactor = (role == Role::Transactional).then(|| Transactor::start(handle.clone()));
+        if transactor.is_none() {
+            tokio::spawn(wind_up(Arc::clone(&ledger), Arc::downgrade(&client)));
+        }
+        Ok(Self { client: handle, ledger, shape, transactor, enqueued: 0 })
     }
 
     /// The client, for questions about topics: it must know them before it is sent records of them.
@@ -73,9 +97,9 @@ impl Producer {
         self.client.clone()
     }
 
-    /// Records handed over so far.
-    pub(crate) fn enqueued(&self) -> u64 {
-        self.enqueued
+    /// Whether it can take records and nothing of earlier ones is left to be told.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.ledger.is_sound() && self.ledger.is_idle()
     }
 
     /// Hands a record over, waiting while the client has no room.
@@ -105,6 +129,7 @@ impl Producer {
         self.ledger.abandon();
         let (done, ended) = oneshot::channel();
         let mut handle = self.client;
+        drop(self.transactor);
         std::thread::spawn(move || {
             handle.purge(PurgeConfig::default().queue().inflight());
             // Here, and not on yet another thread, so that the answer is true.
@@ -133,38 +158,59 @@ async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
 pub(crate) struct Context {
     ledger: Arc<Ledger>,
     log: ClientLog,
-    alone: bool,
+    role: Role,
 }
 
 impl Context {
-    /// Judges a record that was not delivered. Whatever the cause, the producer is to be built anew: nothing of
-    /// the record's lane may follow it.
-    fn failed(&self, code: RDKafkaErrorCode, topic: &str, partition: i32) -> Outcome {
+    /// Judges a record that was not delivered. Whatever the cause, nothing of the record's lane may follow it, so the
+    /// producer takes no more; but in isolation nothing of it is under way.
+    fn failed(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>) -> Outcome {
+        let topic = message.topic();
         let verdict = errors::verdict(code);
         if verdict == Verdict::Wait && !self.ledger.is_sound() {
             return Outcome::Unknown;
         }
-        let mut spoil =
-            Spoil { reason: format!("a record of topic {topic} was not delivered: {code}"), ..Spoil::default() };
+        let mut spoil = Spoil::because(format!("a record of topic {topic} was not delivered: {code}"));
         let outcome = match verdict {
             Verdict::Hold(cause) => {
                 spoil.held.push((topic.to_owned(), cause));
                 Outcome::Held(cause)
             }
-            Verdict::Reject(word) if self.alone => Outcome::Rejected(Box::new(Rejection {
-                code: word,
-                message: format!(
-                    "the broker refuses it, sent alone to partition {partition} of topic {topic}: {code}; correct the row, or the topic's settings"
-                ),
-            })),
-            Verdict::Reject(_) => {
-                spoil.suspects = true;
+            Verdict::Reject(word) => {
+                let refusal = refusal(word, code, message);
+                if self.role == Role::Isolation {
+                    return Outcome::Rejected(Box::new(refusal.rejection()));
+                }
+                spoil.refused.push(refusal);
                 Outcome::Unknown
             }
             Verdict::Wait | Verdict::Fatal => Outcome::Unknown,
         };
         self.ledger.spoil(spoil);
         outcome
+    }
+}
+
+/// What is to be remembered of a record that the broker refused.
+fn refusal(word: &'static str, error: RDKafkaErrorCode, message: &BorrowedMessage<'_>) -> Refused {
+    Refused {
+        id: encode::row_id(message.headers()),
+        topic: message.topic().to_owned(),
+        key: message.key().and_then(|key| std::str::from_utf8(key).ok()).map(str::to_owned),
+        partition: message.partition(),
+        code: word,
+        error,
+    }
+}
+
+impl Refused {
+    /// What it comes to when the record was sent alone.
+    pub(crate) fn rejection(&self) -> Rejection {
+        let Self { topic, partition, error, .. } = self;
+        let message = format!(
+            "the broker refuses it, sent alone to partition {partition} of topic {topic}: {error}; correct the row, or the topic's settings"
+        );
+        Rejection { code: self.code, message }
     }
 }
 
@@ -179,7 +225,7 @@ impl ProducerContext<NoCustomPartitioner> for Context {
             }
             Err((error, message)) => {
                 let code = errors::code(error).unwrap_or(RDKafkaErrorCode::Fail);
-                self.failed(code, message.topic(), message.partition())
+                self.failed(code, message)
             }
         };
         self.ledger.report(ticket, outcome);
@@ -193,7 +239,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if errors::code(&error) == Some(RDKafkaErrorCode::Fatal) {
-            self.ledger.spoil(Spoil { reason: reason.to_owned(), ..Spoil::default() });
+            self.ledger.spoil(Spoil::because(reason));
         } else {
             self.log.error(error, reason);
         }

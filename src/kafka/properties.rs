@@ -86,7 +86,7 @@ const FORCED: &[Forced] = &[
         names: &["transactional.id"],
         value: None,
         same: &[],
-        reason: "the relay itself decides about transactions",
+        reason: "the relay makes it of outbox.source, for relay.delivery = \"fenced\" and \"exactly-once\"",
     },
     Forced {
         names: &["partitioner"],
@@ -116,7 +116,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("sasl.mechanism", "sasl.mechanisms"),
 ];
 
-const IN_FLIGHT: &str = "max.in.flight.requests.per.connection";
+/// How many requests may be under way to one broker.
+pub(crate) const IN_FLIGHT: &str = "max.in.flight.requests.per.connection";
 
 /// Properties that say how to reach and convince a broker: what any other client of ours needs too.
 const CONNECTION: &[&str] = &[
@@ -288,7 +289,7 @@ mod tests {
             ("allow.auto.create.topics", "true", "on_missing_topic"),
             ("delivery.report.only.error", "true", "settles"),
             ("queuing.strategy", "lifo", "reorders"),
-            ("transactional.id", "x", "transactions"),
+            ("transactional.id", "x", "outbox.source"),
             ("partitioner", "consistent", "murmur2"),
         ];
         for (key, value, word) in otherwise {

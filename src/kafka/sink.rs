@@ -10,25 +10,19 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::contract::{BoxFuture, Receipt, Refusal, Sink as Contract, SinkError};
-use crate::kafka::ask::{Admin, Answer, Asker};
+use crate::kafka::ask::{Admin, Answer, Asker, Terms};
 use crate::kafka::client_log::Reach;
 use crate::kafka::config::{Settings, Shape};
-use crate::kafka::plan::Plan;
-use crate::kafka::producer::Producer;
+use crate::kafka::plan::{Plan, Writer};
+use crate::kafka::producer::{Producer, Role};
+use crate::kafka::progress::Memory;
 use crate::kafka::properties::check_properties;
+use crate::kafka::suspects::Suspects;
 use crate::kafka::topics::Topics;
-use crate::observe::metrics;
-use crate::outbox::{Lane, Record, Term, is_topic_name};
-
-/// How long a new producer waits for the old one's connections to close.
-const OLD_PRODUCER: Duration = Duration::from_secs(5);
+use crate::outbox::{Lane, Position, Progress, Record, Term, is_topic_name};
 
 /// Topics that are asked for at once.
 const QUESTIONS: usize = 16;
-
-/// After records were refused that shared batches with others, so many are sent one by one: more than any relay has
-/// in flight, so that the ones at fault are among them.
-const ALONE: u64 = 50_000;
 
 /// How often every partition counts as cold again. Brokers forget a producer that was silent there for long (a day by
 /// default), and with it the sequence that its records must follow.
@@ -43,14 +37,24 @@ pub struct Sink {
     pub(crate) blocked: HashSet<Lane>,
     /// Bytes of the largest record seen, roughly.
     pub(crate) largest: usize,
-    /// Whether records are sent one by one, to find the one at fault.
-    pub(crate) alone: bool,
+    /// Records that are sent alone, because they may be what was refused.
+    pub(crate) suspects: Suspects,
+    /// The producer that sends them, where deliveries are not transactions.
+    pub(crate) isolation: Option<Producer>,
+    /// What the broker remembers of the progress, in an exactly-once sink that is open.
+    pub(crate) memory: Option<Memory>,
+    pub(crate) reach: Arc<Reach>,
     admin: Arc<Admin>,
-    reach: Arc<Reach>,
-    /// Resolves when the last producer has ended.
-    ended: Option<oneshot::Receiver<()>>,
-    built_before: bool,
-    cooled: Instant,
+    /// The term for which the sink is open.
+    pub(crate) term: Option<Term>,
+    /// Whether the broker has let the producer in and shut out those before it.
+    pub(crate) is_initialised: bool,
+    /// Whether the producer must be replaced before its next transaction.
+    pub(crate) has_gap: bool,
+    /// Each resolves when an earlier producer has ended.
+    pub(crate) ended: Vec<oneshot::Receiver<()>>,
+    pub(crate) built_before: bool,
+    pub(crate) cooled: Instant,
 }
 
 impl Sink {
@@ -74,57 +78,23 @@ impl Sink {
             producer: None,
             blocked: HashSet::new(),
             largest: 0,
-            alone: false,
-            admin,
+            suspects: Suspects::default(),
+            isolation: None,
+            memory: None,
             reach,
-            ended: None,
+            admin,
+            term: None,
+            is_initialised: false,
+            has_gap: false,
+            ended: Vec::new(),
             built_before: false,
             cooled: Instant::now(),
         })
     }
 
-    async fn make_ready(&mut self) -> Result<(), SinkError> {
-        self.blocked.clear();
-        if self.producer.as_ref().is_some_and(|producer| producer.ledger.is_sound() && producer.ledger.is_idle()) {
-            return Ok(());
-        }
-        self.end_producer();
-        self.build(self.shape()).await
-    }
-
     /// The shape of producer that topics and records ask for, as far as they are known.
     pub(crate) fn shape(&self) -> Shape {
-        self.settings.shape(self.topics.smallest_limit(), self.largest, self.alone)
-    }
-
-    async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {
-        if let Some(ended) = self.ended.take() {
-            // What the old producer had sent must not arrive after what the new one sends.
-            let _ = timeout(OLD_PRODUCER, ended).await;
-        }
-        let producer = Producer::build(&self.settings.producer(shape), shape, &self.reach);
-        let producer = producer.map_err(|error| SinkError::Unusable {
-            problem: "the Kafka client cannot be created".to_owned(),
-            repair: "correct the kafka properties".to_owned(),
-            source: Some(Box::new(error)),
-        })?;
-        self.topics.begin_anew();
-        self.cooled = Instant::now();
-        self.producer = Some(producer);
-        if std::mem::replace(&mut self.built_before, true) {
-            metrics::count_producer_rebuild();
-        }
-        Ok(())
-    }
-
-    /// Puts an end to the producer, and remembers what it has learnt the hard way.
-    fn end_producer(&mut self) {
-        let Some(producer) = self.producer.take() else { return };
-        if let Some(spoil) = producer.ledger.spoiled() {
-            self.alone |= spoil.suspects;
-            spoil.held.iter().for_each(|(topic, cause)| self.topics.hold(topic, *cause));
-        }
-        self.ended = Some(producer.end());
+        self.settings.shape(self.topics.smallest_limit(), self.largest)
     }
 
     /// Finds records that can never be published as they are. A topic's limits may have been changed since they were
@@ -144,8 +114,12 @@ impl Sink {
         Ok(self.refusals(records))
     }
 
-    async fn take_over_or_explain(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
-        let taken = self.take_over(records).await;
+    async fn take_over_or_explain(
+        &mut self,
+        records: &[Record],
+        after: Option<&Position>,
+    ) -> Result<Receipt, SinkError> {
+        let taken = self.take_over(records, after).await;
         self.explained(taken).await
     }
 
@@ -174,9 +148,12 @@ impl Sink {
         self.sound().map(drop)
     }
 
-    async fn take_over(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
+    async fn take_over(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
         self.topics.hear();
         self.sound()?;
+        if self.settings.delivery.fences() {
+            self.last_transaction().await?;
+        }
         self.ask_for_what_is_due()?;
         self.topics.rotate();
         if self.cooled.elapsed() > COOLING {
@@ -187,32 +164,44 @@ impl Sink {
             self.learn(records).await?;
             let mut plan = Plan::default();
             let shape = plan.make(self, records);
-            if self.sound()?.shape.serves(&shape) && !self.has_been_careful_enough() {
+            if self.sound()?.shape.serves(&shape) {
                 self.blocked.extend(plan.blocked.drain(..));
-                return self.hand_over(records, plan).await;
+                return match self.settings.role() {
+                    Role::Transactional => self.transact(records, plan, after).await,
+                    Role::Main | Role::Isolation => self.hand_over(records, plan).await,
+                };
             }
             self.reshape().await?;
         }
     }
 
-    /// Lets everything that was handed over arrive, and goes on with a producer of the shape that is needed now.
-    async fn reshape(&mut self) -> Result<(), SinkError> {
+    /// Waits for the end of the last transaction: there is one at a time.
+    pub(crate) async fn last_transaction(&mut self) -> Result<(), SinkError> {
+        if !self.is_initialised {
+            return Err(not_open());
+        }
         self.sound()?.ledger.drained().await;
         self.sound()?;
-        self.alone &= !self.has_been_careful_enough();
-        let shape = self.shape();
-        tracing::info!(
-            batch_size = shape.batch_size,
-            message_max_bytes = shape.message_limit,
-            alone = shape.alone,
-            "a new producer for the topics' limits"
-        );
-        self.end_producer();
-        self.build(shape).await
+        if let Some(memory) = &mut self.memory {
+            memory.commit();
+        }
+        self.close_gap().await
     }
 
-    fn has_been_careful_enough(&self) -> bool {
-        self.alone && self.producer.as_ref().is_some_and(|producer| producer.enqueued() >= ALONE)
+    /// Hands the records over as planned, the suspects after the others.
+    async fn hand_over(&mut self, records: &[Record], plan: Plan) -> Result<Receipt, SinkError> {
+        let Self { producer, topics, settings, .. } = self;
+        let Some(producer) = producer else { return Err(not_open()) };
+        let (submission, receipt) = producer.ledger.begin(records.len());
+        let mut writer = Writer { producer, submission, source: &settings.source, records };
+        plan.kept.into_iter().for_each(|(index, outcome)| writer.submission.set(index, outcome));
+        writer.write(topics, plan.together.into_iter().map(|sending| (sending.index, sending))).await?;
+        if !plan.alone.is_empty() {
+            let submission = writer.submission;
+            let judged = self.isolate(records, plan.alone).await?;
+            judged.into_iter().for_each(|(index, outcome)| submission.set(index, outcome));
+        }
+        Ok(receipt)
     }
 
     /// Makes sure that the broker was asked for every record's topic, and waits for the answers as long as it takes.
@@ -239,7 +228,14 @@ impl Sink {
         loop {
             tokio::select! {
                 answer = answers.next() => match answer {
-                    Some((name, answer)) => self.topics.learn(&name, answer),
+                    Some((name, answer)) => {
+                        self.topics.learn(&name, answer);
+                        if let Answer::Known { terms: Terms { limit: Some(limit), .. }, .. } = answer
+                            && !self.settings.compresses()
+                        {
+                            self.suspects.explain(&name, limit);
+                        }
+                    }
                     None => return Ok(()),
                 },
                 () = ledger.ended() => return self.sound().map(|_| ()),
@@ -261,7 +257,7 @@ impl Sink {
         Ok(())
     }
 
-    fn asker(&self) -> Result<Asker, SinkError> {
+    pub(crate) fn asker(&self) -> Result<Asker, SinkError> {
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
         Ok(Asker { client: producer.client(), admin: Arc::clone(&self.admin) })
     }
@@ -296,8 +292,8 @@ impl Sink {
 }
 
 impl Contract for Sink {
-    fn open(&mut self, _term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.make_ready())
+    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(self.make_ready(term))
     }
 
     fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
@@ -309,7 +305,25 @@ impl Contract for Sink {
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take_over_or_explain(records))
+        Box::pin(self.take_over_or_explain(records, None))
+    }
+
+    fn submit_with_progress<'a>(
+        &'a mut self,
+        records: &'a [Record],
+        after: Option<&'a Position>,
+    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(self.take_over_or_explain(records, after))
+    }
+
+    fn progress(&mut self) -> Option<Progress> {
+        self.memory.as_ref()?.found().cloned()
+    }
+
+    fn taken_over(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.forget_rows();
+        }
     }
 
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
@@ -341,7 +355,8 @@ pub(crate) fn unavailable(doing: &'static str, source: impl Into<crate::contract
     SinkError::Unavailable { doing, source: source.into() }
 }
 
-fn not_open() -> SinkError {
+/// The producer is not what was opened, or nothing was.
+pub(crate) fn not_open() -> SinkError {
     unavailable("publishing", "the sink is not open")
 }
 

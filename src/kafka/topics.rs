@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kafka::ask::Answer;
+use crate::kafka::ask::{Answer, Terms};
 use crate::kafka::partition::Spread;
 use crate::outbox::HoldCause;
 
@@ -46,8 +46,8 @@ pub(crate) enum State {
 pub(crate) struct Known {
     /// Its number of partitions, at least one.
     pub(crate) partitions: i32,
-    /// Its `max.message.bytes`, where the broker tells.
-    pub(crate) limit: Option<usize>,
+    /// What its settings demand of records.
+    pub(crate) terms: Terms,
     /// Where its next record without a key goes.
     pub(crate) spread: Spread,
     /// By partition: whether this producer has had a record acknowledged there.
@@ -127,13 +127,13 @@ impl Topics {
         topic.asked = Instant::now();
         match (&mut topic.state, answer) {
             (State::Held(_), _) => {}
-            (State::Known(known), Answer::Known { partitions, limit }) => {
+            (State::Known(known), Answer::Known { partitions, terms }) => {
                 if partitions != known.partitions {
                     tracing::info!(topic = %name, before = known.partitions, partitions, "the topic's number of partitions changed; keys move");
                 }
                 known.partitions = partitions;
                 known.warmth.resize(partitions as usize, Warmth::Cold);
-                known.limit = limit;
+                known.terms = terms;
                 known.introduced = true;
             }
             (state, answer) => *state = State::from(answer),
@@ -184,10 +184,18 @@ impl Topics {
         .collect()
     }
 
+    /// Has the topic be asked for again before its next record.
+    pub(crate) fn ask_anew(&mut self, name: &str) {
+        let number = self.index.get(name).copied();
+        if let Some(State::Known(known)) = number.map(|number| &mut self.table[number].state) {
+            known.introduced = false;
+        }
+    }
+
     /// The smallest limit of the topics in use.
     pub(crate) fn smallest_limit(&self) -> Option<usize> {
         let known = self.table.iter().filter_map(|topic| match &topic.state {
-            State::Known(known) => known.limit,
+            State::Known(known) => known.terms.limit,
             State::Held(_) | State::Impossible => None,
         });
         known.min()
@@ -247,9 +255,9 @@ impl Topics {
 impl From<Answer> for State {
     fn from(answer: Answer) -> Self {
         match answer {
-            Answer::Known { partitions, limit } => {
+            Answer::Known { partitions, terms } => {
                 let warmth = vec![Warmth::Cold; partitions as usize];
-                State::Known(Known { partitions, limit, spread: Spread::default(), warmth, introduced: true })
+                State::Known(Known { partitions, terms, spread: Spread::default(), warmth, introduced: true })
             }
             Answer::Held(cause) => State::Held(cause),
             Answer::Impossible => State::Impossible,
@@ -300,7 +308,7 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    const KNOWN: Answer = Answer::Known { partitions: 3, limit: Some(1_000) };
+    const KNOWN: Answer = Answer::Known { partitions: 3, terms: Terms { limit: Some(1_000), compacted: None } };
 
     #[test]
     fn a_held_topic_stays_held_until_somebody_was_told_that_it_accepts() {
@@ -340,7 +348,7 @@ mod tests {
         assert!(topics.must_ask(&name, Some(3)));
         assert_eq!(topics.due(), [Arc::clone(&name)]);
         assert!(topics.due().is_empty());
-        topics.learn(&name, Answer::Known { partitions: 5, limit: None });
+        topics.learn(&name, Answer::Known { partitions: 5, terms: Terms::default() });
         assert!(!topics.must_ask(&name, Some(3)));
         assert!(matches!(&topics.get(0).state, State::Known(known) if known.warmth.len() == 5));
     }

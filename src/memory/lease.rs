@@ -31,16 +31,14 @@ impl Lease {
         self.sessions
     }
 
-    fn bid(&mut self, session: u64, holder: &str, ttl: Duration) -> Bid {
+    fn bid(&mut self, session: u64, holder: &str, ttl: Duration, fences: bool) -> Bid {
         let now = Instant::now();
         let left = self.ends.map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
         if left.is_some() && self.locked_by.is_some_and(|holder| holder != session) {
             return Bid::Taken;
         }
         self.locked_by = Some(session);
-        if let Some(left) = left
-            && self.holder != holder
-        {
+        if let Some(left) = left.filter(|_| !fences && self.holder != holder) {
             return Bid::Wait(left);
         }
         self.term += 1;
@@ -78,18 +76,25 @@ pub(super) struct Session {
     id: u64,
     holder: String,
     ttl: Duration,
+    fences: bool,
 }
 
 impl Session {
     pub(super) fn open(shared: Arc<Shared>, holder: &str, ttl: Duration) -> Self {
         let id = shared.state().lease.new_session();
-        Self { shared, id, holder: holder.to_owned(), ttl }
+        Self { shared, id, holder: holder.to_owned(), ttl, fences: false }
     }
 }
 
 impl LeaseSession for Session {
     fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
-        Box::pin(async { Ok(self.shared.change(|state| state.lease.bid(self.id, &self.holder, self.ttl))) })
+        Box::pin(async {
+            Ok(self.shared.change(|state| state.lease.bid(self.id, &self.holder, self.ttl, self.fences)))
+        })
+    }
+
+    fn fence(&mut self) {
+        self.fences = true;
     }
 
     fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -5,6 +5,7 @@
 
 mod batch;
 mod dead;
+mod delivery;
 mod held;
 mod message;
 mod record;
@@ -14,6 +15,7 @@ mod table;
 
 pub use batch::{Batch, Limit, Position};
 pub use dead::{DeadLetter, DeadLetterTopic, InvalidDeadLetterTopic};
+pub use delivery::{Delivery, Progress, UnknownDelivery};
 pub use held::{Held, HeldLane, HoldCause, Lane};
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};

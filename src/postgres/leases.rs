@@ -25,6 +25,8 @@ pub(super) struct PgLease {
     key: i32,
     holder: String,
     ttl: Duration,
+    /// Whether a lease that has not run out is taken over from a holder whose lock is gone.
+    fences: bool,
     locked: bool,
     /// Set while a statement is under way: after a failure nobody knows what the session holds.
     broken: bool,
@@ -33,7 +35,16 @@ pub(super) struct PgLease {
 impl PgLease {
     /// A session over a connection that is set up for it. `oid` is the outbox's.
     pub(super) fn new(conn: PgConnection, table: Table, oid: i64, holder: &str, ttl: Duration) -> Self {
-        Self { conn, table, key: lock_key(oid), holder: holder.to_owned(), ttl, locked: false, broken: false }
+        Self {
+            conn,
+            table,
+            key: lock_key(oid),
+            holder: holder.to_owned(),
+            ttl,
+            fences: false,
+            locked: false,
+            broken: false,
+        }
     }
 
     fn enter(&mut self) -> Result<(), StoreError> {
@@ -103,10 +114,10 @@ impl PgLease {
             "/* outboxd: claim_lease */
              update {lease} set term = term + 1, holder = $1, backend_pid = pg_backend_pid(), released = false,
                  acquired_at = clock_timestamp(), expires_at = clock_timestamp() + $2 * interval '1 microsecond'
-             where released or expires_at <= clock_timestamp() or holder = $1 returning term",
+             where released or expires_at <= clock_timestamp() or holder = $1 or $3 returning term",
             lease = self.table.lease()
         );
-        let statement = sqlx::query_scalar(sql(text)).bind(&self.holder).bind(micros(self.ttl));
+        let statement = sqlx::query_scalar(sql(text)).bind(&self.holder).bind(micros(self.ttl)).bind(self.fences);
         let term = ask_within("bidding for the lease", self.ttl, statement.fetch_optional(&mut self.conn)).await?;
         Ok(term.map(Term))
     }
@@ -167,6 +178,10 @@ fn micros(time: Duration) -> i64 {
 impl LeaseSession for PgLease {
     fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
         Box::pin(self.try_for_it())
+    }
+
+    fn fence(&mut self) {
+        self.fences = true;
     }
 
     fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -12,7 +12,7 @@ use crate::outbox::{Batch, Held, Limit, Position, Term};
 use crate::relay::lanes::{Command, Lanes};
 use crate::relay::pacer::Pacer;
 use crate::relay::session::{Ending, LastCheckpoint, Verdict};
-use crate::relay::settler::Progress;
+use crate::relay::settler::Frontier;
 use crate::relay::{Status, store_verdict};
 
 /// While nothing flows the position still moves with the database's other work; this often it is stored, so
@@ -80,9 +80,11 @@ pub(crate) struct Fetcher {
     pub(crate) credit: Credit,
     pub(crate) pacer: Pacer,
     pub(crate) checkpoint_interval: Duration,
+    /// Whether what was read must be proven durable before it is published.
+    pub(crate) proves: bool,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) batches: mpsc::Sender<Fetched>,
-    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) progress: watch::Receiver<Frontier>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -140,6 +142,13 @@ impl Fetcher {
             };
             metrics::record_fetch(began.elapsed());
             let (found, more) = (!batch.records.is_empty(), batch.more);
+            if found && self.proves {
+                tokio::select! {
+                    biased;
+                    proven = self.reader.prove(self.term) => proven?,
+                    () = self.ending.abort.cancelled() => return Err(cut_short("proving what was read")),
+                }
+            }
             self.pass_on(batch, permit, reached).await;
             if more {
                 continue;
@@ -221,7 +230,7 @@ impl Fetcher {
 /// The checkpoint that may be stored now, if it differs from the stored one.
 fn due(
     reached: &Reached,
-    progress: &watch::Receiver<Progress>,
+    progress: &watch::Receiver<Frontier>,
     lanes: &Mutex<Lanes>,
     term: Term,
 ) -> Option<Checkpoint> {
@@ -239,6 +248,6 @@ fn cut_short(doing: &'static str) -> StoreError {
 }
 
 /// Waits until the settler is done.
-async fn settled(mut progress: watch::Receiver<Progress>) {
+async fn settled(mut progress: watch::Receiver<Frontier>) {
     while progress.changed().await.is_ok() {}
 }

@@ -37,7 +37,7 @@ use crate::backoff::Backoff;
 use crate::contract::{LeaseStore, Rejection, Sink, SinkError, Store, StoreError};
 use crate::coordination::{Keeper, Leadership};
 use crate::observe::{chain, metrics};
-use crate::outbox::{DeadLetterTopic, Limit, RejectPolicy, Term};
+use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Term};
 use crate::relay::dead_letters::Courier;
 use crate::relay::session::{Session, Verdict};
 
@@ -57,6 +57,10 @@ pub struct Settings {
     pub batch: Limit,
     /// How much may be read and not settled: what bounds the memory.
     pub in_flight: Limit,
+    /// How strong the delivery is. The sink must be set up for the same.
+    pub delivery: Delivery,
+    /// How much that was read already goes into one submission of a sink that works in transactions.
+    pub transaction: Limit,
     /// How long a stop waits for what is in flight before it is cut off.
     pub drain_deadline: Duration,
     /// How often the checkpoint is stored while records flow.
@@ -83,6 +87,8 @@ impl Default for Settings {
             lease_ttl: Duration::from_secs(3),
             batch: Limit { records: 5_000, bytes: 8 << 20 },
             in_flight: Limit { records: 30_000, bytes: 48 << 20 },
+            delivery: Delivery::default(),
+            transaction: Limit { records: 10_000, bytes: 16 << 20 },
             drain_deadline: Duration::from_secs(20),
             checkpoint_interval: Duration::from_secs(1),
             poll_busy: Duration::from_millis(1),
@@ -153,7 +159,7 @@ impl Relay {
     }
 
     /// Publishes dead letters through this sink, to [`Settings::dead_letter_topic`]. It is another sink than that of
-    /// the records, so that neither gets into the other's way.
+    /// the records, so that neither gets into the other's way, and delivers at least once.
     #[must_use]
     pub fn with_dead_letters(mut self, sink: Box<dyn Sink>) -> Self {
         let (store, buried) = (Arc::clone(&self.store), Arc::clone(&self.buried));
@@ -184,7 +190,10 @@ impl Relay {
     async fn relay(&mut self, stop: &CancellationToken) -> Result<Ended, Error> {
         let store = Arc::clone(&self.store);
         let leases: Arc<dyn LeaseStore> = store;
-        let keeper = Keeper::new(leases, &self.settings.holder, self.settings.lease_ttl);
+        let mut keeper = Keeper::new(leases, &self.settings.holder, self.settings.lease_ttl);
+        if self.settings.delivery.fences() {
+            keeper = keeper.fencing();
+        }
         loop {
             let status = &self.status;
             let connected = |connected| standby(status, connected);

@@ -20,15 +20,16 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::contract::{Reader, Sink, Store};
+use crate::contract::{Reader, Sink, Store, StoreError};
 use crate::coordination::Leadership;
 use crate::observe::metrics;
+use crate::outbox::{Delivery, Progress, Term};
 use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
-use crate::relay::publisher::Publisher;
+use crate::relay::publisher::{Publisher, Standing};
 use crate::relay::rejections::Rejections;
-use crate::relay::settler::{Progress, Settler, Submitted, count_held};
+use crate::relay::settler::{Frontier, Settler, Submitted, count_held};
 use crate::relay::{Ended, Error, Phase, Settings, Status, sink_verdict, store_verdict};
 
 /// Batches read ahead of the publisher; their records are bounded by the credit.
@@ -101,8 +102,25 @@ impl Session<'_> {
     }
 
     async fn open(&mut self) -> Result<Box<dyn Reader>, Verdict> {
+        let fences = self.settings.delivery.fences();
+        if fences && !self.leadership.confirm().await {
+            return Err(Verdict::LeaseLost);
+        }
         self.sink.open(self.leadership.term()).await.map_err(sink_verdict)?;
+        // Who was shut out meanwhile may be the leader: a term that still stands after that cannot be followed by one
+        // whose leader was let in before.
+        if fences && !self.leadership.confirm().await {
+            return Err(Verdict::LeaseLost);
+        }
+        if let Some(progress) = self.sink.progress() {
+            take_over(self.store.as_ref(), self.leadership.term(), &progress).await?;
+            self.sink.taken_over();
+        }
         self.store.open().await.map_err(store_verdict)
+    }
+
+    fn is_exactly_once(&self) -> bool {
+        self.settings.delivery == Delivery::ExactlyOnce
     }
 
     async fn relay(&mut self, reader: Box<dyn Reader>) -> Verdict {
@@ -111,7 +129,7 @@ impl Session<'_> {
         let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS);
-        let (progress, reached) = watch::channel(Progress { number: 0, position: reader.position() });
+        let (progress, reached) = watch::channel(Frontier { number: 0, position: reader.position() });
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
         let settler = self.settler(&lanes, submitted, progress, &ending);
@@ -132,7 +150,7 @@ impl Session<'_> {
         };
         let panicked = |_| (None, Err(Verdict::Failed(Error::Panicked("fetcher"))));
         let (reader, fetched) = fetched.unwrap_or_else(panicked);
-        let all_settled = settled.is_ok();
+        let all_settled = matches!(settled, Ok(()) | Err(Verdict::Afresh));
         let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(graver);
         if let Some(reader) = reader {
             self.store_last_checkpoint(reader).await;
@@ -151,7 +169,7 @@ impl Session<'_> {
         reader: Box<dyn Reader>,
         lanes: &Arc<Mutex<Lanes>>,
         batches: mpsc::Sender<Fetched>,
-        progress: watch::Receiver<Progress>,
+        progress: watch::Receiver<Frontier>,
         ending: &Ending,
     ) -> Fetcher {
         Fetcher {
@@ -161,6 +179,7 @@ impl Session<'_> {
             credit: Credit::new(self.settings.in_flight, self.settings.batch),
             pacer: Pacer::new(self.store.wake(), self.settings),
             checkpoint_interval: self.settings.checkpoint_interval,
+            proves: self.is_exactly_once(),
             lanes: Arc::clone(lanes),
             batches,
             progress,
@@ -173,13 +192,14 @@ impl Session<'_> {
         &self,
         lanes: &Arc<Mutex<Lanes>>,
         submitted: mpsc::Receiver<Submitted>,
-        progress: watch::Sender<Progress>,
+        progress: watch::Sender<Frontier>,
         ending: &Ending,
     ) -> Settler {
         Settler {
             store: Arc::clone(self.store),
             lanes: Arc::clone(lanes),
             rejections: self.rejections(lanes),
+            exactly_once: self.is_exactly_once(),
             submitted,
             progress,
             status: self.status.clone(),
@@ -207,6 +227,7 @@ impl Session<'_> {
         ending: &Ending,
     ) -> (Result<(), Verdict>, Result<(), Verdict>) {
         let rejections = self.rejections(lanes);
+        let standing = Standing::of(self.is_exactly_once());
         let publisher = Publisher {
             rejections,
             sink: &mut *self.sink,
@@ -215,6 +236,8 @@ impl Session<'_> {
             fetched,
             submissions,
             release_interval: self.settings.release_interval,
+            standing,
+            together: self.settings.delivery.fences().then_some(self.settings.transaction),
             ending: ending.clone(),
         };
         let published = publisher.run().await;
@@ -244,6 +267,21 @@ impl Session<'_> {
             Err(_elapsed) => tracing::warn!("the last checkpoint was not stored in time"),
         }
     }
+}
+
+/// Lets the database know what the broker remembers: that decides what is published.
+async fn take_over(store: &dyn Store, mine: Term, progress: &Progress) -> Result<(), Verdict> {
+    let Progress { position, beyond, term } = progress;
+    if *term > mine {
+        return Err(store_verdict(StoreError::Unusable {
+            problem: format!(
+                "the progress in Kafka is of term {term}, and the database knows of none after {mine}: it was restored to an earlier point"
+            ),
+            repair: "if that was on purpose, run once with relay.delivery = \"at-least-once\", and remove the progress record of this outbox from the progress topic".to_owned(),
+            source: None,
+        }));
+    }
+    store.recover(mine, position.as_ref(), beyond).await.map_err(store_verdict)
 }
 
 /// A reader that is still good, and what is to be stored through it.

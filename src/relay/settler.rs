@@ -26,8 +26,9 @@ const SETTLEMENT: usize = 10_000;
 /// How long an attempt to settle that was under way may still take once the session has to end.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
-/// A batch that the sink has taken over.
+/// Batches that the sink has taken over together.
 pub(crate) struct Submitted {
+    /// The number of the last of them.
     pub(crate) number: u64,
     pub(crate) rows: Vec<Row>,
     /// How many records were read with it, those kept back included.
@@ -35,14 +36,16 @@ pub(crate) struct Submitted {
     pub(crate) receipt: Receipt,
     pub(crate) began: Instant,
     pub(crate) end: Position,
-    pub(crate) closed: Vec<Lane>,
-    pub(crate) heard: u64,
-    pub(crate) permit: Permit,
+    /// Whether some of them came out of line: no position tells of those.
+    pub(crate) out_of_line: bool,
+    /// Lanes whose release is complete with them, and how many commands the reader had heard when it said so.
+    pub(crate) closed: Vec<(Lane, u64)>,
+    pub(crate) permits: Vec<Permit>,
 }
 
 /// How far everything is settled or held.
 #[derive(Debug, Clone)]
-pub(crate) struct Progress {
+pub(crate) struct Frontier {
     /// The number of the last batch.
     pub(crate) number: u64,
     /// The position after it.
@@ -54,8 +57,10 @@ pub(crate) struct Settler {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) rejections: Rejections,
+    /// Whether the broker remembers a position, which stands still once a record waits.
+    pub(crate) exactly_once: bool,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
-    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) progress: watch::Sender<Frontier>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -124,6 +129,9 @@ impl Settler {
         if !batch.rows.is_empty() {
             metrics::record_publish_ack(batch.began.elapsed());
         }
+        if batch.out_of_line {
+            fold.settlement.set_out_of_line();
+        }
         let now = Utc::now();
         let mut published = Published::default();
         for (row, outcome) in batch.rows.into_iter().zip(outcomes) {
@@ -133,7 +141,12 @@ impl Settler {
                     metrics::record_commit_to_ack((now - row.created_at).to_std().unwrap_or_default());
                     published.count(&row.topic);
                 }
-                Outcome::Held(cause) => self.hold(&row, cause),
+                Outcome::Held(cause) => {
+                    self.hold(&row, cause);
+                    if self.exactly_once && verdict.is_ok() {
+                        *verdict = Err(Verdict::Afresh);
+                    }
+                }
                 Outcome::Rejected(rejection) => {
                     fold.rejected.push((row, *rejection));
                     // What follows in its lane was not sent: the next session reads it again.
@@ -150,12 +163,12 @@ impl Settler {
         published.record();
         if verdict.is_ok() {
             fold.end = Some((batch.number, batch.end));
-            fold.closed.extend(batch.closed.into_iter().map(|lane| (lane, batch.heard)));
+            fold.closed.extend(batch.closed);
         } else {
             self.ending.soft.cancel();
         }
         fold.read += batch.read;
-        fold.permits.push(batch.permit);
+        fold.permits.extend(batch.permits);
     }
 
     fn hold(&self, row: &Row, cause: HoldCause) {
@@ -238,7 +251,7 @@ impl Settler {
         metrics::set_in_flight(self.status.borrow().in_flight);
         metrics::set_progress_now();
         if let Some((number, position)) = end {
-            self.progress.send_replace(Progress { number, position });
+            self.progress.send_replace(Frontier { number, position });
         }
     }
 

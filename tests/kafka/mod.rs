@@ -1,9 +1,11 @@
 //! The Kafka wing, on the testbed's Apache Kafka, and on the client's in-process broker for outages and errors.
 
+mod isolation;
 mod outages;
 mod publishing;
 mod rejections;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -171,9 +173,13 @@ async fn delete_topic(properties: &BTreeMap<String, String>, topic: &str) {
 }
 
 async fn set_topic_limit(properties: &BTreeMap<String, String>, topic: &str, bytes: &str) {
-    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
+    set_topic(properties, topic, "max.message.bytes", bytes).await;
+}
+
+async fn set_topic(properties: &BTreeMap<String, String>, topic: &str, name: &str, value: &str) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
     let changed = admin(properties).alter_configs([&change], &AdminOptions::new()).await.expect("an answer");
-    changed.into_iter().for_each(|topic| drop(topic.expect("the limit is changed")));
+    changed.into_iter().for_each(|topic| drop(topic.expect("the setting is changed")));
 }
 
 /// All topics of the broker, asked in a way that creates none.

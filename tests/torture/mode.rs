@@ -19,7 +19,7 @@ pub(crate) struct Mode {
 pub(crate) const MODES: [Mode; SETTLE.len() * DELIVERY.len() * ON_REJECT.len()] = every_mode();
 
 const SETTLE: [&str; 3] = ["mark", "delete", "checkpoint"];
-const DELIVERY: [&str; 1] = ["at-least-once"];
+const DELIVERY: [&str; 3] = ["at-least-once", "fenced", "exactly-once"];
 const ON_REJECT: [&str; 3] = ["dead-letter", "block-key", "halt"];
 
 /// One after the other, so that rounds in a row differ in everything.

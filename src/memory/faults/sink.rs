@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, SinkError};
 use crate::memory::faults::{Call, Fault, Script};
-use crate::outbox::{Record, Term};
+use crate::outbox::{Position, Progress, Record, Term};
 
 /// Any sink, with a script between it and the relay.
 pub struct Sink {
@@ -22,8 +22,9 @@ impl Sink {
         Self { inner, script, ended: watch::Sender::new(()) }
     }
 
-    async fn take(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
-        let submitted = self.script.play(Call::Submit, self.inner.submit(records), |_| records.len()).await;
+    async fn take(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
+        let submitted = self.inner.submit_with_progress(records, after);
+        let submitted = self.script.play(Call::Submit, submitted, |_| records.len()).await;
         match submitted {
             Ok(receipt) => Ok(self.tell(receipt, records.len())),
             Err(error) => {
@@ -80,7 +81,23 @@ impl crate::contract::Sink for Sink {
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take(records))
+        Box::pin(self.take(records, None))
+    }
+
+    fn submit_with_progress<'a>(
+        &'a mut self,
+        records: &'a [Record],
+        after: Option<&'a Position>,
+    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(self.take(records, after))
+    }
+
+    fn progress(&mut self) -> Option<Progress> {
+        self.inner.progress()
+    }
+
+    fn taken_over(&mut self) {
+        self.inner.taken_over();
     }
 
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {

@@ -1,0 +1,188 @@
+//! Getting producers ready, and putting an end to them.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::time::{Instant, timeout};
+
+use crate::contract::SinkError;
+use crate::kafka::config::{Settings, Shape};
+use crate::kafka::delivery::Spoil;
+use crate::kafka::errors;
+use crate::kafka::producer::{Producer, Role};
+use crate::kafka::progress::Memory;
+use crate::kafka::sink::{Sink, unavailable};
+use crate::observe::metrics;
+use crate::outbox::{Delivery, Term};
+
+/// How long a new producer waits for the old one's connections to close.
+const OLD_PRODUCER: Duration = Duration::from_secs(5);
+
+/// How long the broker may take to let a producer in before the relay tries again. It waits until earlier
+/// transactions of this outbox have ended.
+const INITIALISING: Duration = Duration::from_secs(10);
+
+impl Sink {
+    /// Makes ready for a session of this term, with the producer at hand if that can go on.
+    pub(crate) async fn make_ready(&mut self, term: Term) -> Result<(), SinkError> {
+        self.blocked.clear();
+        self.suspects.expire();
+        self.mend();
+        if let Some(ended) = self.isolation.take_if(|isolation| !isolation.is_at_rest()) {
+            self.end(ended);
+        }
+        let is_fit = self.producer.as_ref().is_some_and(Producer::is_at_rest);
+        let fences = self.settings.delivery.fences();
+        if !is_fit || (fences && self.term != Some(term)) {
+            self.end_producer();
+            self.build(self.shape()).await?;
+        }
+        self.term = Some(term);
+        self.close_gap().await?;
+        self.initialise().await?;
+        self.recall(term).await
+    }
+
+    /// Goes on with a producer whose transaction was undone, with what that one taught.
+    pub(crate) fn mend(&mut self) -> Option<Spoil> {
+        let producer = self.producer.as_ref()?;
+        let spoil = producer.ledger.mend()?;
+        let batch = producer.shape.batch_size;
+        if let Some(memory) = &mut self.memory {
+            memory.undo();
+        }
+        self.topics.cool();
+        self.learn_from(&spoil, batch);
+        // After any other failure the client counts anew.
+        self.has_gap = !spoil.refused.is_empty() || !spoil.held.is_empty();
+        Some(spoil)
+    }
+
+    /// Makes the broker refuse what earlier producers of this outbox send, if that is wanted and not done.
+    async fn initialise(&mut self) -> Result<(), SinkError> {
+        let transactor = self.producer.as_ref().and_then(|producer| producer.transactor.clone());
+        if let Some(transactor) = transactor
+            && !self.is_initialised
+        {
+            transactor.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))?;
+            self.is_initialised = true;
+        }
+        Ok(())
+    }
+
+    /// Reads what the broker remembers, if that is wanted and not known.
+    async fn recall(&mut self, term: Term) -> Result<(), SinkError> {
+        if self.settings.delivery != Delivery::ExactlyOnce {
+            return Ok(());
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.begin_anew(term);
+            return Ok(());
+        }
+        let Settings { progress_topic, source, properties, .. } = &self.settings;
+        self.memory = Some(Memory::recall(&self.asker()?, progress_topic, source, properties, term).await?);
+        Ok(())
+    }
+
+    async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {
+        let ended = std::mem::take(&mut self.ended);
+        // What the old producer had sent must not arrive after what the new one sends; where the broker fences, it
+        // sees to that.
+        if !self.settings.delivery.fences() {
+            let _ = timeout(OLD_PRODUCER, join_all(ended)).await;
+        }
+        let producer = self.new_producer(self.settings.role(), shape)?;
+        self.topics.begin_anew();
+        self.cooled = Instant::now();
+        self.producer = Some(producer);
+        (self.is_initialised, self.has_gap) = (false, false);
+        if std::mem::replace(&mut self.built_before, true) {
+            metrics::count_producer_rebuild();
+        }
+        Ok(())
+    }
+
+    /// Lets everything that was handed over arrive, and goes on with a producer of the shape that is needed now.
+    pub(crate) async fn reshape(&mut self) -> Result<(), SinkError> {
+        self.sound()?.ledger.drained().await;
+        self.sound()?;
+        let shape = self.shape();
+        tracing::info!(
+            batch_size = shape.batch_size,
+            message_max_bytes = shape.message_limit,
+            "a new producer for the topics' limits"
+        );
+        self.replace(shape).await
+    }
+
+    /// Goes on with another producer where a refused record has left a gap in the numbers of the one at hand: the
+    /// client does not close it when the transaction is undone, and the broker would refuse the next one.
+    pub(crate) async fn close_gap(&mut self) -> Result<(), SinkError> {
+        if self.has_gap {
+            self.replace(self.shape()).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces a producer whose last transaction is over, so that what is remembered stays true.
+    async fn replace(&mut self, shape: Shape) -> Result<(), SinkError> {
+        let memory = self.memory.take();
+        self.end_producer();
+        self.build(shape).await?;
+        self.initialise().await?;
+        self.memory = memory;
+        Ok(())
+    }
+
+    /// A producer that connects by itself, when it can.
+    pub(crate) fn new_producer(&self, role: Role, shape: Shape) -> Result<Producer, SinkError> {
+        let producer = Producer::build(&self.settings.producer(role, shape), role, shape, &self.reach);
+        producer.map_err(|error| SinkError::Unusable {
+            problem: "the Kafka client cannot be created".to_owned(),
+            repair: "correct the kafka properties".to_owned(),
+            source: Some(Box::new(error)),
+        })
+    }
+
+    /// Puts an end to the producers, and remembers what they have learnt the hard way.
+    pub(crate) fn end_producer(&mut self) {
+        for producer in [self.producer.take(), self.isolation.take()].into_iter().flatten() {
+            self.end(producer);
+        }
+        self.is_initialised = false;
+        // Whether the last transaction was committed is to be read.
+        self.memory = None;
+    }
+
+    /// Puts an end to a producer, and remembers what it has learnt the hard way.
+    pub(crate) fn end(&mut self, producer: Producer) {
+        if let Some(spoil) = producer.ledger.spoiled() {
+            self.learn_from(&spoil, producer.shape.batch_size);
+        }
+        self.ended.push(producer.end());
+    }
+
+    /// Remembers what a producer, whose batches held so many bytes at most, has learnt of records and topics.
+    fn learn_from(&mut self, spoil: &Spoil, batch: usize) {
+        spoil.held.iter().for_each(|(topic, cause)| self.topics.hold(topic, *cause));
+        self.suspects.add(&spoil.refused, batch);
+        // A limit that was lowered, say.
+        spoil.refused.iter().for_each(|refused| self.topics.ask_anew(&refused.topic));
+    }
+}
+
+/// Why the broker did not let a producer in.
+fn not_let_in(error: KafkaError, settings: &Settings) -> SinkError {
+    let code = errors::code(&error);
+    if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
+        let timeout = settings.transaction_timeout();
+        return SinkError::Unusable {
+            problem: format!("the broker does not allow transactions of {timeout:?}"),
+            repair: "set transaction.timeout.ms of [kafka] to no more than the broker's transaction.max.timeout.ms"
+                .to_owned(),
+            source: Some(Box::new(error)),
+        };
+    }
+    unavailable("asking to be let in as the only producer of this outbox", error)
+}
