@@ -174,6 +174,8 @@ macro_rules! promises {
             lease: a_resigned_lease_is_won_at_once_and_terms_grow,
             lease: a_lease_that_ran_out_is_taken_over_and_its_term_is_over,
             lease: a_lost_session_leaves_its_lease_to_run_out,
+            lease: a_holder_takes_its_own_lease_again_at_once,
+            lease: a_lease_is_resigned_through_another_session_when_its_own_is_lost,
             lease: resigning_an_ended_term_does_nothing,
             lease: one_of_many_bidders_wins,
             wake: a_commit_wakes_who_waits,

@@ -32,6 +32,31 @@ async fn an_outage_costs_time_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn nothing_more_is_handed_over_while_the_broker_is_behind() {
+    let (broker, properties) = in_process("t", 3);
+    let oldest = Duration::from_millis(200);
+    let mut sink = open(Settings { oldest, ..settings(&properties) }).await;
+    assert!(publish(&mut sink, &records(0..300, "t", 7)).await.iter().all(is_delivered));
+    broker.down().expect("down");
+    let late = records(300..600, "t", 7);
+    within(sink.prepare(&late)).await.expect("nothing is under way yet");
+    let began = tokio::time::Instant::now();
+    let receipt = within(sink.submit(&late)).await.expect("taken over");
+    within(sink.prepare(&late)).await.expect("it is not late yet");
+    assert!(began.elapsed() < oldest, "this machine is too busy for the test");
+    tokio::time::sleep_until(began + oldest + Duration::from_millis(1)).await;
+    let next = records(600..900, "t", 7);
+    let mut preparing = sink.prepare(&next);
+    assert!(tokio::time::timeout(SHORTLY, &mut preparing).await.is_err(), "the broker is behind");
+    drop(preparing);
+    broker.up().expect("up");
+    within(sink.prepare(&next)).await.expect("the broker has caught up");
+    assert!(within(receipt).await.iter().all(is_delivered));
+    assert!(publish(&mut sink, &next).await.iter().all(is_delivered));
+    assert_whole_and_in_order(&read(&properties, "t").await, 0..900);
+}
+
+#[tokio::test]
 async fn a_broker_that_is_away_at_the_start_is_waited_for() {
     let (broker, properties) = in_process("t", 1);
     broker.down().expect("down");

@@ -22,6 +22,7 @@ pub(crate) struct Topic {
     brokers: String,
     name: String,
     partitions: i32,
+    replicas: i32,
 }
 
 impl Topic {
@@ -30,6 +31,19 @@ impl Topic {
         let topic = Self::missing(brokers, partitions);
         topic.appear().await;
         topic
+    }
+
+    /// Creates a topic that so many brokers keep.
+    pub(crate) async fn create_replicated(brokers: &str, partitions: i32, replicas: i32) -> Self {
+        let mut topic = Self::missing(brokers, partitions);
+        topic.replicas = replicas;
+        topic.appear().await;
+        topic
+    }
+
+    /// Creates a topic whose records bear the time at which the broker appended them.
+    pub(crate) async fn create_stamped(brokers: &str, partitions: i32) -> Self {
+        Self::create_with(brokers, partitions, "message.timestamp.type", "LogAppendTime").await
     }
 
     /// Creates a topic with a property of its own.
@@ -48,12 +62,12 @@ impl Topic {
 
     /// Thinks of a topic of this name that does not exist yet.
     pub(crate) fn missing_named(brokers: &str, name: String, partitions: i32) -> Self {
-        Self { brokers: brokers.to_owned(), name, partitions }
+        Self { brokers: brokers.to_owned(), name, partitions, replicas: 1 }
     }
 
     /// Thinks of a topic that does not exist yet.
     pub(crate) fn missing(brokers: &str, partitions: i32) -> Self {
-        Self { brokers: brokers.to_owned(), name: format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions }
+        Self::missing_named(brokers, format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions)
     }
 
     /// Creates the topic thought of.
@@ -62,7 +76,7 @@ impl Topic {
     }
 
     async fn make(&self, properties: &[(&str, &str)]) {
-        let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(self.replicas));
         for (property, value) in properties {
             new = new.set(property, value);
         }
@@ -71,9 +85,27 @@ impl Topic {
         wait::until_true("the new topic has leaders", wait::PATIENCE, async || self.exists()).await;
     }
 
+    /// Deletes it. Brokers hear of that one after the other.
+    pub(crate) async fn disappear(&self) {
+        let deleted = admin(&self.brokers).delete_topics(&[&self.name], &AdminOptions::new()).await;
+        deleted.expect("the broker answers")[0].as_ref().expect("the broker deletes the topic");
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its number of partitions.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
+    /// Which broker leads each partition; -1 where none does.
+    pub(crate) fn leaders(&self) -> Result<Vec<i32>, KafkaError> {
+        let metadata = consumer(&self.brokers).fetch_metadata(None, ANSWER_WITHIN)?;
+        let found = metadata.topics().iter().find(|topic| topic.name() == self.name);
+        Ok(found.map_or(Vec::new(), |topic| topic.partitions().iter().map(|partition| partition.leader()).collect()))
     }
 
     /// Whether the broker has it, with a leader for each partition. Asks for all topics, so that asking does
@@ -128,6 +160,7 @@ impl Topic {
                     left -= 1;
                     end = Instant::now() + wait::PATIENCE;
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) => eprintln!("reading {}: {error}", self.name),
                 None => sleep(Duration::from_millis(5)).await,
             }
@@ -140,7 +173,8 @@ impl Topic {
         Tail { consumer: self.at_the_beginning(), seen: Vec::new() }
     }
 
-    fn at_the_beginning(&self) -> BaseConsumer {
+    /// A consumer of all its partitions, before their first records.
+    pub(crate) fn at_the_beginning(&self) -> BaseConsumer {
         let consumer = consumer(&self.brokers);
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {
@@ -196,6 +230,7 @@ impl Tail {
     pub(crate) async fn take(&mut self) {
         match self.consumer.poll(Duration::ZERO) {
             Some(Ok(record)) => self.seen.push(record.detach()),
+            Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => eprintln!("following a topic: {error}"),
             None => sleep(Duration::from_millis(5)).await,
         }
@@ -219,10 +254,11 @@ pub(crate) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str
     std::str::from_utf8(found.value?).ok()
 }
 
+/// A consumer that commits nothing and says where a partition ends for now.
 fn consumer(brokers: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "outboxd-test").set("enable.auto.commit", "false");
-    config.set("allow.auto.create.topics", "false").set("log_level", "3");
+    config.set("allow.auto.create.topics", "false").set("log_level", "3").set("enable.partition.eof", "true");
     config.create().expect("a consumer can be set up")
 }
 
