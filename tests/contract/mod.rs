@@ -174,6 +174,7 @@ macro_rules! promises {
             lease: a_resigned_lease_is_won_at_once_and_terms_grow,
             lease: a_lease_that_ran_out_is_taken_over_and_its_term_is_over,
             lease: a_lost_session_leaves_its_lease_to_run_out,
+            lease: whoever_fences_waits_no_longer_for_a_lost_session_than_others,
             lease: resigning_an_ended_term_does_nothing,
             lease: one_of_many_bidders_wins,
             wake: a_commit_wakes_who_waits,

@@ -3,6 +3,7 @@
 mod connect;
 mod content;
 mod crash;
+mod fenced;
 mod held;
 mod housekeeping;
 mod logs;
