@@ -24,8 +24,9 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 test: testbed ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
 	. $(TESTBED)/env && cargo test --no-fail-fast
 
-bench: testbed ## Drains a backlog in each settle mode, beside the bare loop
+bench: testbed ## Drains a backlog in each mode, beside the bare loop; and publishes with each strength of delivery
 	. $(TESTBED)/env && cargo bench --bench drain
+	. $(TESTBED)/env && cargo bench --bench deliveries
 
 testbed: ## Starts the real services that the tests use
 	testbed/up
