@@ -8,14 +8,6 @@ use crate::config::complaint::{Complaint, Complaints};
 use crate::config::raw::{Raw, Scalar, Written};
 use crate::config::{secrets, values};
 
-/// A word that a setting may be.
-pub(crate) enum Choice<T> {
-    /// It means this.
-    Means(T),
-    /// It comes with a later release.
-    Later,
-}
-
 /// Reads values by their keys. A value that is wrong is complained of, and something harmless stands in for it
 /// until [`Judge::verdict`] refuses the whole.
 pub(crate) struct Judge<'a> {
@@ -69,20 +61,14 @@ impl<'a> Judge<'a> {
     }
 
     /// One of a few words.
-    pub(crate) fn word<T>(&mut self, key: &str, choices: Vec<(&str, Choice<T>)>) -> Option<T> {
+    pub(crate) fn word<T>(&mut self, key: &str, choices: Vec<(&str, T)>) -> Option<T> {
         let word = self.text(key);
-        let ready: Vec<String> = choices
-            .iter()
-            .filter(|(_, choice)| matches!(choice, Choice::Means(_)))
-            .map(|(word, _)| format!("{word:?}"))
-            .collect();
-        let ready = ready.join(" or ");
-        match choices.into_iter().find(|(choice, _)| *choice == word) {
-            Some((_, Choice::Means(meant))) => return Some(meant),
-            Some((_, Choice::Later)) => self.complain(key, format!("{word:?} is not available yet; use {ready}")),
-            None => self.complain(key, format!("{word:?} is not one of its words; use {ready}")),
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let found = choices.into_iter().find(|(choice, _)| *choice == word);
+        if found.is_none() {
+            self.complain(key, format!("{word:?} is not one of its words; use {}", words.join(" or ")));
         }
-        None
+        found.map(|(_, meant)| meant)
     }
 
     /// Text that another type reads, and refuses with words that say what would do.

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::complaint::Complaints;
-use crate::config::judge::{Choice, Judge};
+use crate::config::judge::Judge;
 use crate::config::raw::{Flag, Raw, Sources};
 use crate::kafka::{self, OnMissingTopic, ProgressTopic};
 use crate::observe::logging;
@@ -168,10 +168,7 @@ fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
     }
     let partitions = count_or_default(judge, "relay.create.partitions");
     let replication = count_or_default(judge, "relay.create.replication");
-    let words = vec![
-        ("wait", Choice::Means(OnMissingTopic::Wait)),
-        ("create", Choice::Means(OnMissingTopic::Create { partitions, replication })),
-    ];
+    let words = vec![("wait", OnMissingTopic::Wait), ("create", OnMissingTopic::Create { partitions, replication })];
     let on_missing_topic = judge.word("relay.on_missing_topic", words).unwrap_or_default();
     let name = judge.text("relay.progress_topic");
     if !is_topic_name(&name) {
@@ -184,15 +181,7 @@ fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
 }
 
 fn relay(judge: &mut Judge<'_>) -> relay::Settings {
-    let delivery = judge.word(
-        "relay.delivery",
-        vec![
-            (Delivery::AtLeastOnce.as_str(), Choice::Means(Delivery::AtLeastOnce)),
-            (Delivery::Fenced.as_str(), Choice::Means(Delivery::Fenced)),
-            // Once the relay recovers from what the sink remembers.
-            (Delivery::ExactlyOnce.as_str(), Choice::Later),
-        ],
-    );
+    let delivery = judge.parsed("relay.delivery").unwrap_or_default();
     let (on_reject, dead_letter_topic) = (on_reject(judge), dead_letter_topic(judge));
     let batch = limit(judge, "relay.batch");
     let in_flight = limit(judge, "relay.in_flight");
@@ -205,12 +194,16 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
             );
         }
     }
+    // The rows of one read must fit into one record of the progress, named one by one.
+    if delivery == Delivery::ExactlyOnce && batch.records > 10_000 {
+        judge.complain("relay.batch.records", "is more than 10000, the most with exactly-once delivery; lower it");
+    }
     relay::Settings {
         holder: holder(),
         lease_ttl: judge.duration("lease.ttl", SECOND..=HOUR),
         batch,
         in_flight,
-        delivery: delivery.unwrap_or_default(),
+        delivery,
         transaction: limit(judge, "relay.transaction"),
         drain_deadline: judge.duration("relay.shutdown.deadline", Duration::ZERO..=HOUR),
         checkpoint_interval: judge.duration("relay.checkpoint.interval", 10 * MILLISECOND..=HOUR),
@@ -257,7 +250,7 @@ fn http(judge: &mut Judge<'_>) -> Option<String> {
 }
 
 fn log(judge: &mut Judge<'_>) -> logging::Settings {
-    let formats = logging::Format::ALL.map(|format| (format.as_str(), Choice::Means(format)));
+    let formats = logging::Format::ALL.map(|format| (format.as_str(), format));
     let format = judge.word("log.format", formats.into()).unwrap_or_default();
     let level = judge.text("log.level");
     if let Err(problem) = logging::check_level(&level) {

@@ -65,6 +65,10 @@ pub trait Sink: Send {
         None
     }
 
+    /// Says that what [`progress`](Self::progress) told is durable in the database by now, so that the rows it named
+    /// one by one need not be remembered any longer.
+    fn taken_over(&mut self) {}
+
     /// Whether a record of this topic would be accepted by now. The relay asks about held topics now and then;
     /// the answer borrows nothing, so that publishing goes on meanwhile.
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {

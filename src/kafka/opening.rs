@@ -36,7 +36,9 @@ impl Sink {
         self.blocked.clear();
         self.suspects.expire();
         self.mend();
-        self.isolation.take_if(|isolation| !isolation.is_at_rest()).map(|ended| self.end(ended));
+        if let Some(ended) = self.isolation.take_if(|isolation| !isolation.is_at_rest()) {
+            self.end(ended);
+        }
         let is_fit = self.producer.as_ref().is_some_and(Producer::is_at_rest);
         let fences = self.settings.delivery.fences();
         if !is_fit || (fences && self.term != Some(term)) {

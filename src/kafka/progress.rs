@@ -120,6 +120,11 @@ impl Memory {
         self.found = is_any.then_some(Progress { position, beyond, term });
     }
 
+    /// Forgets the rows that were named one by one: the database knows of them by now.
+    pub(crate) fn forget_rows(&mut self) {
+        self.committed.beyond = Settlement::default();
+    }
+
     /// Notes that the transaction under way was committed.
     pub(crate) fn commit(&mut self) {
         if let Some(pending) = self.pending.take() {

@@ -298,6 +298,12 @@ impl Contract for Sink {
         self.memory.as_ref()?.found().cloned()
     }
 
+    fn taken_over(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.forget_rows();
+        }
+    }
+
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
         self.ask_whether_accepted(topic)
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, Rejection, SinkError};
-use crate::outbox::{HoldCause, Lane, Record, Term};
+use crate::outbox::{HoldCause, Lane, Position, Progress, Record, Settlement, Term};
 
 /// Partitions that every topic has.
 const PARTITIONS: i32 = 12;
@@ -55,11 +55,48 @@ struct State {
     held: BTreeSet<Arc<str>>,
     rejected: BTreeMap<i64, Rejection>,
     refused: BTreeMap<i64, Rejection>,
+    /// What is remembered of the progress, where it is.
+    memory: Option<Memory>,
     /// Lanes of which a record was rejected since the sink was opened: nothing may follow it.
     broken: BTreeSet<Lane>,
 }
 
+/// The progress, as it became visible together with the records.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    position: Option<Position>,
+    beyond: Settlement,
+    term: Option<Term>,
+    /// Set when a record is outstanding, until the sink is opened anew.
+    is_stuck: bool,
+}
+
+impl Memory {
+    fn note(&mut self, term: Term, records: &[Record], outcomes: &[Outcome], after: Option<&Position>) {
+        let is_delivered = |outcome: &Outcome| matches!(outcome, Outcome::Delivered { .. });
+        self.term = Some(term);
+        self.is_stuck |= !outcomes.iter().all(is_delivered);
+        match after.filter(|_| !self.is_stuck) {
+            Some(position) => {
+                self.position = Some(position.clone());
+                self.beyond = Settlement::default();
+            }
+            None => {
+                let delivered = records.iter().zip(outcomes).filter(|(_, outcome)| is_delivered(outcome));
+                delivered.for_each(|(record, _)| self.beyond.push(record));
+            }
+        }
+    }
+}
+
 impl Sink {
+    /// As [`new`](Self::new), and remembering the progress together with the records, for exactly-once delivery.
+    pub fn remembering() -> Self {
+        let sink = Self::default();
+        sink.state().memory = Some(Memory::default());
+        sink
+    }
+
     /// A broker that has every topic and takes everything.
     pub fn new() -> Self {
         Self::default()
@@ -122,13 +159,16 @@ impl Sink {
         self.shared.state.lock().expect("nothing panics while it holds the lock")
     }
 
-    fn take(&self, records: &[Record]) -> Result<Vec<Outcome>, SinkError> {
+    fn take(&self, records: &[Record], after: Option<&Position>) -> Result<Vec<Outcome>, SinkError> {
         let mut state = self.state();
         let Some(term) = state.term else {
             let source = "it was not opened, or was aborted".into();
             return Err(SinkError::Unavailable { doing: "submitting to the sink in memory", source });
         };
-        let outcomes = records.iter().map(|record| state.take(record, term)).collect();
+        let outcomes: Vec<Outcome> = records.iter().map(|record| state.take(record, term)).collect();
+        if let Some(memory) = &mut state.memory {
+            memory.note(term, records, &outcomes, after);
+        }
         self.shared.deliveries.send_replace(state.deliveries.len());
         Ok(outcomes)
     }
@@ -174,6 +214,9 @@ impl crate::contract::Sink for Sink {
         state.term = Some(term);
         state.held.clear();
         state.broken.clear();
+        if let Some(memory) = &mut state.memory {
+            memory.is_stuck = false;
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -188,11 +231,30 @@ impl crate::contract::Sink for Sink {
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        let taken = self.take(records);
+        self.submit_with_progress(records, None)
+    }
+
+    fn submit_with_progress<'a>(
+        &'a mut self,
+        records: &'a [Record],
+        after: Option<&'a Position>,
+    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        let taken = self.take(records, after);
         Box::pin(std::future::ready(taken.map(|outcomes| {
             let receipt: Receipt = Box::pin(std::future::ready(outcomes));
             receipt
         })))
+    }
+
+    fn progress(&mut self) -> Option<Progress> {
+        let Memory { position, beyond, term, .. } = self.state().memory.clone()?;
+        Some(Progress { position, beyond, term: term? })
+    }
+
+    fn taken_over(&mut self) {
+        if let Some(memory) = &mut self.state().memory {
+            memory.beyond = Settlement::default();
+        }
     }
 
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {

@@ -149,7 +149,9 @@ impl State {
             self.settle(&published);
             self.stored.position = self.stored.position.max(number);
         }
-        self.settle(beyond);
+        let mut beyond = beyond.clone();
+        beyond.set_out_of_line();
+        self.settle(&beyond);
         Ok(())
     }
 

@@ -30,6 +30,11 @@ impl Settlement {
         Self { out_of_line: true, ..Self::default() }
     }
 
+    /// Says that its rows came out of line.
+    pub fn set_out_of_line(&mut self) {
+        self.out_of_line = true;
+    }
+
     /// Whether its rows came out of line.
     pub fn is_out_of_line(&self) -> bool {
         self.out_of_line

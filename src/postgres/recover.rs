@@ -39,7 +39,9 @@ pub(super) async fn recover(
             return Err(StoreError::TermOver { term });
         }
         if !beyond.is_empty() {
-            settle::settle(&mut transaction, table, how, beyond).await?;
+            let mut beyond = beyond.clone();
+            beyond.set_out_of_line();
+            settle::settle(&mut transaction, table, how, &beyond).await?;
         }
         if let (Some(at), Some(position)) = (at, position) {
             refuse_ahead(&mut transaction, &at).await?;

@@ -80,6 +80,8 @@ pub(crate) struct Fetcher {
     pub(crate) credit: Credit,
     pub(crate) pacer: Pacer,
     pub(crate) checkpoint_interval: Duration,
+    /// Whether what was read must be proven durable before it is published.
+    pub(crate) proves: bool,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) batches: mpsc::Sender<Fetched>,
     pub(crate) progress: watch::Receiver<Frontier>,
@@ -140,6 +142,13 @@ impl Fetcher {
             };
             metrics::record_fetch(began.elapsed());
             let (found, more) = (!batch.records.is_empty(), batch.more);
+            if found && self.proves {
+                tokio::select! {
+                    biased;
+                    proven = self.reader.prove(self.term) => proven?,
+                    () = self.ending.abort.cancelled() => return Err(cut_short("proving what was read")),
+                }
+            }
             self.pass_on(batch, permit, reached).await;
             if more {
                 continue;

@@ -78,6 +78,21 @@ impl Lanes {
         }
     }
 
+    /// Whether any lane is being released.
+    pub(crate) fn is_releasing(&self) -> bool {
+        self.entries.values().any(|entry| entry.state != State::Held)
+    }
+
+    /// Whether any of these belongs to a lane that is being released, so that it comes out of line.
+    pub(crate) fn is_out_of_line(&self, records: &[Record]) -> bool {
+        let is_open = |lane: &Lane| self.entries.get(lane).is_some_and(|entry| entry.state == State::Open);
+        self.entries.values().any(|entry| entry.state == State::Open)
+            && records.iter().any(|record| {
+                is_open(&Lane::Topic { topic: Arc::clone(&record.topic) })
+                    || record.lane().is_some_and(|lane| is_open(&lane))
+            })
+    }
+
     fn keeps_back(&mut self, record: &Record) -> bool {
         let topic = Lane::Topic { topic: Arc::clone(&record.topic) };
         let lanes = [Some(topic), record.lane()];

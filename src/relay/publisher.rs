@@ -57,6 +57,8 @@ pub(crate) struct Publisher<'a> {
     pub(crate) release_interval: Duration,
     /// How much of what was read goes into one submission; `None`: one batch.
     pub(crate) together: Option<Limit>,
+    /// Whether the position that the broker remembers moves.
+    pub(crate) standing: Standing,
     pub(crate) ending: Ending,
 }
 
@@ -71,15 +73,44 @@ struct Gathered {
     end: Position,
     closed: Vec<(Lane, u64)>,
     permits: Vec<Permit>,
+    /// Whether something was kept back, or a release begins or ends: the position does not tell all then.
+    is_exceptional: bool,
+    /// Whether some of them belong to a lane that is being released.
+    out_of_line: bool,
 }
 
 impl Gathered {
     fn add(&mut self, next: Gathered) {
+        self.is_exceptional |= next.is_exceptional;
+        self.out_of_line |= next.out_of_line;
         (self.number, self.end) = (next.number, next.end);
         self.read += next.read;
         self.records.extend(next.records);
         self.closed.extend(next.closed);
         self.permits.extend(next.permits);
+    }
+}
+
+/// How many rows may be published in a session after its position has come to stand still: the broker remembers them
+/// one by one.
+const ONE_BY_ONE: usize = 10_000;
+
+/// Whether the position that the broker remembers still moves with what is published. Once something was kept back or
+/// came out of line it stands still, until the database knows of all that and a new session begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Standing {
+    /// The broker remembers no position.
+    Nowhere,
+    /// It moves.
+    Moving,
+    /// It stands still, and so many rows were published since.
+    Still(usize),
+}
+
+impl Standing {
+    /// At the beginning of a session.
+    pub(crate) fn of(exactly_once: bool) -> Self {
+        if exactly_once { Standing::Moving } else { Standing::Nowhere }
     }
 }
 
@@ -117,27 +148,47 @@ impl Publisher<'_> {
     }
 
     async fn publish(&mut self, fetched: Fetched) -> Result<(), Verdict> {
-        let Gathered { number, mut records, read, end, closed, permits } = self.gather(fetched);
+        let mut gathered = self.gather(fetched);
         if !self.leadership.is_trusted() {
             self.ending.abort.cancel();
             return Err(Verdict::LeaseLost);
         }
-        self.give_up_the_impossible(&mut records).await?;
+        gathered.is_exceptional |= self.give_up_the_impossible(&mut gathered.records).await?;
+        let ends = self.stand(&gathered);
+        let Gathered { number, records, read, end, closed, permits, out_of_line, .. } = gathered;
+        let after = matches!(self.standing, Standing::Moving).then_some(&end);
         let began = Instant::now();
-        let receipt = self.submit(&records).await?;
+        let receipt = self.submit(&records, after).await?;
         // Payloads and headers end here: what must be sent again is read again.
         let rows: Vec<Row> = records.into_iter().map(Row::from).collect();
-        let submitted = Submitted { number, rows, read, receipt, began, end, closed, permits };
+        let submitted = Submitted { number, rows, read, receipt, began, end, out_of_line, closed, permits };
         // An error says that the settler has ended, and so does the session.
         let _ = self.submissions.send(submitted).await;
-        Ok(())
+        if ends { Err(Verdict::Afresh) } else { Ok(()) }
+    }
+
+    /// Lets the position stand still if this is exceptional. Says whether the session ends with it, so that the
+    /// database knows of everything and the position can move on: unless lanes are being released, for a while.
+    fn stand(&mut self, gathered: &Gathered) -> bool {
+        let is_exceptional = gathered.is_exceptional || gathered.out_of_line;
+        self.standing = match self.standing {
+            Standing::Moving if is_exceptional => Standing::Still(gathered.records.len()),
+            Standing::Still(rows) => Standing::Still(rows + gathered.records.len()),
+            unmoved => unmoved,
+        };
+        match self.standing {
+            Standing::Still(rows) => rows >= ONE_BY_ONE || !gathered.closed.is_empty() || !self.lanes().is_releasing(),
+            Standing::Nowhere | Standing::Moving => false,
+        }
     }
 
     /// The batch, without what is held; and with it what was read meanwhile, where a submission may be of several:
     /// the more share a transaction, the less it costs each.
     fn gather(&mut self, first: Fetched) -> Gathered {
         let mut gathered = self.release_and_keep_back(first);
-        let Some(most) = self.together else { return gathered };
+        let Some(most) = self.together.filter(|_| !matches!(self.standing, Standing::Still(_))) else {
+            return gathered;
+        };
         let mut bytes: usize = gathered.records.iter().map(Record::footprint).sum();
         while gathered.records.len() < most.records
             && bytes < most.bytes
@@ -153,19 +204,24 @@ impl Publisher<'_> {
     fn release_and_keep_back(&self, fetched: Fetched) -> Gathered {
         let Fetched { number, mut batch, heard, permit } = fetched;
         let read = batch.records.len();
-        {
+        let out_of_line = {
             let mut lanes = self.lanes();
             batch.opened.iter().for_each(|lane| lanes.open(lane, heard));
             lanes.keep_back(&mut batch.records);
-        }
+            lanes.is_out_of_line(&batch.records)
+        };
+        let releases = !batch.opened.is_empty() || !batch.closed.is_empty();
+        let is_exceptional = releases || batch.records.len() < read;
         let closed = batch.closed.into_iter().map(|lane| (lane, heard)).collect();
-        Gathered { number, records: batch.records, read, end: batch.end, closed, permits: vec![permit] }
+        let (records, end, permits) = (batch.records, batch.end, vec![permit]);
+        Gathered { number, records, read, end, closed, permits, is_exceptional, out_of_line }
     }
 
     /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
-    async fn give_up_the_impossible(&mut self, records: &mut Vec<Record>) -> Result<(), Verdict> {
+    /// Says whether a lane is held because of that.
+    async fn give_up_the_impossible(&mut self, records: &mut Vec<Record>) -> Result<bool, Verdict> {
         if records.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let examined = tokio::select! {
             examined = self.sink.examine(records) => examined,
@@ -176,7 +232,7 @@ impl Publisher<'_> {
             sink_verdict(error)
         })?;
         if refusals.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut rejected = Vec::with_capacity(refusals.len());
         for Refusal { index, rejection } in refusals.into_iter().rev() {
@@ -184,19 +240,21 @@ impl Publisher<'_> {
         }
         rejected.reverse();
         tokio::select! {
-            decided = self.rejections.decide(rejected) => decided?,
-            () = self.ending.abort.cancelled() => return Err(cut_off()),
+            decided = self.rejections.decide(rejected) => {
+                let holds = decided?;
+                self.lanes().leave_out(records);
+                Ok(holds)
+            }
+            () = self.ending.abort.cancelled() => Err(cut_off()),
         }
-        self.lanes().leave_out(records);
-        Ok(())
     }
 
-    async fn submit(&mut self, records: &[Record]) -> Result<Receipt, Verdict> {
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, Verdict> {
         if records.is_empty() {
             return Ok(Box::pin(std::future::ready(Vec::new())));
         }
         let submitted = tokio::select! {
-            submitted = self.sink.submit(records) => submitted,
+            submitted = self.sink.submit_with_progress(records, after) => submitted,
             () = self.ending.abort.cancelled() => return Err(cut_off()),
         };
         submitted.map_err(|error| {

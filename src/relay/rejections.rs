@@ -31,11 +31,12 @@ pub(crate) struct Rejections {
 }
 
 impl Rejections {
-    /// Decides about records, given in the order of their submission.
+    /// Decides about records, given in the order of their submission. Says whether any lane is held because of them.
     ///
     /// # Errors
     /// When the relay is to stop because of one, or a dead letter was not stored.
-    pub(crate) async fn decide(&self, rejected: Vec<Rejected>) -> Result<(), Verdict> {
+    pub(crate) async fn decide(&self, rejected: Vec<Rejected>) -> Result<bool, Verdict> {
+        let mut holds = false;
         let mut letters = Vec::new();
         let mut halt = None;
         for (row, rejection) in rejected {
@@ -45,6 +46,7 @@ impl Rejections {
                     halt.get_or_insert((row, rejection));
                 }
                 (OnReject::BlockKey, Some(lane)) => {
+                    holds = true;
                     let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
                     if lanes.hold(lane.clone(), row.id, HoldCause::Rejected) {
                         tracing::warn!(%lane, from_id = row.id, error = %rejection, "held until it is released: a record can never be published as it is; `outboxd held` lists and releases lanes");
@@ -55,7 +57,7 @@ impl Rejections {
         }
         self.bury(letters).await?;
         match halt {
-            None => Ok(()),
+            None => Ok(holds),
             Some((Row { id, event_id, topic, .. }, rejection)) => {
                 let rejection = Box::new(rejection);
                 Err(Verdict::Failed(Error::Rejected { id, event_id, topic, rejection }))

@@ -19,12 +19,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::contract::{Reader, Sink, Store};
+use crate::contract::{Reader, Sink, Store, StoreError};
 use crate::coordination::Leadership;
+use crate::outbox::{Delivery, Progress, Term};
 use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
-use crate::relay::publisher::Publisher;
+use crate::relay::publisher::{Publisher, Standing};
 use crate::relay::rejections::Rejections;
 use crate::relay::settler::{Frontier, Settler, Submitted, count_held};
 use crate::relay::{Ended, Error, Phase, Settings, Status, sink_verdict, store_verdict};
@@ -108,7 +109,15 @@ impl Session<'_> {
         if fences && !self.leadership.confirm().await {
             return Err(Verdict::LeaseLost);
         }
+        if let Some(progress) = self.sink.progress() {
+            take_over(self.store.as_ref(), self.leadership.term(), &progress).await?;
+            self.sink.taken_over();
+        }
         self.store.open().await.map_err(store_verdict)
+    }
+
+    fn is_exactly_once(&self) -> bool {
+        self.settings.delivery == Delivery::ExactlyOnce
     }
 
     async fn relay(&mut self, reader: Box<dyn Reader>) -> Verdict {
@@ -138,7 +147,7 @@ impl Session<'_> {
         };
         let panicked = |_| (None, Err(Verdict::Failed(Error::Panicked("fetcher"))));
         let (reader, fetched) = fetched.unwrap_or_else(panicked);
-        let all_settled = settled.is_ok();
+        let all_settled = matches!(settled, Ok(()) | Err(Verdict::Afresh));
         let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(graver);
         if let Some(reader) = reader {
             self.store_last_checkpoint(reader).await;
@@ -167,6 +176,7 @@ impl Session<'_> {
             credit: Credit::new(self.settings.in_flight, self.settings.batch),
             pacer: Pacer::new(self.store.wake(), self.settings),
             checkpoint_interval: self.settings.checkpoint_interval,
+            proves: self.is_exactly_once(),
             lanes: Arc::clone(lanes),
             batches,
             progress,
@@ -186,6 +196,7 @@ impl Session<'_> {
             store: Arc::clone(self.store),
             lanes: Arc::clone(lanes),
             rejections: self.rejections(lanes),
+            exactly_once: self.is_exactly_once(),
             submitted,
             progress,
             status: self.status.clone(),
@@ -213,6 +224,7 @@ impl Session<'_> {
         ending: &Ending,
     ) -> (Result<(), Verdict>, Result<(), Verdict>) {
         let rejections = self.rejections(lanes);
+        let standing = Standing::of(self.is_exactly_once());
         let publisher = Publisher {
             rejections,
             sink: &mut *self.sink,
@@ -221,6 +233,7 @@ impl Session<'_> {
             fetched,
             submissions,
             release_interval: self.settings.release_interval,
+            standing,
             together: self.settings.delivery.fences().then_some(self.settings.transaction),
             ending: ending.clone(),
         };
@@ -251,6 +264,21 @@ impl Session<'_> {
             Err(_elapsed) => tracing::warn!("the last checkpoint was not stored in time"),
         }
     }
+}
+
+/// Lets the database know what the broker remembers: that decides what is published.
+async fn take_over(store: &dyn Store, mine: Term, progress: &Progress) -> Result<(), Verdict> {
+    let Progress { position, beyond, term } = progress;
+    if *term > mine {
+        return Err(store_verdict(StoreError::Unusable {
+            problem: format!(
+                "the progress in Kafka is of term {term}, and the database knows of none after {mine}: it was restored to an earlier point"
+            ),
+            repair: "if that was on purpose, run once with relay.delivery = \"at-least-once\", and remove the progress record of this outbox from the progress topic".to_owned(),
+            source: None,
+        }));
+    }
+    store.recover(mine, position.as_ref(), beyond).await.map_err(store_verdict)
 }
 
 /// A reader that is still good, and what is to be stored through it.

@@ -32,6 +32,8 @@ pub(crate) struct Submitted {
     pub(crate) receipt: Receipt,
     pub(crate) began: Instant,
     pub(crate) end: Position,
+    /// Whether some of them came out of line: no position tells of those.
+    pub(crate) out_of_line: bool,
     /// Lanes whose release is complete with them, and how many commands the reader had heard when it said so.
     pub(crate) closed: Vec<(Lane, u64)>,
     pub(crate) permits: Vec<Permit>,
@@ -51,6 +53,8 @@ pub(crate) struct Settler {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) rejections: Rejections,
+    /// Whether the broker remembers a position, which stands still once a record waits.
+    pub(crate) exactly_once: bool,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
     pub(crate) progress: watch::Sender<Frontier>,
     pub(crate) status: watch::Sender<Status>,
@@ -121,6 +125,9 @@ impl Settler {
         if !batch.rows.is_empty() {
             metrics::record_publish_ack(batch.began.elapsed());
         }
+        if batch.out_of_line {
+            fold.settlement.set_out_of_line();
+        }
         let now = Utc::now();
         let mut published = Published::default();
         for (row, outcome) in batch.rows.into_iter().zip(outcomes) {
@@ -130,7 +137,12 @@ impl Settler {
                     metrics::record_commit_to_ack((now - row.created_at).to_std().unwrap_or_default());
                     published.count(&row.topic);
                 }
-                Outcome::Held(cause) => self.hold(&row, cause),
+                Outcome::Held(cause) => {
+                    self.hold(&row, cause);
+                    if self.exactly_once && verdict.is_ok() {
+                        *verdict = Err(Verdict::Afresh);
+                    }
+                }
                 Outcome::Rejected(rejection) => {
                     fold.rejected.push((row, *rejection));
                     // What follows in its lane was not sent: the next session reads it again.

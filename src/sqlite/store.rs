@@ -163,7 +163,9 @@ impl OutboxStore for Store {
                 let position = fetch::parse(position)?;
                 recover::recover(&mut connection, &self.table, self.settle, term, position).await?;
             }
-            settle::settle(&mut connection, &self.table, self.settle, beyond).await
+            let mut beyond = beyond.clone();
+            beyond.set_out_of_line();
+            settle::settle(&mut connection, &self.table, self.settle, &beyond).await
         })
     }
 }

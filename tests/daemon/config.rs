@@ -7,7 +7,7 @@ use std::time::Duration;
 use outboxd::config::complaint::Complaints;
 use outboxd::config::raw::{DEFAULTS, Flag, Raw, Sources};
 use outboxd::config::{Config, Needs, show};
-use outboxd::outbox::{OnReject, Settle, Table};
+use outboxd::outbox::{Delivery, OnReject, Settle, Table};
 use outboxd::relay;
 use tempfile::NamedTempFile;
 
@@ -129,12 +129,15 @@ fn every_mistake_is_told_at_once_with_what_would_do() {
 }
 
 #[test]
-fn what_a_later_release_brings_is_refused_by_name() {
-    let text = "[relay]\ndelivery = \"exactly-once\"\n";
-    assert_eq!(
-        complaints(text, &[]),
-        ["relay.delivery: \"exactly-once\" is not available yet; use \"at-least-once\" or \"fenced\""]
-    );
+fn every_way_to_deliver_is_taken_by_its_word() {
+    for delivery in Delivery::ALL {
+        let text = format!("[relay]\ndelivery = \"{delivery}\"\n");
+        assert_eq!(judged(&text, &[]).expect("a good configuration").relay.delivery, delivery);
+    }
+    let wrong = complaints("[relay]\ndelivery = \"at-most-once\"\n", &[]);
+    assert!(wrong[0].starts_with("relay.delivery: \"at-most-once\" is no way to deliver"), "{wrong:?}");
+    let large = complaints("[relay]\ndelivery = \"exactly-once\"\nbatch.records = 20000\n", &[]);
+    assert!(large[0].starts_with("relay.batch.records: is more than 10000"), "{large:?}");
 }
 
 #[test]

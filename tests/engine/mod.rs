@@ -1,5 +1,6 @@
 //! The relay's own logic, over a store and a sink in memory: quick, and every failure at will.
 
+mod exactly_once;
 mod flow;
 mod rejections;
 

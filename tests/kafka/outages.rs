@@ -150,8 +150,13 @@ async fn a_refused_batch_ends_the_producer_and_only_a_record_refused_alone_is_re
 
     within(sink.open(TERM)).await.expect("opens");
     assert!(publish(&mut sink, &suspects[..1]).await.iter().all(is_delivered));
+
+    // Delivered, it is no suspect any more; refused, it is one again, until it fails alone.
     broker.refuse_appends(&[MESSAGE_TOO_LARGE]).expect("prepared");
-    let outcomes = publish(&mut sink, &suspects[1..2]).await;
+    assert_eq!(publish_or_reopen(&mut sink, &suspects[..1]).await, [Outcome::Unknown]);
+    within(sink.open(TERM)).await.expect("opens");
+    broker.refuse_appends(&[MESSAGE_TOO_LARGE]).expect("prepared");
+    let outcomes = publish(&mut sink, &suspects[..1]).await;
     assert!(
         matches!(&outcomes[..], [Outcome::Rejected(rejection)] if rejection.code == "message_too_large"),
         "{outcomes:?}"

@@ -92,6 +92,10 @@ impl crate::contract::Sink for Sink {
         self.inner.progress()
     }
 
+    fn taken_over(&mut self) {
+        self.inner.taken_over();
+    }
+
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
         let (script, answer) = (self.script.clone(), self.inner.accepts(topic));
         Box::pin(async move { script.play(Call::Accepts, answer, |_| 0).await })
