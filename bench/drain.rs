@@ -1,5 +1,5 @@
-//! `make bench`: how fast a backlog drains, in each settle mode, fenced or not, beside a bare loop without failure
-//! handling.
+//! `make bench`: how fast a backlog drains, in each settle mode and with each strength of delivery, beside a bare loop
+//! without failure handling.
 //!
 //! Every round takes each contestant once, on a fresh table and a fresh topic, so that a machine whose speed
 //! drifts is unfair to none. Printed are medians and the ratio to the bare loop of the same settle mode.
@@ -22,10 +22,11 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const PARTITIONS: i32 = 12;
 const TABLE: &str = "bench.outbox";
-const CONTESTANTS: [Contestant; 7] = [
+const CONTESTANTS: [Contestant; 8] = [
     Contestant::BareLoop("mark"),
     Contestant::Outboxd("mark", "at-least-once"),
     Contestant::Outboxd("mark", "fenced"),
+    Contestant::Outboxd("mark", "exactly-once"),
     Contestant::BareLoop("delete"),
     Contestant::Outboxd("delete", "at-least-once"),
     Contestant::Outboxd("checkpoint", "at-least-once"),
