@@ -29,8 +29,9 @@ torture: testbed ## Breaks everything there is, ROUNDS times (SEED=… replays; 
 	. $(TESTBED)/env && OUTBOXD_TORTURE_ROUNDS=$(ROUNDS) OUTBOXD_TORTURE_SEED=$(SEED) OUTBOXD_TORTURE_RECORD=$(RECORD) \
 		cargo test --test suite -- torture::whatever_breaks --nocapture
 
-bench: testbed ## Drains a backlog in each settle mode, beside the bare loop
+bench: testbed ## Drains a backlog in each mode, beside the bare loop; and publishes with each strength of delivery
 	. $(TESTBED)/env && cargo bench --bench drain
+	. $(TESTBED)/env && cargo bench --bench deliveries
 
 testbed: ## Starts the real services that the tests use
 	testbed/up

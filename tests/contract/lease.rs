@@ -130,6 +130,24 @@ pub(crate) async fn a_lease_is_resigned_through_another_session_when_its_own_is_
     assert!(begun.elapsed() < TTL, "nobody waits for a lease that was resigned");
 }
 
+pub(crate) async fn whoever_fences_waits_no_longer_for_a_lost_session_than_others(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let mut leader = session(&store, "one").await;
+    let (mut rival, mut heir) = (session(&store, "two").await, session(&store, "three").await);
+    heir.fence();
+    let begun = Instant::now();
+    let ended = win(&mut leader).await;
+    let while_it_lives = bid(&mut heir).await;
+    assert!(!matches!(while_it_lives, Bid::Won(_)), "{while_it_lives:?}");
+    drop(leader);
+    let term = win(&mut heir).await;
+    assert!(term > ended && begun.elapsed() < TTL * 2);
+    let rivals = bid(&mut rival).await;
+    assert!(!matches!(rivals, Bid::Won(_)), "{rivals:?}");
+    heir.renew(term).await.expect("renewed");
+}
+
 pub(crate) async fn resigning_an_ended_term_does_nothing(implementation: &dyn Implementation) {
     let outbox = implementation.outbox(Settle::Mark).await;
     let (mut one, mut other) = (session(&outbox.store(), "one").await, session(&outbox.store(), "two").await);

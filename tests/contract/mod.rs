@@ -176,6 +176,7 @@ macro_rules! promises {
             lease: a_lost_session_leaves_its_lease_to_run_out,
             lease: a_holder_takes_its_own_lease_again_at_once,
             lease: a_lease_is_resigned_through_another_session_when_its_own_is_lost,
+            lease: whoever_fences_waits_no_longer_for_a_lost_session_than_others,
             lease: resigning_an_ended_term_does_nothing,
             lease: one_of_many_bidders_wins,
             wake: a_commit_wakes_who_waits,

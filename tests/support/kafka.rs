@@ -1,5 +1,6 @@
 //! Apache Kafka as the tests see it: topics of their own, and what those hold.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
@@ -148,23 +149,23 @@ impl Topic {
         }
     }
 
-    /// Shows every record that it holds now, each partition in the order of its offsets.
+    /// Shows every record that it holds now and that is not undone, each partition in the order of its offsets.
     pub(crate) async fn read(&self, mut show: impl FnMut(&BorrowedMessage<'_>)) {
-        let mut left = self.count().expect("the broker answers");
+        transactions_ended(&self.brokers, &self.name, self.partitions).await;
         let consumer = self.at_the_beginning();
+        let mut left: HashSet<i32> = (0..self.partitions).collect();
         let mut end = Instant::now() + wait::PATIENCE;
-        while left > 0 {
+        while !left.is_empty() {
             match consumer.poll(Duration::ZERO) {
                 Some(Ok(record)) => {
                     show(&record);
-                    left -= 1;
                     end = Instant::now() + wait::PATIENCE;
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(left.remove(&partition)),
                 Some(Err(error)) => eprintln!("reading {}: {error}", self.name),
                 None => sleep(Duration::from_millis(5)).await,
             }
-            assert!(Instant::now() < end, "{left} records of {} do not come", self.name);
+            assert!(Instant::now() < end, "partitions {left:?} of {} do not come to an end", self.name);
         }
     }
 
@@ -254,12 +255,31 @@ pub(crate) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str
     std::str::from_utf8(found.value?).ok()
 }
 
-/// A consumer that commits nothing and says where a partition ends for now.
+/// Waits until no transaction is open in a topic: what was committed is shown only once the broker has written that down
+/// everywhere, which is after it answered.
+pub(crate) async fn transactions_ended(brokers: &str, topic: &str, partitions: i32) {
+    let shown = consumer(brokers);
+    let all = consumer_that_reads(brokers, "read_uncommitted");
+    wait::until_true("all transactions have ended", wait::PATIENCE, async || {
+        let end_of = |consumer: &BaseConsumer, partition| {
+            let marks = consumer.fetch_watermarks(topic, partition, ANSWER_WITHIN);
+            marks.expect("the broker answers").1
+        };
+        (0..partitions).all(|partition| end_of(&shown, partition) == end_of(&all, partition))
+    })
+    .await;
+}
+
 fn consumer(brokers: &str) -> BaseConsumer {
+    consumer_that_reads(brokers, "read_committed")
+}
+
+/// A consumer that commits nothing and says where a partition ends for now.
+fn consumer_that_reads(brokers: &str, isolation: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "outboxd-test").set("enable.auto.commit", "false");
     config.set("allow.auto.create.topics", "false").set("log_level", "3").set("enable.partition.eof", "true");
-    config.create().expect("a consumer can be set up")
+    config.set("isolation.level", isolation).create().expect("a consumer can be set up")
 }
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
