@@ -2,8 +2,9 @@
 
 CARGO_DENY := target/tools/bin/cargo-deny
 TESTBED := target/testbed
+ROUNDS ?= 50
 
-.PHONY: help check test bench testbed testbed-down
+.PHONY: help check test torture bench testbed testbed-down
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,8 +25,13 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 test: testbed ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
 	. $(TESTBED)/env && cargo test --no-fail-fast
 
-bench: testbed ## Drains a backlog in each settle mode, beside the bare loop
+torture: testbed ## Breaks everything there is, ROUNDS times (SEED=… replays; RECORD=file adds up totals)
+	. $(TESTBED)/env && OUTBOXD_TORTURE_ROUNDS=$(ROUNDS) OUTBOXD_TORTURE_SEED=$(SEED) OUTBOXD_TORTURE_RECORD=$(RECORD) \
+		cargo test --test suite -- torture::whatever_breaks --nocapture
+
+bench: testbed ## Drains a backlog in each mode, beside the bare loop; and publishes with each strength of delivery
 	. $(TESTBED)/env && cargo bench --bench drain
+	. $(TESTBED)/env && cargo bench --bench deliveries
 
 testbed: ## Starts the real services that the tests use
 	testbed/up

@@ -1,4 +1,5 @@
-//! `make bench`: how fast a backlog drains, in each settle mode, beside a bare loop without failure handling.
+//! `make bench`: how fast a backlog drains, in each settle mode and with each strength of delivery, beside a bare loop
+//! without failure handling.
 //!
 //! Every round takes each contestant once, on a fresh table and a fresh topic, so that a machine whose speed
 //! drifts is unfair to none. Printed are medians and the ratio to the bare loop of the same settle mode.
@@ -21,18 +22,22 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const PARTITIONS: i32 = 12;
 const TABLE: &str = "bench.outbox";
-const CONTESTANTS: [Contestant; 5] = [
+const CONTESTANTS: [Contestant; 8] = [
     Contestant::BareLoop("mark"),
-    Contestant::Outboxd("mark"),
+    Contestant::Outboxd("mark", "at-least-once"),
+    Contestant::Outboxd("mark", "fenced"),
+    Contestant::Outboxd("mark", "exactly-once"),
     Contestant::BareLoop("delete"),
-    Contestant::Outboxd("delete"),
-    Contestant::Outboxd("checkpoint"),
+    Contestant::Outboxd("delete", "at-least-once"),
+    Contestant::Outboxd("checkpoint", "at-least-once"),
+    Contestant::Outboxd("checkpoint", "fenced"),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Contestant {
     BareLoop(&'static str),
-    Outboxd(&'static str),
+    /// By how it settles, and how strong its delivery is.
+    Outboxd(&'static str, &'static str),
 }
 
 /// What one drain gave.
@@ -64,7 +69,7 @@ async fn main() -> Fallible<()> {
     for round in 1..=rounds {
         for (contestant, drains) in CONTESTANTS.iter().zip(&mut drains) {
             let drain = rig.drain(*contestant, round).await?;
-            eprintln!("round {round}: {:<22} {:>9.0} rows/s", contestant.name(), drain.rows_per_second);
+            eprintln!("round {round}: {:<30} {:>9.0} rows/s", contestant.name(), drain.rows_per_second);
             drains.push(drain);
         }
     }
@@ -104,14 +109,15 @@ impl Contestant {
     fn name(self) -> String {
         match self {
             Contestant::BareLoop(settle) => format!("bare loop, {settle}"),
-            Contestant::Outboxd(settle) => format!("outboxd, {settle}"),
+            Contestant::Outboxd(settle, "at-least-once") => format!("outboxd, {settle}"),
+            Contestant::Outboxd(settle, delivery) => format!("outboxd, {settle}, {delivery}"),
         }
     }
 
     /// The bare loop that does the same work; nothing settles by checkpoint but outboxd.
     fn rival(self) -> Option<Contestant> {
         match self {
-            Contestant::Outboxd(settle) if settle != "checkpoint" => Some(Contestant::BareLoop(settle)),
+            Contestant::Outboxd(settle, _) if settle != "checkpoint" => Some(Contestant::BareLoop(settle)),
             _ => None,
         }
     }
@@ -124,7 +130,7 @@ impl Rig {
         self.seed(&topic).await?;
         match contestant {
             Contestant::BareLoop(settle) => self.drain_bare(settle, &topic),
-            Contestant::Outboxd(settle) => self.drain_outboxd(settle).await,
+            Contestant::Outboxd(settle, delivery) => self.drain_outboxd(settle, delivery).await,
         }
     }
 
@@ -175,12 +181,13 @@ impl Rig {
     }
 
     /// From the moment it leads, so that starting up counts for neither contestant, until all is settled.
-    async fn drain_outboxd(&self, settle: &str) -> Fallible<Drain> {
+    async fn drain_outboxd(&self, settle: &str, delivery: &str) -> Fallible<Drain> {
         let address = free_address()?;
         let child = outboxd()
             .args(["run", "--database-url", &self.database, "--brokers", &self.brokers])
             .args(["--table", TABLE, "--http", &address])
             .env("OUTBOXD_OUTBOX__SETTLE", settle)
+            .env("OUTBOXD_RELAY__DELIVERY", delivery)
             .stderr(Stdio::null())
             .spawn()?;
         let mut child = Stopped(child);

@@ -121,6 +121,7 @@ pub fn dead_letter_sink(config: &Config, source: String) -> Result<Box<dyn Sink>
 fn plain(config: &Config, source: String) -> kafka::Settings {
     kafka::Settings {
         on_missing_topic: config.kafka.on_missing_topic,
+        oldest: config.kafka.oldest,
         ..kafka::Settings::new(config.kafka.properties.clone(), source)
     }
 }

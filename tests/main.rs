@@ -13,4 +13,6 @@ mod postgres;
 mod relay;
 mod sqlite;
 mod support;
+mod takeover;
+mod torture;
 mod verify;

@@ -34,6 +34,8 @@ const BROKERS: &str = "bootstrap.servers";
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+/// Below this, an ordinary hiccup of the database would end a leadership.
+const SHORTEST_LEASE: Duration = Duration::from_millis(250);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a command cannot do without.
@@ -86,6 +88,8 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
     /// What happens when a topic does not exist.
     pub on_missing_topic: OnMissingTopic,
+    /// How long the oldest unacknowledged records may be under way before no more are handed to the client.
+    pub oldest: Duration,
     /// Where the progress is remembered with exactly-once delivery.
     pub progress_topic: ProgressTopic,
 }
@@ -96,6 +100,7 @@ impl std::fmt::Debug for Kafka {
         f.debug_struct("Kafka")
             .field("properties", &names)
             .field("on_missing_topic", &self.on_missing_topic)
+            .field("oldest", &self.oldest)
             .field("progress_topic", &self.progress_topic)
             .finish()
     }
@@ -177,7 +182,8 @@ fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
             format!("{name:?} cannot name a topic; use letters, digits, '.', '_' and '-'"),
         );
     }
-    Kafka { properties, on_missing_topic, progress_topic: ProgressTopic { name, replication } }
+    let oldest = judge.duration("relay.in_flight.age", MILLISECOND..=HOUR);
+    Kafka { properties, on_missing_topic, oldest, progress_topic: ProgressTopic { name, replication } }
 }
 
 fn relay(judge: &mut Judge<'_>) -> relay::Settings {
@@ -200,7 +206,7 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
     }
     relay::Settings {
         holder: holder(),
-        lease_ttl: judge.duration("lease.ttl", SECOND..=HOUR),
+        lease_ttl: judge.duration("lease.ttl", SHORTEST_LEASE..=HOUR),
         batch,
         in_flight,
         delivery,

@@ -7,7 +7,9 @@ use crate::outbox::Term;
 
 /// Where leadership is decided.
 pub trait LeaseStore: Send + Sync {
-    /// Opens a session that can bid for the lease. `holder` names this relay for people who look.
+    /// Opens a session that can bid for the lease. `holder` names this relay, for people who look and to know its own
+    /// lease again: no two relays have the same, and one relay bids through one session at a time, after everything it
+    /// did as leader before has ended.
     fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>>;
 }
 
@@ -27,7 +29,8 @@ pub enum Bid {
 pub trait LeaseSession: Send {
     /// Tries to become leader. At most one session of all relays of an outbox wins a term; terms grow.
     ///
-    /// A lease that was neither resigned nor has run out by the database's clock is not taken over.
+    /// A lease that was neither resigned nor has run out by the database's clock is not taken over, except by the
+    /// holder that has it: after the database was away nobody else needs to be waited for.
     fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>>;
 
     /// Says that whoever wins through this session shuts its predecessor out at the broker. Then a lease that has not
@@ -42,6 +45,7 @@ pub trait LeaseSession: Send {
     /// or is prolonged; trust the shorter.
     fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Gives the lease up, so that the next relay need not wait. Does nothing if the term is over.
+    /// Gives the lease up, so that the next relay need not wait. Does nothing if the term is over. Any session can do
+    /// it, not only the one that won the term.
     fn resign(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
 }

@@ -16,6 +16,16 @@ pub trait Sink: Send {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Waits until the client has room for these records, knows where they go, and is not behind with earlier ones.
+    /// Takes nothing over, and may be cancelled: whoever is to stop need not wait for a broker that is away.
+    ///
+    /// # Errors
+    /// As of [`submit`](Self::submit).
+    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
+        let _ = records;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Looks at records that are about to be submitted, and says which of them can never be published as they are, as
     /// far as can be known without sending them. The relay decides about those and submits the others. May wait for
     /// answers of the broker, as [`submit`](Self::submit) may.
@@ -33,7 +43,8 @@ pub trait Sink: Send {
     /// *Ordered*: records of one lane become visible to consumers in the order of the calls and, inside a
     /// call, of the slice; a record that fails is followed by none of its lane, and a topic that was once
     /// answered as [`Outcome::Held`] stays so until [`accepts`](Self::accepts) has said yes. The sink retries
-    /// whatever can be retried, for ever and without counting.
+    /// whatever can be retried, for ever and without counting. A call that takes long gives way to others now and
+    /// then, so that it can be cancelled; the sink is then aborted.
     ///
     /// # Errors
     /// When the sink must be opened anew; the receipts of earlier calls then resolve without further delay,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::contract::{Bid, LeaseSession, LeaseStore, StoreError};
@@ -14,7 +15,7 @@ use crate::observe::chain;
 use crate::outbox::Term;
 
 /// How often a standby looks whether the lease is free.
-const STANDBY_POLL: Duration = Duration::from_millis(100);
+const STANDBY_POLL: Duration = Duration::from_millis(50);
 
 /// How long giving the lease up may take; after that it runs out by itself.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ pub struct Keeper {
 pub struct Leadership {
     term: Term,
     trusted_until: Arc<Mutex<Instant>>,
+    fading: CancellationToken,
     lost: CancellationToken,
     resign: CancellationToken,
     /// Asks for a renewal at once.
@@ -40,15 +42,22 @@ pub struct Leadership {
 }
 
 impl Keeper {
-    /// Bids as `holder` for leases that last `ttl` from each renewal.
-    pub fn new(store: Arc<dyn LeaseStore>, holder: String, ttl: Duration) -> Self {
-        Self { store, holder, ttl, fences: false }
+    /// Bids as `holder` for leases that last `ttl` from each renewal. A mark behind the name keeps two processes apart
+    /// that are called the same.
+    pub fn new(store: Arc<dyn LeaseStore>, holder: &str, ttl: Duration) -> Self {
+        let mark = Uuid::new_v4().simple().to_string();
+        Self { store, holder: format!("{holder}/{}", &mark[..8]), ttl, fences: false }
     }
 
     /// For a relay whose sink shuts its predecessor out: takes a lease over as soon as its holder's lock is gone.
     #[must_use]
     pub fn fencing(self) -> Self {
         Self { fences: true, ..self }
+    }
+
+    /// What this relay is called in the lease: no other keeper is called so.
+    pub fn holder(&self) -> &str {
+        &self.holder
     }
 
     /// Waits until this relay leads, for as long as it takes; an unavailable database is waited for too.
@@ -100,18 +109,21 @@ impl Keeper {
 
     fn begin(&self, session: Box<dyn LeaseSession>, term: Term, began: Instant) -> Leadership {
         let trusted_until = Arc::new(Mutex::new(began + trust(self.ttl)));
-        let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
+        let [fading, lost, resign] = [(); 3].map(|()| CancellationToken::new());
         let (confirmations, confirm) = mpsc::channel(1);
         let renewer = Renewer {
             confirm,
-            session,
+            store: Arc::clone(&self.store),
+            holder: self.holder.clone(),
             term,
             ttl: self.ttl,
             trusted_until: Arc::clone(&trusted_until),
+            fading: fading.clone(),
             lost: lost.clone(),
             resign: resign.clone(),
         };
-        Leadership { term, trusted_until, lost, resign, confirmations, renewals: tokio::spawn(renewer.run()) }
+        let renewals = tokio::spawn(renewer.run(session));
+        Leadership { term, trusted_until, fading, lost, resign, confirmations, renewals }
     }
 }
 
@@ -136,6 +148,12 @@ impl Leadership {
         !self.lost.is_cancelled() && Instant::now() < self.trusted_until()
     }
 
+    /// Cancelled when the lease can no longer be prolonged: begin nothing new, and finish what is under way while
+    /// the trust lasts.
+    pub fn fading(&self) -> &CancellationToken {
+        &self.fading
+    }
+
     /// Whether the database says, now, that this relay leads. Waits for the answer while the lease is trusted.
     pub async fn confirm(&self) -> bool {
         let (reply, confirmed) = oneshot::channel();
@@ -151,7 +169,8 @@ impl Leadership {
     /// flight any more.
     pub async fn resign(mut self) {
         self.resign.cancel();
-        if tokio::time::timeout(RESIGN_TIMEOUT, &mut self.renewals).await.is_err() {
+        if timeout(RESIGN_TIMEOUT, &mut self.renewals).await.is_err() {
+            self.renewals.abort();
             tracing::warn!(term = %self.term, "the lease could not be given up in time and will run out by itself");
         }
     }
@@ -166,50 +185,102 @@ impl Drop for Leadership {
     }
 }
 
+/// What came of a renewal.
+enum Renewal {
+    /// The lease is prolonged.
+    Done,
+    /// It is not, as far as is known, and its session is of no use any more; the lease is still ours for a while.
+    Failed,
+    /// The lease is another's, or may be.
+    Over,
+}
+
 struct Renewer {
     confirm: mpsc::Receiver<oneshot::Sender<()>>,
-    session: Box<dyn LeaseSession>,
+    store: Arc<dyn LeaseStore>,
+    holder: String,
     term: Term,
     ttl: Duration,
     trusted_until: Arc<Mutex<Instant>>,
+    fading: CancellationToken,
     lost: CancellationToken,
     resign: CancellationToken,
 }
 
 impl Renewer {
-    async fn run(mut self) {
-        let resigned = loop {
+    async fn run(mut self, mut session: Box<dyn LeaseSession>) {
+        loop {
             let asked = tokio::select! {
-                () = self.resign.cancelled() => break true,
+                () = self.resign.cancelled() => {
+                    self.say(session.resign(self.term).await);
+                    break;
+                }
                 Some(asked) = self.confirm.recv() => Some(asked),
                 () = sleep(self.ttl / 4) => None,
             };
-            if !self.renew().await {
-                break false;
+            match self.renew(&mut *session).await {
+                // Whoever asked may have gone.
+                Renewal::Done => drop(asked.map(|reply| reply.send(()))),
+                Renewal::Failed => {
+                    drop(asked);
+                    self.fade().await;
+                    break;
+                }
+                Renewal::Over => break,
             }
-            // Whoever asked may have gone.
-            asked.map(|reply| reply.send(()));
-        };
-        if resigned && let Err(error) = self.session.resign(self.term).await {
-            tracing::warn!(term = %self.term, error = %chain(&error), "the lease was not given up and will run out by itself");
         }
         self.lost.cancel();
     }
 
-    /// Renews once. The lock dies with its session, so a session that failed is not worth another try.
-    async fn renew(&mut self) -> bool {
-        let began = Instant::now();
-        let deadline = *self.trusted_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = match timeout_at(deadline, self.session.renew(self.term)).await {
+    /// Renews once. The lock dies with its session, so a session that failed is not worth another try. The answer
+    /// is waited for only so long that what is in flight can still end before the trust does.
+    async fn renew(&self, session: &mut dyn LeaseSession) -> Renewal {
+        let (began, deadline) = (Instant::now(), self.deadline());
+        let patience = deadline.checked_sub(self.ttl / 5).unwrap_or(deadline);
+        let failure = match timeout_at(patience, session.renew(self.term)).await {
             Ok(Ok(())) if Instant::now() < deadline => {
                 *self.trusted_until.lock().unwrap_or_else(PoisonError::into_inner) = began + trust(self.ttl);
-                return true;
+                return Renewal::Done;
+            }
+            Ok(Err(error @ StoreError::TermOver { .. })) => {
+                tracing::warn!(term = %self.term, error = %chain(&error), "the lease is lost: no longer leading");
+                return Renewal::Over;
             }
             Ok(Ok(())) => "the renewal came too late".to_owned(),
             Ok(Err(error)) => chain(&error),
             Err(_elapsed) => "the database did not answer in time".to_owned(),
         };
-        tracing::warn!(term = %self.term, error = %lost, "the lease is lost: no longer leading");
-        false
+        tracing::warn!(term = %self.term, error = %failure, "the lease cannot be renewed: finishing what is in flight");
+        Renewal::Failed
+    }
+
+    /// Lets what is in flight end while the trust lasts. If it did, the lease is given up through a session of its own,
+    /// so that nobody waits for it to run out.
+    async fn fade(&mut self) {
+        self.fading.cancel();
+        // Nobody is told any more that this relay leads.
+        self.confirm.close();
+        while self.confirm.try_recv().is_ok() {}
+        tokio::select! {
+            biased;
+            () = sleep_until(self.deadline()) => {
+                tracing::warn!(term = %self.term, "the lease is lost: no longer leading");
+            }
+            () = self.resign.cancelled() => self.say(self.resign_anew().await),
+        }
+    }
+
+    async fn resign_anew(&self) -> Result<(), StoreError> {
+        self.store.lease(&self.holder, self.ttl).await?.resign(self.term).await
+    }
+
+    fn say(&self, resigned: Result<(), StoreError>) {
+        if let Err(error) = resigned {
+            tracing::warn!(term = %self.term, error = %chain(&error), "the lease was not given up and will run out by itself");
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        *self.trusted_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

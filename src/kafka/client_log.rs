@@ -102,7 +102,7 @@ impl ClientContext for ClientLog {
         let is_bad = matches!(level, Level::Emerg | Level::Alert | Level::Critical | Level::Error | Level::Warning);
         match kind {
             // Said by whoever handles them: `Reach`, and whoever builds the client anew.
-            "FAIL" | "FATAL" => {
+            "FAIL" | "FATAL" | "TXNERR" | "GETPID" => {
                 if kind == "FAIL" && matches!(level, Level::Error) {
                     self.reach.refused(line);
                 }

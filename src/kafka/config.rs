@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -35,6 +34,8 @@ pub struct Settings {
     pub buffer_records: usize,
     /// Bytes of records that the client holds at most; more wait.
     pub buffer_bytes: usize,
+    /// How long the oldest unacknowledged submission may be under way before more wait.
+    pub oldest: Duration,
     /// How strong the delivery is. What fences does so by a `transactional.id` that is made of the source, which
     /// therefore no other outbox of the same brokers may have.
     pub delivery: Delivery,
@@ -58,7 +59,7 @@ impl Default for ProgressTopic {
 }
 
 impl Settings {
-    /// Settings with defaults: missing topics are waited for, 100,000 records or 64 MiB in the client.
+    /// Settings with defaults: missing topics are waited for, 100,000 records, 64 MiB or 500 ms of work in the client.
     pub fn new(properties: BTreeMap<String, String>, source: impl Into<String>) -> Self {
         Self {
             properties,
@@ -66,6 +67,7 @@ impl Settings {
             on_missing_topic: OnMissingTopic::Wait,
             buffer_records: 100_000,
             buffer_bytes: 64 << 20,
+            oldest: Duration::from_millis(500),
             delivery: Delivery::default(),
             progress_topic: ProgressTopic::default(),
         }
@@ -161,6 +163,7 @@ impl fmt::Debug for Settings {
             .field("on_missing_topic", &self.on_missing_topic)
             .field("buffer_records", &self.buffer_records)
             .field("buffer_bytes", &self.buffer_bytes)
+            .field("oldest", &self.oldest)
             .field("delivery", &self.delivery)
             .field("progress_topic", &self.progress_topic)
             .finish()

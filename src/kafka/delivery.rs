@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::contract::{Outcome, Receipt};
 use crate::outbox::HoldCause;
@@ -85,6 +85,7 @@ struct Slot {
     outcomes: Vec<Outcome>,
     /// Reports to come, and one more while the submission is being written.
     left: usize,
+    began: Instant,
     answer: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -92,7 +93,7 @@ impl Ledger {
     /// Opens a submission of so many records.
     pub(crate) fn begin(self: &Arc<Self>, records: usize) -> (Submission, Receipt) {
         let (answer, outcomes) = oneshot::channel();
-        let slot = Slot { outcomes: vec![Outcome::Unknown; records], left: records + 1, answer };
+        let slot = Slot { outcomes: vec![Outcome::Unknown; records], left: records + 1, began: Instant::now(), answer };
         let mut state = self.state();
         state.open += 1;
         let number = match state.free.pop() {
@@ -237,6 +238,12 @@ impl Ledger {
         self.until(|state| state.spoil.is_some() || state.abandoned).await;
     }
 
+    /// Waits until no submission has been under way for longer than this, or the producer is found to be no good.
+    pub(crate) async fn caught_up(&self, age: Duration) {
+        let is_young = |began: Instant| began.elapsed() <= age;
+        self.until(|state| state.oldest().is_none_or(is_young) || state.spoil.is_some() || state.abandoned).await;
+    }
+
     /// Waits until the client, which holds records up to this count, has room again. May return early.
     pub(crate) async fn room(&self, enqueued: u64) {
         {
@@ -270,13 +277,18 @@ impl Ledger {
         }
         state.free.push(number);
         state.open -= 1;
-        if state.open == 0 {
-            self.changed.notify_waiters();
-        }
+        self.changed.notify_waiters();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// When the oldest open submission began. There are few of them at a time.
+    fn oldest(&self) -> Option<Instant> {
+        self.slots.iter().flatten().map(|slot| slot.began).min()
     }
 }
 

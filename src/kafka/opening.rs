@@ -13,6 +13,7 @@ use crate::kafka::errors;
 use crate::kafka::producer::{Producer, Role};
 use crate::kafka::progress::Memory;
 use crate::kafka::sink::{Sink, unavailable};
+use crate::kafka::transaction::Transactor;
 use crate::observe::metrics;
 use crate::outbox::{Delivery, Term};
 
@@ -22,6 +23,12 @@ const OLD_PRODUCER: Duration = Duration::from_secs(5);
 /// How long the broker may take to let a producer in before the relay tries again. It waits until earlier
 /// transactions of this outbox have ended.
 const INITIALISING: Duration = Duration::from_secs(10);
+
+/// How long it may take before another producer asks.
+const QUICKLY: Duration = Duration::from_millis(200);
+
+/// How often that is tried.
+const QUICK_TRIES: usize = 3;
 
 impl Sink {
     /// Makes ready for a session of this term, with the producer at hand if that can go on.
@@ -65,10 +72,30 @@ impl Sink {
         if let Some(transactor) = transactor
             && !self.is_initialised
         {
-            transactor.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))?;
+            self.be_let_in(transactor).await?;
             self.is_initialised = true;
         }
         Ok(())
+    }
+
+    /// Asks to be let in. While the broker still ends an earlier transaction the client waits for half a second before
+    /// it asks again; another client asks sooner.
+    async fn be_let_in(&mut self, mut transactor: Transactor) -> Result<(), SinkError> {
+        for _ in 0..QUICK_TRIES {
+            match transactor.initialise(QUICKLY).await {
+                Ok(()) => return Ok(()),
+                Err(error) if errors::code(&error) == Some(RDKafkaErrorCode::ConcurrentTransactions) => {
+                    let producer = self.new_producer(Role::Transactional, self.shape())?;
+                    let Some(next) = producer.transactor.clone() else { break };
+                    transactor = next;
+                    self.topics.begin_anew();
+                    let earlier = self.producer.replace(producer);
+                    self.ended.extend(earlier.map(Producer::end));
+                }
+                Err(_slow) => break,
+            }
+        }
+        transactor.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))
     }
 
     /// Reads what the broker remembers, if that is wanted and not known.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rdkafka::producer::BaseRecord;
+use tokio::task::yield_now;
 
 use crate::contract::{Outcome, Refusal, Rejection, SinkError};
 use crate::kafka::config::{Settings, Shape};
@@ -20,6 +21,9 @@ const FRAMING: usize = 200;
 
 /// Bytes that the lengths of one header take at most.
 const HEADER_FRAMING: usize = 10;
+
+/// So many records are handed over before others get a turn: a relay that has lost its lease meanwhile stops there.
+const STRIDE: usize = 250;
 
 /// A record that is to be sent.
 #[derive(Debug, Clone, Copy)]
@@ -193,7 +197,10 @@ impl Writer<'_> {
     ) -> Result<(), SinkError> {
         let mut deferred: Vec<(usize, Sending)> = Vec::new();
         let mut is_warming = false;
-        for (place, sending) in sendings {
+        for (count, (place, sending)) in sendings.enumerate() {
+            if count % STRIDE == STRIDE - 1 {
+                yield_now().await;
+            }
             let State::Known(known) = &mut topics.get(sending.topic).state else { continue };
             match &mut known.warmth[sending.partition as usize] {
                 Warmth::Warm => self.send(place, sending).await?,

@@ -12,7 +12,7 @@ use rdkafka::producer::{
     BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::contract::{Outcome, Rejection};
 use crate::kafka::client_log::{ClientLog, Reach};
@@ -24,6 +24,9 @@ use crate::kafka::transaction::Transactor;
 
 /// How long a producer that is no good may take to tell what became of the records that are under way.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
+
+/// How often its queue is emptied meanwhile.
+const SWEEP: Duration = Duration::from_millis(50);
 
 /// The client itself.
 type Client = ThreadedProducer<Context>;
@@ -144,13 +147,18 @@ impl Producer {
 /// Once a producer is found to be no good: sends nothing more, and bounds how long receipts wait for reports.
 async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
     ledger.ended().await;
-    if let Some(client) = client.upgrade() {
+    let end = Instant::now() + LAST_REPORTS;
+    while Instant::now() < end {
+        let Some(client) = client.upgrade() else { break };
         let handle = Handle(Some(client));
-        // It waits for the client's threads, and so must not run on the runtime's own.
+        // It waits for the client's threads, and so must not run on the runtime's own. Records that were under way may
+        // come back into the queue.
         let purged = tokio::task::spawn_blocking(move || handle.purge(PurgeConfig::default().queue()));
         let _ = purged.await;
+        if timeout(SWEEP, ledger.answered()).await.is_ok() {
+            break;
+        }
     }
-    let _ = timeout(LAST_REPORTS, ledger.answered()).await;
     ledger.abandon();
 }
 

@@ -120,14 +120,32 @@ impl Sink {
         after: Option<&Position>,
     ) -> Result<Receipt, SinkError> {
         let taken = self.take_over(records, after).await;
-        if taken.is_err()
+        self.explained(taken).await
+    }
+
+    async fn prepare_or_explain(&mut self, records: &[Record]) -> Result<(), SinkError> {
+        let prepared = self.make_room(records).await;
+        self.explained(prepared).await
+    }
+
+    /// The reports that are still to come tell who is at fault, and `abort` may follow an error at once. They come
+    /// soon: the producer takes care that they do.
+    async fn explained<T>(&self, result: Result<T, SinkError>) -> Result<T, SinkError> {
+        if result.is_err()
             && let Some(producer) = &self.producer
         {
-            // The reports that are still to come tell who is at fault, and `abort` may follow at once. They come soon:
-            // the producer takes care that they do.
             producer.ledger.answered().await;
         }
-        taken
+        result
+    }
+
+    /// Waits until the topics are known and the broker has caught up, so that an outage leaves little in the client.
+    async fn make_room(&mut self, records: &[Record]) -> Result<(), SinkError> {
+        self.topics.hear();
+        self.sound()?;
+        self.learn(records).await?;
+        self.sound()?.ledger.caught_up(self.settings.oldest).await;
+        self.sound().map(drop)
     }
 
     async fn take_over(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
@@ -276,6 +294,10 @@ impl Sink {
 impl Contract for Sink {
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(self.make_ready(term))
+    }
+
+    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(self.prepare_or_explain(records))
     }
 
     fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {

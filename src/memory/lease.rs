@@ -13,6 +13,7 @@ use crate::outbox::Term;
 #[derive(Debug, Default)]
 pub(super) struct Lease {
     term: i64,
+    holder: String,
     ends: Option<Instant>,
     /// The session that nobody else can overtake, while it lives and its lease has not run out.
     locked_by: Option<u64>,
@@ -30,17 +31,18 @@ impl Lease {
         self.sessions
     }
 
-    fn bid(&mut self, session: u64, ttl: Duration, fences: bool) -> Bid {
+    fn bid(&mut self, session: u64, holder: &str, ttl: Duration, fences: bool) -> Bid {
         let now = Instant::now();
         let left = self.ends.map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
         if left.is_some() && self.locked_by.is_some_and(|holder| holder != session) {
             return Bid::Taken;
         }
         self.locked_by = Some(session);
-        if let Some(left) = left.filter(|_| !fences) {
+        if let Some(left) = left.filter(|_| !fences && self.holder != holder) {
             return Bid::Wait(left);
         }
         self.term += 1;
+        holder.clone_into(&mut self.holder);
         self.ends = Some(now + ttl);
         Bid::Won(Term(self.term))
     }
@@ -55,9 +57,9 @@ impl Lease {
     }
 
     fn resign(&mut self, session: u64, term: Term) {
-        if self.check(term).is_ok() && self.locked_by == Some(session) {
+        if self.check(term).is_ok() {
             self.ends = None;
-            self.locked_by = None;
+            self.unlock(session);
         }
     }
 
@@ -72,20 +74,23 @@ impl Lease {
 pub(super) struct Session {
     shared: Arc<Shared>,
     id: u64,
+    holder: String,
     ttl: Duration,
     fences: bool,
 }
 
 impl Session {
-    pub(super) fn open(shared: Arc<Shared>, ttl: Duration) -> Self {
+    pub(super) fn open(shared: Arc<Shared>, holder: &str, ttl: Duration) -> Self {
         let id = shared.state().lease.new_session();
-        Self { shared, id, ttl, fences: false }
+        Self { shared, id, holder: holder.to_owned(), ttl, fences: false }
     }
 }
 
 impl LeaseSession for Session {
     fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
-        Box::pin(async { Ok(self.shared.change(|state| state.lease.bid(self.id, self.ttl, self.fences))) })
+        Box::pin(async {
+            Ok(self.shared.change(|state| state.lease.bid(self.id, &self.holder, self.ttl, self.fences)))
+        })
     }
 
     fn fence(&mut self) {

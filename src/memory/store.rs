@@ -150,13 +150,9 @@ impl OutboxStore for Store {
 }
 
 impl LeaseStore for Store {
-    fn lease<'a>(
-        &'a self,
-        _holder: &'a str,
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
+    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
         Box::pin(async move {
-            let session: Box<dyn LeaseSession> = Box::new(lease::Session::open(Arc::clone(&self.shared), ttl));
+            let session: Box<dyn LeaseSession> = Box::new(lease::Session::open(Arc::clone(&self.shared), holder, ttl));
             Ok(session)
         })
     }

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError};
 use crate::outbox::{Table, Term};
-use crate::postgres::errors::{not_now, unusable};
+use crate::postgres::errors::{is_denied, not_now, unusable};
 use crate::postgres::session::{ask_within, lock_key, sql};
 
 /// First half of the lock's key; the second is the table's oid.
@@ -99,15 +100,21 @@ impl PgLease {
         );
         let objid = i64::from(self.key.cast_unsigned());
         let statement = sqlx::query_scalar(sql(text)).bind(i64::from(CLASS)).bind(objid).bind(micros(self.ttl));
-        ask_within("ending a silent leader's session", self.ttl, statement.fetch_one(&mut self.conn)).await
+        let ended = statement.fetch_one(&mut self.conn).map(|ended| match ended {
+            // Another role's session: it is for that role, or for the server's own timeouts, to end it.
+            Err(error) if is_denied(&error) => Ok(false),
+            ended => ended,
+        });
+        ask_within("ending a silent leader's session", self.ttl, ended).await
     }
 
+    /// Begins a term, if nobody else's lease runs. One's own may: its session is gone, since it held the lock.
     async fn claim(&mut self) -> Result<Option<Term>, StoreError> {
         let text = format!(
             "/* outboxd: claim_lease */
              update {lease} set term = term + 1, holder = $1, backend_pid = pg_backend_pid(), released = false,
                  acquired_at = clock_timestamp(), expires_at = clock_timestamp() + $2 * interval '1 microsecond'
-             where released or expires_at <= clock_timestamp() or $3 returning term",
+             where released or expires_at <= clock_timestamp() or holder = $1 or $3 returning term",
             lease = self.table.lease()
         );
         let statement = sqlx::query_scalar(sql(text)).bind(&self.holder).bind(micros(self.ttl)).bind(self.fences);

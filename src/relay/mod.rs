@@ -190,7 +190,7 @@ impl Relay {
     async fn relay(&mut self, stop: &CancellationToken) -> Result<Ended, Error> {
         let store = Arc::clone(&self.store);
         let leases: Arc<dyn LeaseStore> = store;
-        let mut keeper = Keeper::new(leases, self.settings.holder.clone(), self.settings.lease_ttl);
+        let mut keeper = Keeper::new(leases, &self.settings.holder, self.settings.lease_ttl);
         if self.settings.delivery.fences() {
             keeper = keeper.fencing();
         }
@@ -202,7 +202,7 @@ impl Relay {
                 () = stop.cancelled() => return Ok(Ended::Graceful),
                 leadership = keeper.lead(connected) => leadership.map_err(Error::Store)?,
             };
-            self.begin_term(&leadership);
+            self.begin_term(&leadership, keeper.holder());
             let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / 4);
             let mut courier = self.courier.take();
             let carried = carry(courier.as_mut(), leadership.term());
@@ -222,8 +222,8 @@ impl Relay {
         }
     }
 
-    fn begin_term(&self, leadership: &Leadership) {
-        tracing::info!(term = %leadership.term(), holder = self.settings.holder, "leading");
+    fn begin_term(&self, leadership: &Leadership, holder: &str) {
+        tracing::info!(term = %leadership.term(), holder, "leading");
         metrics::set_leader(Some(leadership.term().0));
         self.status.send_modify(|status| {
             status.phase = Phase::Leading;
@@ -262,6 +262,7 @@ impl Relay {
             tokio::select! {
                 () = sleep(backoff.next_wait()) => {}
                 () = stop.cancelled() => return Verdict::Stopped(Ended::Graceful),
+                () = leadership.fading().cancelled() => return Verdict::LeaseLost,
                 () = leadership.lost().cancelled() => return Verdict::LeaseLost,
             }
         }

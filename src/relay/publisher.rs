@@ -1,6 +1,9 @@
 //! Handing records to the sink, in order, and keeping back what is held.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use uuid::Uuid;
 
 use crate::contract::{Receipt, Refusal, Sink};
@@ -149,6 +152,9 @@ impl Publisher<'_> {
 
     async fn publish(&mut self, fetched: Fetched) -> Result<(), Verdict> {
         let mut gathered = self.gather(fetched);
+        if !self.prepare(&gathered.records).await? {
+            return Ok(());
+        }
         if !self.leadership.is_trusted() {
             self.ending.abort.cancel();
             return Err(Verdict::LeaseLost);
@@ -217,6 +223,23 @@ impl Publisher<'_> {
         Gathered { number, records, read, end, closed, permits, is_exceptional, out_of_line }
     }
 
+    /// Waits until the sink has room. Says whether the session still wants it: while nothing of a batch is handed
+    /// over, an end need not wait for it.
+    async fn prepare(&mut self, records: &[Record]) -> Result<bool, Verdict> {
+        if records.is_empty() {
+            return Ok(true);
+        }
+        let prepared = tokio::select! {
+            biased;
+            () = self.ending.soft.cancelled() => return Ok(false),
+            prepared = self.sink.prepare(records) => prepared,
+        };
+        prepared.map(|()| true).map_err(|error| {
+            self.sink.abort();
+            sink_verdict(error)
+        })
+    }
+
     /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
     /// Says whether a lane is held because of that.
     async fn give_up_the_impossible(&mut self, records: &mut Vec<Record>) -> Result<bool, Verdict> {
@@ -249,13 +272,19 @@ impl Publisher<'_> {
         }
     }
 
+    /// Hands records over while the lease is trusted, and not one record longer than the sink takes to give way.
     async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, Verdict> {
         if records.is_empty() {
             return Ok(Box::pin(std::future::ready(Vec::new())));
         }
         let submitted = tokio::select! {
-            submitted = self.sink.submit_with_progress(records, after) => submitted,
+            biased;
             () = self.ending.abort.cancelled() => return Err(cut_off()),
+            () = mistrust(self.leadership) => {
+                self.ending.abort.cancel();
+                return Err(Verdict::LeaseLost);
+            }
+            submitted = self.sink.submit_with_progress(records, after) => submitted,
         };
         submitted.map_err(|error| {
             self.sink.abort();
@@ -310,6 +339,20 @@ impl Publisher<'_> {
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends when the lease is no longer trusted. Looks at the clock whenever it is asked: after a pause of the whole
+/// process no timer has fired yet.
+async fn mistrust(leadership: &Leadership) {
+    let mut until = pin!(sleep_until(leadership.trusted_until()));
+    poll_fn(|context| {
+        while leadership.is_trusted() {
+            until.as_mut().reset(leadership.trusted_until());
+            ready!(until.as_mut().poll(context));
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 fn cut_off() -> Verdict {

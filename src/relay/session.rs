@@ -9,7 +9,8 @@
 //!
 //! Order of ending: the fetcher stops at once; the publisher finishes the batch at hand; the settler runs
 //! until everything submitted is settled; the checkpoint is stored last, through the reader's session.
-//! Losing the lease, or the deadline of a stop, makes the sink forget what is not delivered yet.
+//! A lease that can no longer be prolonged ends the session the same way. Losing the lease, or the deadline of a
+//! stop, makes the sink forget what is not delivered yet.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::contract::{Reader, Sink, Store, StoreError};
 use crate::coordination::Leadership;
+use crate::observe::metrics;
 use crate::outbox::{Delivery, Progress, Term};
 use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
@@ -83,6 +85,7 @@ impl Session<'_> {
         let reader = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Verdict::Stopped(Ended::Graceful),
+            () = self.leadership.fading().cancelled() => return Verdict::LeaseLost,
             () = self.leadership.lost().cancelled() => return Verdict::LeaseLost,
             reader = self.open() => match reader { Ok(reader) => reader, Err(verdict) => return verdict },
         };
@@ -310,6 +313,16 @@ async fn watch_ending(
         leadership.lost().cancelled().await;
         ending.soft.cancel();
         ending.abort.cancel();
+        // What is left to do, such as settling what was delivered, another leader need not wait for.
+        metrics::set_leader(None);
+        status.send_modify(|status| {
+            status.phase = Phase::Standby;
+            status.term = None;
+        });
+    };
+    let fading = async {
+        leadership.fading().cancelled().await;
+        ending.soft.cancel();
     };
     let stopped = async {
         stop.cancelled().await;
@@ -319,6 +332,6 @@ async fn watch_ending(
         ending.abort.cancel();
         ending.give_up.cancel();
     };
-    tokio::join!(lost, stopped);
+    tokio::join!(lost, fading, stopped);
     std::future::pending().await
 }

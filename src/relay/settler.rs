@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::Utc;
 use futures_util::FutureExt;
@@ -21,6 +22,9 @@ use crate::relay::{Status, store_verdict};
 
 /// Records in one settlement at most: enough for few commits, small enough to be quick.
 const SETTLEMENT: usize = 10_000;
+
+/// How long an attempt to settle that was under way may still take once the session has to end.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// Batches that the sink has taken over together.
 pub(crate) struct Submitted {
@@ -209,14 +213,22 @@ impl Settler {
     async fn try_settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
         let last_chance = async {
             self.ending.give_up.cancelled().await;
-            sleep(std::time::Duration::from_secs(1)).await;
+            sleep(LAST_CHANCE).await;
+        };
+        // An attempt that was under way when the lease was lost may go through the same dead connection.
+        let began_before = !self.ending.abort.is_cancelled();
+        let new_chance = async {
+            self.ending.abort.cancelled().await;
+            sleep(LAST_CHANCE).await;
+        };
+        let unanswered = |doing| {
+            let source = "it did not answer in time".into();
+            Err(StoreError::Unavailable { doing, source })
         };
         tokio::select! {
             settled = self.store.settle(settlement) => settled,
-            () = last_chance => Err(StoreError::Unavailable {
-                doing: "settling before the deadline of the stop",
-                source: "it did not answer in time".into(),
-            }),
+            () = last_chance => unanswered("settling before the deadline of the stop"),
+            () = new_chance, if began_before => unanswered("settling while the lease was lost"),
         }
     }
 

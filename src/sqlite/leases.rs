@@ -36,8 +36,8 @@ impl Session {
     async fn take_over(&mut self) -> Result<Option<i64>, sqlx::Error> {
         let sql = format!(
             "/* outboxd: take_over */ update {}
-             set term = term + 1, holder = ?, expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?)
-             where expires_at is null or expires_at <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+             set term = term + 1, holder = ?1, expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?2)
+             where expires_at is null or expires_at <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now') or holder = ?1
              returning term",
             self.table.lease()
         );

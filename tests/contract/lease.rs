@@ -100,6 +100,54 @@ pub(crate) async fn a_lost_session_leaves_its_lease_to_run_out(implementation: &
     assert!(begun.elapsed() + ROUNDING >= TTL, "taken over after {:?}", begun.elapsed());
 }
 
+pub(crate) async fn a_holder_takes_its_own_lease_again_at_once(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let mut lost = session(&store, "one").await;
+    let begun = Instant::now();
+    let ended = win(&mut lost).await;
+    drop(lost);
+    let mut again = session(&store, "one").await;
+    let term = win(&mut again).await;
+    assert!(begun.elapsed() < TTL, "it waited {:?} for itself", begun.elapsed());
+    assert!(term > ended);
+    let mut other = session(&store, "two").await;
+    let others = bid(&mut other).await;
+    assert!(!matches!(others, Bid::Won(_)), "{others:?}");
+}
+
+pub(crate) async fn a_lease_is_resigned_through_another_session_when_its_own_is_lost(
+    implementation: &dyn Implementation,
+) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let mut lost = session(&store, "one").await;
+    let begun = Instant::now();
+    let ended = win(&mut lost).await;
+    drop(lost);
+    session(&store, "one").await.resign(ended).await.expect("resigned");
+    assert!(win(&mut session(&store, "two").await).await > ended);
+    assert!(begun.elapsed() < TTL, "nobody waits for a lease that was resigned");
+}
+
+pub(crate) async fn whoever_fences_waits_no_longer_for_a_lost_session_than_others(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let mut leader = session(&store, "one").await;
+    let (mut rival, mut heir) = (session(&store, "two").await, session(&store, "three").await);
+    heir.fence();
+    let begun = Instant::now();
+    let ended = win(&mut leader).await;
+    let while_it_lives = bid(&mut heir).await;
+    assert!(!matches!(while_it_lives, Bid::Won(_)), "{while_it_lives:?}");
+    drop(leader);
+    let term = win(&mut heir).await;
+    assert!(term > ended && begun.elapsed() < TTL * 2);
+    let rivals = bid(&mut rival).await;
+    assert!(!matches!(rivals, Bid::Won(_)), "{rivals:?}");
+    heir.renew(term).await.expect("renewed");
+}
+
 pub(crate) async fn resigning_an_ended_term_does_nothing(implementation: &dyn Implementation) {
     let outbox = implementation.outbox(Settle::Mark).await;
     let (mut one, mut other) = (session(&outbox.store(), "one").await, session(&outbox.store(), "two").await);
@@ -115,7 +163,8 @@ pub(crate) async fn resigning_an_ended_term_does_nothing(implementation: &dyn Im
 pub(crate) async fn one_of_many_bidders_wins(implementation: &dyn Implementation) {
     let outbox = implementation.outbox(Settle::Mark).await;
     let store = outbox.store();
-    let mut sessions = join_all((0..6).map(|_| session(&store, "many"))).await;
+    let names: Vec<String> = (0..6).map(|number| format!("bidder {number}")).collect();
+    let mut sessions = join_all(names.iter().map(|name| session(&store, name))).await;
     let bids = join_all(sessions.iter_mut().map(bid)).await;
     let won = bids.iter().filter(|bid| matches!(bid, Bid::Won(_))).count();
     assert_eq!(won, 1, "{bids:?}");

@@ -253,7 +253,15 @@ mod memory {
 }
 
 mod kafka {
-    promises!(crate::contract::fixtures::kafka::Kafka);
+    promises!(crate::contract::fixtures::kafka::Kafka(outboxd::outbox::Delivery::AtLeastOnce));
+}
+
+mod kafka_fenced {
+    promises!(crate::contract::fixtures::kafka::Kafka(outboxd::outbox::Delivery::Fenced));
+}
+
+mod kafka_exactly_once {
+    promises!(crate::contract::fixtures::kafka::Kafka(outboxd::outbox::Delivery::ExactlyOnce));
 }
 
 /// The same faults that tests script must not break what the sink behind them promises.

@@ -117,7 +117,7 @@ fn every_mistake_is_told_at_once_with_what_would_do() {
         "relay.batch.records: \"5\" is no whole number; write it in digits, without quotes",
         "relay.batch.bytes: \"lots\" is no size",
         "relay.in_flight.records: 0 is out of bounds; use one between 1 and",
-        "lease.ttl: 1ms is out of bounds; use one between 1s and",
+        "lease.ttl: 1ms is out of bounds; use one between 250ms and",
         "log.format: \"xml\" is not one of its words; use \"text\" or \"json\"",
     ] {
         assert!(

@@ -43,6 +43,8 @@ async fn the_deadline_cuts_a_drain_off_and_the_exit_code_says_so() {
 async fn a_second_signal_stops_at_once() {
     let small = Small::new().await;
     let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
+    small.write(10).await;
+    relay.reaches("outboxd_published_total", 10.0).await;
     small.broker.down().expect("the broker goes down");
     small.write(10).await;
     relay.reaches("outboxd_in_flight_messages", 1.0).await;
@@ -56,9 +58,24 @@ async fn a_second_signal_stops_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_broker_to_which_nothing_was_handed_over() {
+    let small = Small::new().await;
+    small.broker.down().expect("the broker goes down");
+    small.write(10).await;
+    let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
+    relay.reaches("outboxd_in_flight_messages", 10.0).await;
+    let told = Instant::now();
+    assert_eq!(relay.stop().await, Some(0), "{}", relay.log());
+    assert!(told.elapsed() < Duration::from_secs(10), "it took {:?}", told.elapsed());
+    assert_eq!(small.unsent().await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_served_until_the_drain_is_over() {
     let small = Small::new().await;
     let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
+    small.write(10).await;
+    relay.reaches("outboxd_published_total", 10.0).await;
     small.broker.down().expect("the broker goes down");
     small.write(10).await;
     relay.reaches("outboxd_in_flight_messages", 1.0).await;

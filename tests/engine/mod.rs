@@ -2,6 +2,7 @@
 
 mod exactly_once;
 mod flow;
+mod leading;
 mod rejections;
 
 use std::sync::Arc;

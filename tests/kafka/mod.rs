@@ -20,6 +20,8 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use uuid::Uuid;
 
+use crate::support::kafka::transactions_ended;
+
 const TERM: Term = Term(1);
 
 /// How long anything may take before a test gives up on it.
@@ -105,6 +107,8 @@ fn is_delivered(outcome: &Outcome) -> bool {
 }
 
 async fn read(properties: &BTreeMap<String, String>, topic: &str) -> Vec<Consumed> {
+    let partitions = i32::try_from(partition_count(properties, topic).await).expect("few partitions");
+    transactions_ended(&properties["bootstrap.servers"], topic, partitions).await;
     within(read_to_end(properties, topic, Isolation::ReadCommitted)).await.expect("the topic can be read")
 }
 

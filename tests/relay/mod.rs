@@ -4,6 +4,7 @@ mod connect;
 mod content;
 mod crash;
 mod exactly_once;
+mod fenced;
 mod held;
 mod housekeeping;
 mod logs;

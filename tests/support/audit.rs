@@ -1,6 +1,6 @@
 //! The audit: what Kafka holds against what committed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rdkafka::message::Message;
 
@@ -15,7 +15,13 @@ const SHOWN: usize = 8;
 pub(crate) struct Auditor {
     lanes: HashMap<(String, String), Trail>,
     records: u64,
+    duplicates: u64,
     complaints: Vec<String>,
+    /// What was committed before the audit began, and may or may not come.
+    before: Ledger,
+    /// Whether a duplicate may come at any time, and not only as part of a rewind: what a leader that was paused had
+    /// handed over already.
+    stale_allowed: bool,
 }
 
 /// What was seen of one lane.
@@ -23,9 +29,13 @@ pub(crate) struct Auditor {
 struct Trail {
     partition: i32,
     previous: u64,
-    /// The row id that came with each number, from 1 on.
+    /// The row id that came with each number, from 1 on; [`MISSING`] where a later number came first, and [`BEFORE`]
+    /// for numbers from before the audit began.
     rows: Vec<i64>,
 }
+
+const MISSING: i64 = i64::MIN;
+const BEFORE: i64 = i64::MIN + 1;
 
 /// What the comparison found.
 #[derive(Debug)]
@@ -40,6 +50,31 @@ pub(crate) struct Verdict {
 }
 
 impl Auditor {
+    /// One that minds the order of first occurrences only.
+    pub(crate) fn of_first_occurrences() -> Self {
+        Self { stale_allowed: true, ..Self::default() }
+    }
+
+    /// Minds only what commits from now on, given what committed until now.
+    pub(crate) fn begin_after(&mut self, before: Ledger) {
+        *self = Self { before, stale_allowed: self.stale_allowed, ..Self::default() };
+    }
+
+    /// Whether every committed row of these topics was seen, apart from those given up.
+    pub(crate) fn has_all(&self, ledger: &Ledger, topics: &[&str], given_up: &GivenUp) -> bool {
+        let mut lanes = ledger.lanes().filter(|(of, _, _)| topics.contains(of));
+        lanes.all(|(topic, key, last)| self.missing(topic, key, last).all(|seq| given_up.has(topic, key, seq)))
+    }
+
+    /// The numbers of a lane that were not seen.
+    fn missing(&self, topic: &str, key: &str, last: u64) -> impl Iterator<Item = u64> {
+        let rows = self.lanes.get(&(topic.to_owned(), key.to_owned())).map(|trail| &trail.rows);
+        let from = if rows.is_none() { self.before.last(topic, key) } else { 0 };
+        let was_seen =
+            move |seq: &u64| rows.is_some_and(|rows| rows.get(*seq as usize - 1).is_some_and(|r| *r != MISSING));
+        (from + 1..=last).filter(move |seq| !was_seen(seq))
+    }
+
     /// Takes down one record.
     pub(crate) fn see(&mut self, record: &impl Message) {
         self.records += 1;
@@ -57,23 +92,31 @@ impl Auditor {
         if said_key != key {
             return Err(format!("the payload of key {said_key} under key {key}"));
         }
-        let first = Trail { partition: record.partition(), ..Trail::default() };
+        let rows = vec![BEFORE; self.before.last(record.topic(), key) as usize];
+        let first = Trail { partition: record.partition(), previous: rows.len() as u64, rows };
         let trail = self.lanes.entry((record.topic().to_owned(), key.to_owned())).or_insert(first);
-        trail.follow(record.partition(), seq, row).map_err(|complaint| format!("key {key}: {complaint}"))
+        self.duplicates += u64::from(trail.has(seq));
+        let strict = !self.stale_allowed;
+        trail.follow(record.partition(), seq, row, strict).map_err(|complaint| format!("key {key}: {complaint}"))
     }
 
     /// Compares with what committed for these topics.
     pub(crate) fn judge(self, ledger: &Ledger, topics: &[&str]) -> Verdict {
-        let mut complaints = self.complaints;
+        self.judge_without(ledger, topics, &GivenUp::default())
+    }
+
+    /// Compares with what committed for these topics, apart from what was given up.
+    pub(crate) fn judge_without(self, ledger: &Ledger, topics: &[&str], given_up: &GivenUp) -> Verdict {
+        let mut complaints = self.complaints.clone();
         let mut lost = 0;
-        let mut distinct = 0;
         for (topic, key, last) in ledger.lanes().filter(|(of, _, _)| topics.contains(of)) {
-            let lane = self.lanes.get(&(topic.to_owned(), key.to_owned()));
-            let seen = lane.map_or(0, |trail| trail.rows.len() as u64);
-            distinct += seen.min(last);
-            if seen < last {
-                lost += last - seen;
-                complaints.push(format!("lost: key {key} of {topic} ends at {seen}, committed were {last}"));
+            let missing: Vec<u64> =
+                self.missing(topic, key, last).filter(|seq| !given_up.has(topic, key, *seq)).collect();
+            lost += missing.len() as u64;
+            if let Some(first) = missing.first() {
+                let count = missing.len();
+                complaints
+                    .push(format!("lost: {count} of key {key} of {topic} from {first} on, committed were {last}"));
             }
         }
         for ((topic, key), trail) in &self.lanes {
@@ -83,27 +126,36 @@ impl Auditor {
                 complaints.push(format!("never committed: key {key} of {topic} goes on to {seen} after {committed}"));
             }
         }
-        Verdict { records: self.records, duplicates: self.records.saturating_sub(distinct), lost, complaints }
+        Verdict { records: self.records, duplicates: self.duplicates, lost, complaints }
     }
 }
 
 impl Trail {
-    /// A number is either the next one, or a rewind from which the lane goes on number by number.
-    fn follow(&mut self, partition: i32, seq: u64, row: i64) -> Result<(), String> {
+    /// A number is either the next one, or one that was there before; if `strict`, from a rewind on the lane goes on
+    /// number by number.
+    fn follow(&mut self, partition: i32, seq: u64, row: i64, strict: bool) -> Result<(), String> {
+        if seq == 0 {
+            return Err("number 0, which no writer draws".to_owned());
+        }
         if partition != self.partition {
             return Err(format!("number {seq} in partition {partition}, earlier ones in {}", self.partition));
         }
         let (previous, known) = (self.previous, self.rows.len() as u64);
         self.previous = seq;
-        if seq == known + 1 {
-            self.rows.push(row);
-        } else if seq == 0 || seq > known {
-            return Err(format!("number {seq} before {}", known + 1));
-        } else if self.rows[(seq - 1) as usize] != row {
-            let first = self.rows[(seq - 1) as usize];
-            return Err(format!("number {seq} from two rows, {first} and {row}: one was rolled back"));
+        if seq > known {
+            // Whether those in between are lost, given up, or will come late, shows later.
+            self.rows.resize(seq as usize, MISSING);
+            self.rows[(seq - 1) as usize] = row;
+        } else {
+            match std::mem::replace(&mut self.rows[(seq - 1) as usize], row) {
+                MISSING => return Err(format!("number {seq} after a later one")),
+                first if first != row && first != BEFORE => {
+                    return Err(format!("number {seq} from two rows, {first} and {row}: one was rolled back"));
+                }
+                _ => {}
+            }
         }
-        if seq > previous + 1 {
+        if strict && seq > previous + 1 {
             Err(format!("number {seq} right after {previous}, which is no rewind"))
         } else {
             Ok(())
@@ -111,7 +163,41 @@ impl Trail {
     }
 }
 
+impl Trail {
+    /// Whether this number was seen.
+    fn has(&self, seq: u64) -> bool {
+        let row = seq.checked_sub(1).and_then(|at| self.rows.get(at as usize));
+        row.is_some_and(|row| *row != MISSING && *row != BEFORE)
+    }
+}
+
+/// Rows that the relay gave up and put aside: dead letters.
+#[derive(Debug, Default)]
+pub(crate) struct GivenUp(HashSet<(String, String, u64)>);
+
+impl GivenUp {
+    /// Notes a row.
+    pub(crate) fn add(&mut self, topic: &str, key: &str, seq: u64) {
+        self.0.insert((topic.to_owned(), key.to_owned(), seq));
+    }
+
+    /// Whether this row was given up.
+    fn has(&self, topic: &str, key: &str, seq: u64) -> bool {
+        !self.0.is_empty() && self.0.contains(&(topic.to_owned(), key.to_owned(), seq))
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 impl Verdict {
+    /// What is wrong, if anything is: each complaint a line.
+    pub(crate) fn complaints(&self) -> &[String] {
+        &self.complaints
+    }
+
     /// Nothing lost, nothing that never committed, each lane in commit order, duplicates only as rewinds.
     #[track_caller]
     pub(crate) fn assert_complete_and_ordered(&self) {
@@ -134,7 +220,7 @@ mod tests {
 
     fn walk(steps: &[(u64, i64)]) -> Vec<String> {
         let mut trail = Trail::default();
-        steps.iter().filter_map(|(seq, row)| trail.follow(0, *seq, *row).err()).collect()
+        steps.iter().filter_map(|(seq, row)| trail.follow(0, *seq, *row, true).err()).collect()
     }
 
     #[test]
@@ -144,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_swap_a_gap_a_stray_and_a_rolled_back_row_are_found() {
-        assert!(walk(&[(1, 10), (3, 30), (2, 20)])[0].contains("number 3 before 2"));
+        let swap = walk(&[(1, 10), (3, 30), (2, 20)]);
+        assert!(swap[0].contains("number 3 right after 1") && swap[1].contains("number 2 after a later one"));
         assert!(walk(&[(1, 10), (2, 20), (3, 30), (1, 10), (3, 30)])[0].contains("which is no rewind"));
         assert!(walk(&[(1, 10), (1, 11)])[0].contains("one was rolled back"));
     }
@@ -159,5 +246,24 @@ mod tests {
         ledger.committed("t", "b", 4);
         let verdict = auditor.judge(&ledger, &["t"]);
         assert_eq!((verdict.lost, verdict.complaints.len()), (4, 2));
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_missed_and_what_came_before_may_be_absent() {
+        let mut auditor = Auditor::of_first_occurrences();
+        let mut ledger = Ledger::default();
+        ledger.committed("t", "a", 2);
+        auditor.begin_after(ledger.clone());
+        auditor
+            .lanes
+            .insert(("t".into(), "a".into()), Trail { rows: vec![BEFORE, BEFORE, MISSING, 4], ..Trail::default() });
+        ledger.committed("t", "a", 4);
+        ledger.committed("t", "b", 1);
+        let mut given_up = GivenUp::default();
+        assert!(!auditor.has_all(&ledger, &["t"], &given_up));
+        given_up.add("t", "a", 3);
+        given_up.add("t", "b", 1);
+        assert!(auditor.has_all(&ledger, &["t"], &given_up));
+        assert_eq!(auditor.judge_without(&ledger, &["t"], &given_up).complaints, Vec::<String>::new());
     }
 }

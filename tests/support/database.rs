@@ -96,7 +96,13 @@ pub(crate) fn aside<T: Send + 'static>(work: impl Future<Output = T> + Send + 's
 
 /// Creates or upgrades the outbox, through the binary.
 pub(crate) fn migrate(url: &str) {
+    migrate_table(url, "outbox");
+}
+
+/// Creates or upgrades an outbox of this name, through the binary.
+pub(crate) fn migrate_table(url: &str, table: &str) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
-    let output = command.args(["migrate", "--database-url", url]).output().expect("the binary starts");
+    let output =
+        command.args(["migrate", "--database-url", url, "--table", table]).output().expect("the binary starts");
     assert!(output.status.success(), "outboxd migrate failed: {}", String::from_utf8_lossy(&output.stderr));
 }

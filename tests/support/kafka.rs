@@ -1,5 +1,6 @@
 //! Apache Kafka as the tests see it: topics of their own, and what those hold.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
@@ -22,6 +23,7 @@ pub(crate) struct Topic {
     brokers: String,
     name: String,
     partitions: i32,
+    replicas: i32,
 }
 
 impl Topic {
@@ -30,6 +32,19 @@ impl Topic {
         let topic = Self::missing(brokers, partitions);
         topic.appear().await;
         topic
+    }
+
+    /// Creates a topic that so many brokers keep.
+    pub(crate) async fn create_replicated(brokers: &str, partitions: i32, replicas: i32) -> Self {
+        let mut topic = Self::missing(brokers, partitions);
+        topic.replicas = replicas;
+        topic.appear().await;
+        topic
+    }
+
+    /// Creates a topic whose records bear the time at which the broker appended them.
+    pub(crate) async fn create_stamped(brokers: &str, partitions: i32) -> Self {
+        Self::create_with(brokers, partitions, "message.timestamp.type", "LogAppendTime").await
     }
 
     /// Creates a topic with a property of its own.
@@ -48,12 +63,12 @@ impl Topic {
 
     /// Thinks of a topic of this name that does not exist yet.
     pub(crate) fn missing_named(brokers: &str, name: String, partitions: i32) -> Self {
-        Self { brokers: brokers.to_owned(), name, partitions }
+        Self { brokers: brokers.to_owned(), name, partitions, replicas: 1 }
     }
 
     /// Thinks of a topic that does not exist yet.
     pub(crate) fn missing(brokers: &str, partitions: i32) -> Self {
-        Self { brokers: brokers.to_owned(), name: format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions }
+        Self::missing_named(brokers, format!("outboxd.test.{:016x}", rand::random::<u64>()), partitions)
     }
 
     /// Creates the topic thought of.
@@ -62,7 +77,7 @@ impl Topic {
     }
 
     async fn make(&self, properties: &[(&str, &str)]) {
-        let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(self.replicas));
         for (property, value) in properties {
             new = new.set(property, value);
         }
@@ -71,9 +86,27 @@ impl Topic {
         wait::until_true("the new topic has leaders", wait::PATIENCE, async || self.exists()).await;
     }
 
+    /// Deletes it. Brokers hear of that one after the other.
+    pub(crate) async fn disappear(&self) {
+        let deleted = admin(&self.brokers).delete_topics(&[&self.name], &AdminOptions::new()).await;
+        deleted.expect("the broker answers")[0].as_ref().expect("the broker deletes the topic");
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its number of partitions.
+    pub(crate) fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
+    /// Which broker leads each partition; -1 where none does.
+    pub(crate) fn leaders(&self) -> Result<Vec<i32>, KafkaError> {
+        let metadata = consumer(&self.brokers).fetch_metadata(None, ANSWER_WITHIN)?;
+        let found = metadata.topics().iter().find(|topic| topic.name() == self.name);
+        Ok(found.map_or(Vec::new(), |topic| topic.partitions().iter().map(|partition| partition.leader()).collect()))
     }
 
     /// Whether the broker has it, with a leader for each partition. Asks for all topics, so that asking does
@@ -116,22 +149,23 @@ impl Topic {
         }
     }
 
-    /// Shows every record that it holds now, each partition in the order of its offsets.
+    /// Shows every record that it holds now and that is not undone, each partition in the order of its offsets.
     pub(crate) async fn read(&self, mut show: impl FnMut(&BorrowedMessage<'_>)) {
-        let mut left = self.count().expect("the broker answers");
+        transactions_ended(&self.brokers, &self.name, self.partitions).await;
         let consumer = self.at_the_beginning();
+        let mut left: HashSet<i32> = (0..self.partitions).collect();
         let mut end = Instant::now() + wait::PATIENCE;
-        while left > 0 {
+        while !left.is_empty() {
             match consumer.poll(Duration::ZERO) {
                 Some(Ok(record)) => {
                     show(&record);
-                    left -= 1;
                     end = Instant::now() + wait::PATIENCE;
                 }
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(left.remove(&partition)),
                 Some(Err(error)) => eprintln!("reading {}: {error}", self.name),
                 None => sleep(Duration::from_millis(5)).await,
             }
-            assert!(Instant::now() < end, "{left} records of {} do not come", self.name);
+            assert!(Instant::now() < end, "partitions {left:?} of {} do not come to an end", self.name);
         }
     }
 
@@ -140,7 +174,8 @@ impl Topic {
         Tail { consumer: self.at_the_beginning(), seen: Vec::new() }
     }
 
-    fn at_the_beginning(&self) -> BaseConsumer {
+    /// A consumer of all its partitions, before their first records.
+    pub(crate) fn at_the_beginning(&self) -> BaseConsumer {
         let consumer = consumer(&self.brokers);
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {
@@ -196,6 +231,7 @@ impl Tail {
     pub(crate) async fn take(&mut self) {
         match self.consumer.poll(Duration::ZERO) {
             Some(Ok(record)) => self.seen.push(record.detach()),
+            Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => eprintln!("following a topic: {error}"),
             None => sleep(Duration::from_millis(5)).await,
         }
@@ -219,11 +255,31 @@ pub(crate) fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a str
     std::str::from_utf8(found.value?).ok()
 }
 
+/// Waits until no transaction is open in a topic: what was committed is shown only once the broker has written that down
+/// everywhere, which is after it answered.
+pub(crate) async fn transactions_ended(brokers: &str, topic: &str, partitions: i32) {
+    let shown = consumer(brokers);
+    let all = consumer_that_reads(brokers, "read_uncommitted");
+    wait::until_true("all transactions have ended", wait::PATIENCE, async || {
+        let end_of = |consumer: &BaseConsumer, partition| {
+            let marks = consumer.fetch_watermarks(topic, partition, ANSWER_WITHIN);
+            marks.expect("the broker answers").1
+        };
+        (0..partitions).all(|partition| end_of(&shown, partition) == end_of(&all, partition))
+    })
+    .await;
+}
+
 fn consumer(brokers: &str) -> BaseConsumer {
+    consumer_that_reads(brokers, "read_committed")
+}
+
+/// A consumer that commits nothing and says where a partition ends for now.
+fn consumer_that_reads(brokers: &str, isolation: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "outboxd-test").set("enable.auto.commit", "false");
-    config.set("allow.auto.create.topics", "false").set("log_level", "3");
-    config.create().expect("a consumer can be set up")
+    config.set("allow.auto.create.topics", "false").set("log_level", "3").set("enable.partition.eof", "true");
+    config.set("isolation.level", isolation).create().expect("a consumer can be set up")
 }
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {

@@ -36,6 +36,13 @@ impl Scene {
         Self { seed: Seed::take(), database, topic, brokers: brokers.to_owned() }
     }
 
+    /// On the given server, with the testbed's Kafka, and records that bear the time at which they were appended.
+    pub(crate) async fn set_stamped(server: &Server) -> Self {
+        let (brokers, database) = (services::kafka(), Database::migrated(server).await);
+        let topic = Topic::create_stamped(&brokers, 6).await;
+        Self { seed: Seed::take(), database, topic, brokers }
+    }
+
     /// A relay that is not started yet.
     pub(crate) fn relay(&self) -> Daemon {
         Daemon::new(self.database.url(), &self.brokers)

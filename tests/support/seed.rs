@@ -16,6 +16,11 @@ impl Seed {
         }
     }
 
+    /// A seed from elsewhere.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// A generator of its own for one part of the test, always the same for the same seed and part.
     pub(crate) fn generator(&self, part: u64) -> SmallRng {
         SmallRng::seed_from_u64(self.0 ^ part.wrapping_mul(0x9e37_79b9_7f4a_7c15))

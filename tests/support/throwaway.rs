@@ -46,9 +46,34 @@ impl Postgres {
 impl Kafka {
     /// Makes a fresh broker and starts it.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Makes a fresh cluster of three and starts it. Each broker keeps all; two must have a record before it counts
+    /// as written.
+    pub(crate) fn start_three(settings: &[&str]) -> Self {
+        Self::start_with(&[&["--brokers", "3"], settings].concat())
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let service = Service::new("kafka.sh");
-        let brokers = service.run("start");
+        let brokers = service.run_with("start", arguments);
         Self { service, brokers }
+    }
+
+    /// Stops one broker, numbered from 1, in order: it hands its partitions to the others first.
+    pub(crate) fn stop_broker(&self, broker: usize) {
+        self.service.run_with("stop", &["--broker", &broker.to_string()]);
+    }
+
+    /// Kills one broker with SIGKILL.
+    pub(crate) fn kill_broker(&self, broker: usize) {
+        self.service.run_with("kill", &["--broker", &broker.to_string()]);
+    }
+
+    /// Starts one broker again, stopping it first if it runs.
+    pub(crate) fn restart_broker(&self, broker: usize) {
+        self.service.run_with("restart", &["--broker", &broker.to_string()]);
     }
 
     /// Where it listens.
@@ -82,8 +107,12 @@ impl Service {
 
     /// Runs a command of the script; says the last line that it prints.
     fn run(&self, command: &str) -> String {
+        self.run_with(command, &[])
+    }
+
+    fn run_with(&self, command: &str, arguments: &[&str]) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed").join(self.script);
-        let ran = Command::new(&script).arg(command).arg(&self.folder).output();
+        let ran = Command::new(&script).arg(command).arg(&self.folder).args(arguments).output();
         let output = ran.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
         let said = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::ledger::Ledger;
 use crate::support::seed::Seed;
+use crate::support::wait;
 
 /// What the writers do.
 #[derive(Clone)]
@@ -33,6 +34,12 @@ pub(crate) struct Workload {
     pub(crate) pause: Duration,
     /// Whether a lost connection is to be expected, and made again.
     pub(crate) outages: bool,
+    /// The outbox that they write to. Each has aggregates of its own.
+    pub(crate) outbox: String,
+    /// Bytes of padding in a payload.
+    pub(crate) padding: i32,
+    /// Of so many statements that insert rows one has a large last row, if any has; and the bytes of its padding.
+    pub(crate) large: Option<(u32, i32)>,
 }
 
 /// Writers at work.
@@ -46,7 +53,18 @@ impl Workload {
     /// Writers as fast as they can, 16 of them, until so many rows are written.
     pub(crate) fn new(url: &str, topics: &[&str], rows: i64) -> Self {
         let topics = topics.iter().map(|&topic| topic.to_owned()).collect();
-        Self { url: url.to_owned(), topics, writers: 16, keys: 400, rows, pause: Duration::ZERO, outages: false }
+        Self {
+            url: url.to_owned(),
+            topics,
+            writers: 16,
+            keys: 400,
+            rows,
+            pause: Duration::ZERO,
+            outages: false,
+            outbox: "outbox".to_owned(),
+            padding: 60,
+            large: None,
+        }
     }
 
     /// Steady writers, until they are stopped.
@@ -74,13 +92,29 @@ impl Workload {
 
     async fn prepare(&self) {
         let mut connection = PgConnection::connect(&self.url).await.expect("the database takes connections");
-        let tables = "create table aggregate (key text primary key, topic text not null, seq bigint not null) \
-            with (fillfactor = 50)";
-        connection.execute(tables).await.expect("the table of aggregates is created");
+        let table = self.aggregates();
+        let tables = format!(
+            "create table {table} (key text primary key, topic text not null, seq bigint not null) with (fillfactor = 50)"
+        );
+        connection.execute(AssertSqlSafe(tables)).await.expect("the table of aggregates is created");
         let topics: Vec<_> = (0..self.keys).map(|key| &*self.topics[key as usize % self.topics.len()]).collect();
         let keys: Vec<_> = (0..self.keys).map(key_name).collect();
-        let filled = sqlx::query("insert into aggregate select k, t, 0 from unnest($1::text[], $2::text[]) u (k, t)");
+        let fill = format!("insert into {table} select k, t, 0 from unnest($1::text[], $2::text[]) u (k, t)");
+        let filled = sqlx::query(AssertSqlSafe(fill));
         filled.bind(keys).bind(topics).execute(&mut connection).await.expect("aggregates are inserted");
+    }
+}
+
+impl Workload {
+    /// The table of the aggregates.
+    fn aggregates(&self) -> String {
+        format!("aggregate_of_{}", self.outbox)
+    }
+
+    /// What has committed by now. A database that is away is waited for.
+    pub(crate) async fn ledger(&self) -> Ledger {
+        let read = async || read_ledger(&self.url, &self.aggregates()).await.ok();
+        wait::until("the aggregates can be read", wait::PATIENCE, read).await
     }
 }
 
@@ -90,7 +124,7 @@ impl Writers {
         while let Some(ended) = self.tasks.join_next().await {
             ended.expect("a writer does not panic");
         }
-        read_ledger(&self.workload.url).await
+        self.workload.ledger().await
     }
 
     /// Lets each writer finish its transaction, and says what committed.
@@ -98,20 +132,26 @@ impl Writers {
         self.stop.cancel();
         self.finish().await
     }
+
+    /// Lets each writer finish its transaction.
+    pub(crate) async fn rest(&mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("a writer does not panic");
+        }
+    }
 }
 
 /// What the aggregates of a database say was committed.
-async fn read_ledger(url: &str) -> Ledger {
-    let mut connection = PgConnection::connect(url).await.expect("the database takes connections");
-    let rows: Vec<(String, String, i64)> = sqlx::query_as("select topic, key, seq from aggregate")
-        .fetch_all(&mut connection)
-        .await
-        .expect("the aggregates can be read");
+async fn read_ledger(url: &str, aggregates: &str) -> Result<Ledger, sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
+    let read = format!("select topic, key, seq from {aggregates}");
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(AssertSqlSafe(read)).fetch_all(&mut connection).await?;
     let mut ledger = Ledger::default();
     for (topic, key, seq) in rows {
         ledger.committed(&topic, &key, seq as u64);
     }
-    ledger
+    Ok(ledger)
 }
 
 /// Inserts rows in one statement, numbered on from `from` in each of `keys` keys; `from` and `rows` count rows
@@ -158,7 +198,7 @@ impl Writer {
         };
         // A plan of its own, so that what is random does not depend on how far a transaction got.
         let mut plan = SmallRng::seed_from_u64(self.rng.random());
-        let written = transaction(connection, &mut plan, self.workload.keys).await?;
+        let written = transaction(connection, &mut plan, &self.workload).await?;
         self.left.fetch_sub(written, Ordering::Relaxed);
         Ok(())
     }
@@ -172,15 +212,21 @@ fn is_lost_race(error: &sqlx::Error) -> bool {
 }
 
 /// One transaction; says how many rows it committed.
-async fn transaction(connection: &mut PgConnection, plan: &mut SmallRng, keys: u64) -> Result<i64, sqlx::Error> {
+async fn transaction(
+    connection: &mut PgConnection,
+    plan: &mut SmallRng,
+    workload: &Workload,
+) -> Result<i64, sqlx::Error> {
+    let keys = workload.keys;
     let chosen: Vec<_> = (0..plan.random_range(1..=3)).map(|_| key_name(plan.random_range(0..keys))).collect();
     connection.execute("begin").await?;
-    let lock = sqlx::query("select from aggregate where key = any($1) order by key for update");
+    let lock = format!("select from {} where key = any($1) order by key for update", workload.aggregates());
+    let lock = sqlx::query(AssertSqlSafe(lock));
     lock.bind(&chosen).execute(&mut *connection).await?;
     let mut written = 0;
     for key in &chosen {
         delay(plan).await;
-        written += step(connection, plan, key).await?;
+        written += step(connection, plan, workload, key).await?;
     }
     if plan.random_ratio(1, 10) {
         connection.execute("rollback").await?;
@@ -192,13 +238,20 @@ async fn transaction(connection: &mut PgConnection, plan: &mut SmallRng, keys: u
 }
 
 /// Writes some events of a locked aggregate, now and then inside a savepoint; says how many remain.
-async fn step(connection: &mut PgConnection, plan: &mut SmallRng, key: &str) -> Result<i64, sqlx::Error> {
+async fn step(
+    connection: &mut PgConnection,
+    plan: &mut SmallRng,
+    workload: &Workload,
+    key: &str,
+) -> Result<i64, sqlx::Error> {
     let count = plan.random_range(1..=5_i64);
     let savepoint = plan.random_ratio(1, 5);
     if savepoint {
         connection.execute("savepoint step").await?;
     }
-    let insert = sqlx::query(AssertSqlSafe(INSERT)).bind(key).bind(count);
+    let large = workload.large.filter(|(of, _)| plan.random_ratio(1, *of)).map_or(workload.padding, |(_, size)| size);
+    let text = INSERT.replace("AGGREGATE", &workload.aggregates()).replace("OUTBOX", &workload.outbox);
+    let insert = sqlx::query(AssertSqlSafe(text)).bind(key).bind(count).bind(workload.padding).bind(large);
     insert.execute(&mut *connection).await?;
     if savepoint && plan.random_ratio(1, 3) {
         connection.execute("rollback to savepoint step").await?;
@@ -210,10 +263,10 @@ async fn step(connection: &mut PgConnection, plan: &mut SmallRng, key: &str) -> 
     Ok(count)
 }
 
-const INSERT: &str = "with drawn as (update aggregate set seq = seq + $2 where key = $1 returning topic, seq) \
-    insert into outbox (topic, key, payload, headers) \
-    select topic, $1, convert_to($1 || ' ' || n || ' ' || repeat('x', 60), 'UTF8'), '{\"kind\": \"step\"}' \
-    from drawn, generate_series(seq - $2 + 1, seq) n order by n";
+const INSERT: &str = "with drawn as (update AGGREGATE set seq = seq + $2 where key = $1 returning topic, seq) \
+    insert into OUTBOX (topic, key, payload, headers) \
+    select topic, $1, convert_to($1 || ' ' || n || ' ' || repeat('x', case when n = seq then $4 else $3 end), 'UTF8'), \
+    '{\"kind\": \"step\"}' from drawn, generate_series(seq - $2 + 1, seq) n order by n";
 
 /// Most of the time none, sometimes a moment, rarely long.
 async fn delay(plan: &mut SmallRng) {

@@ -72,6 +72,10 @@ impl crate::contract::Sink for Sink {
         Box::pin(self.script.play(Call::SinkOpen, self.inner.open(term), |()| 0))
     }
 
+    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
+        self.inner.prepare(records)
+    }
+
     fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
         Box::pin(self.script.play(Call::Examine, self.inner.examine(records), |_| records.len()))
     }

@@ -1,0 +1,93 @@
+//! Two requests of the Kafka protocol that the client library does not have: which brokers keep a partition, and that
+//! the first of them shall lead it.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const ELECT_LEADERS: (i16, i16) = (43, 2);
+const ALTER_PARTITION_REASSIGNMENTS: (i16, i16) = (45, 0);
+
+/// How long an answer may take, here and at the broker.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lets the next of three brokers, numbered from 1, lead each partition of a topic that all three keep; `turn` says
+/// which begins. The broker asked passes it on to the controller.
+///
+/// # Errors
+/// When the broker cannot be reached or does not answer. That it answers says nothing of what became of it.
+pub(crate) async fn move_leaders(broker: &str, topic: &str, partitions: i32, turn: i32) -> io::Result<()> {
+    let mut reassign = Body::default().int32(PATIENCE.as_millis() as i32).length(1).text(topic);
+    reassign = reassign.length(partitions as usize);
+    for partition in 0..partitions {
+        reassign = reassign.int32(partition).length(3);
+        for place in 0..3 {
+            reassign = reassign.int32((partition + turn + place) % 3 + 1);
+        }
+        reassign = reassign.tags();
+    }
+    ask(broker, ALTER_PARTITION_REASSIGNMENTS, reassign.tags().tags()).await?;
+    // Preferred ones.
+    let mut elect = Body::default().int8(0).length(1).text(topic).length(partitions as usize);
+    for partition in 0..partitions {
+        elect = elect.int32(partition);
+    }
+    ask(broker, ELECT_LEADERS, elect.tags().int32(PATIENCE.as_millis() as i32).tags()).await
+}
+
+/// A request's body in the "flexible" encoding.
+#[derive(Default)]
+struct Body(Vec<u8>);
+
+impl Body {
+    fn int8(mut self, value: i8) -> Self {
+        self.0.extend(value.to_be_bytes());
+        self
+    }
+
+    fn int32(mut self, value: i32) -> Self {
+        self.0.extend(value.to_be_bytes());
+        self
+    }
+
+    /// The length of an array or a text: one more than it is, in seven bits, which is enough here.
+    fn length(mut self, length: usize) -> Self {
+        self.0.push(u8::try_from(length + 1).ok().filter(|length| *length < 128).expect("a short array"));
+        self
+    }
+
+    fn text(mut self, text: &str) -> Self {
+        self = self.length(text.len());
+        self.0.extend(text.as_bytes());
+        self
+    }
+
+    /// No tagged fields.
+    fn tags(mut self) -> Self {
+        self.0.push(0);
+        self
+    }
+}
+
+async fn ask(broker: &str, (key, version): (i16, i16), body: Body) -> io::Result<()> {
+    timeout(PATIENCE, ask_without_deadline(broker, key, version, body)).await.map_err(io::Error::other)?
+}
+
+async fn ask_without_deadline(broker: &str, key: i16, version: i16, body: Body) -> io::Result<()> {
+    let mut request = Vec::new();
+    request.extend(key.to_be_bytes());
+    request.extend(version.to_be_bytes());
+    // A correlation id, and a client id that is null.
+    request.extend(1_i32.to_be_bytes());
+    request.extend((-1_i16).to_be_bytes());
+    request.push(0);
+    request.extend(body.0);
+    let mut stream = TcpStream::connect(broker).await?;
+    stream.write_all(&(request.len() as i32).to_be_bytes()).await?;
+    stream.write_all(&request).await?;
+    let mut answer = vec![0; stream.read_i32().await? as usize];
+    stream.read_exact(&mut answer).await.map(drop)
+}

@@ -1,0 +1,256 @@
+//! Doing the faults, and undoing them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::sync::Mutex;
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::kafka::Topic;
+use crate::support::ledger::Ledger;
+use crate::support::proxy::Mode;
+use crate::support::throwaway::Postgres;
+use crate::support::wait::PATIENCE;
+use crate::support::wire;
+use crate::torture::rig::aside;
+use crate::torture::script::{Fault, Kind};
+use crate::torture::stage::{Relay, Stage, USUAL_LIMIT};
+
+/// How long a takeover is waited for before it is left uncounted, since something else is broken too.
+const TAKEOVER: Duration = Duration::from_secs(8);
+
+/// A limit that a few records fill.
+const LOW_LIMIT: &str = "2000";
+
+/// What the faults of a round did.
+#[derive(Default)]
+pub(crate) struct Deeds {
+    /// Faults that were felt, and how long until they were undone.
+    done: Mutex<Vec<(Kind, Duration)>>,
+    /// How long the other relay took to lead, where nothing else was broken.
+    takeovers: Mutex<Vec<(Kind, Duration)>>,
+    /// The latest time at which a topic was created again.
+    renewed: Mutex<Option<Renewed>>,
+    /// Faults under way, and faults that have begun.
+    active: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+/// The same, when all is over.
+#[derive(Default)]
+pub(crate) struct Done {
+    pub(crate) faults: Vec<(Kind, Duration)>,
+    pub(crate) takeovers: Vec<(Kind, Duration)>,
+    pub(crate) renewed: Option<Renewed>,
+}
+
+/// What an audit needs to know of a topic that was created again.
+#[derive(Clone)]
+pub(crate) struct Renewed {
+    /// A time from which on the new one took everything.
+    pub(crate) at: DateTime<Utc>,
+    /// What had committed for it when the new one took everything.
+    pub(crate) before: Ledger,
+}
+
+impl Deeds {
+    /// Does a fault when its time has come, and undoes it.
+    ///
+    /// # Errors
+    /// When a relay ends otherwise than it should.
+    pub(crate) async fn commit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
+        sleep(fault.at).await;
+        let began = Instant::now();
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.active.fetch_add(1, Ordering::SeqCst);
+        let done = self.act(stage, fault).await;
+        self.active.fetch_sub(1, Ordering::SeqCst);
+        if done? {
+            self.done.lock().await.push((fault.kind, began.elapsed()));
+        }
+        Ok(())
+    }
+
+    /// What was done.
+    pub(crate) fn over(self) -> Done {
+        let Self { done, takeovers, renewed, .. } = self;
+        Done { faults: done.into_inner(), takeovers: takeovers.into_inner(), renewed: renewed.into_inner() }
+    }
+
+    /// Says whether it had an effect.
+    async fn act(&self, stage: &Stage<'_>, fault: Fault) -> Result<bool, String> {
+        let relay = &stage.relays[fault.whom % stage.relays.len()];
+        match fault.kind {
+            Kind::KillRelay | Kind::StopRelay | Kind::PauseRelay => return self.hit(stage, fault).await.map(|()| true),
+            Kind::KillBroker | Kind::StopBroker => break_broker(stage, fault).await,
+            Kind::MoveLeaders => return Ok(move_leaders(stage, fault).await),
+            Kind::RestartDatabase => {
+                let postgres = Arc::clone(&stage.rig.postgres).lock_owned().await;
+                drop(aside(postgres, Postgres::restart).await);
+            }
+            Kind::KillDatabase => kill_database(stage, fault).await,
+            Kind::SeverDatabase => carry(relay, Mode::Sever, fault.lasting).await,
+            Kind::StallDatabase => carry(relay, Mode::Stall, fault.lasting).await,
+            Kind::SlowDatabase => carry(relay, Mode::Slow(fault.lasting / 50), fault.lasting).await,
+            // The writers do that.
+            Kind::OversizedRecords => {}
+            Kind::LowerLimit => lower_limit(stage, fault).await,
+            Kind::RecreateTopic => *self.renewed.lock().await = Some(recreate_topic(stage, fault).await),
+        }
+        Ok(true)
+    }
+
+    /// Kills, stops or pauses a relay, and takes the time that the other needs to lead.
+    async fn hit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
+        let mut number = fault.whom % stage.relays.len();
+        if !fault.whom.is_multiple_of(3) && stage.partner(number).leads().await {
+            number ^= 1;
+        }
+        let relay = &stage.relays[number];
+        let led = relay.leads().await;
+        let mut running = relay.running.lock().await;
+        let began = Instant::now();
+        let (is_alone, begun) = (self.active.load(Ordering::SeqCst) == 1, self.begun.load(Ordering::SeqCst));
+        let takeover = async {
+            if led && timeout(TAKEOVER, leading(stage.partner(number))).await.is_ok() {
+                let (took, is_alone) = (began.elapsed(), is_alone && self.begun.load(Ordering::SeqCst) == begun);
+                // A short pause ends before the lease does, and then nobody need take over.
+                if is_alone && (fault.kind != Kind::PauseRelay || took < fault.lasting) {
+                    self.takeovers.lock().await.push((fault.kind, took));
+                }
+            }
+        };
+        let deed = async {
+            match fault.kind {
+                Kind::KillRelay => {
+                    running.kill();
+                    sleep(fault.lasting).await;
+                    *running = relay.again();
+                }
+                Kind::PauseRelay => {
+                    running.signal("STOP");
+                    sleep(fault.lasting).await;
+                    running.signal("CONT");
+                }
+                _ => {
+                    let code = running.stop().await;
+                    // With something else broken the drain may be cut off.
+                    if !matches!(code, Some(0 | 3)) {
+                        return Err(format!("a relay that was asked to stop exited with {code:?}:\n{}", running.log()));
+                    }
+                    *running = relay.again();
+                }
+            }
+            Ok(())
+        };
+        tokio::join!(deed, takeover).0
+    }
+}
+
+async fn leading(relay: &Relay) {
+    while !relay.leads().await {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn carry(relay: &Relay, mode: Mode, lasting: Duration) {
+    relay.proxy.all(mode);
+    sleep(lasting).await;
+    relay.proxy.all(Mode::Flow);
+}
+
+async fn break_broker(stage: &Stage<'_>, fault: Fault) {
+    let (kafka, broker) = (Arc::clone(&stage.rig.kafka).lock_owned().await, fault.whom % 3 + 1);
+    let kafka = aside(kafka, move |kafka| match fault.kind {
+        Kind::KillBroker => kafka.kill_broker(broker),
+        _ => kafka.stop_broker(broker),
+    });
+    let kafka = kafka.await;
+    sleep(fault.lasting).await;
+    // Two brokers suffice: nobody but the next round needs to wait for the third.
+    let back = aside(kafka, move |kafka| kafka.restart_broker(broker));
+    stage.recovering.lock().await.spawn(async move { drop(back.await) });
+}
+
+/// Says whether any partition got another leader.
+async fn move_leaders(stage: &Stage<'_>, fault: Fault) -> bool {
+    // While a broker is on its way back, leaders move by themselves.
+    let Ok(_kafka) = stage.rig.kafka.try_lock() else { return false };
+    let (topics, mut has_moved) = (stage.topics(), false);
+    for turn in 0..3 {
+        let topic = topics[(fault.whom + turn) % topics.len()];
+        let before = topic.leaders();
+        let turn = (fault.whom + turn) as i32;
+        let asked = wire::move_leaders(stage.rig.broker(fault.whom), topic.name(), topic.partitions(), turn).await;
+        has_moved |= asked.is_ok() && before.ok() != topic.leaders().ok();
+        sleep(fault.lasting / 3).await;
+    }
+    has_moved
+}
+
+/// Kills the postmaster right after inserts were rolled back, whose transaction ids are then handed out again.
+async fn kill_database(stage: &Stage<'_>, fault: Fault) {
+    let postgres = Arc::clone(&stage.rig.postgres).lock_owned().await;
+    for outbox in &stage.outboxes {
+        // In vain when the database is away already.
+        let _ = timeout(Duration::from_secs(2), roll_back(stage.database.url(), &outbox.table)).await;
+    }
+    let postgres = aside(postgres, Postgres::kill).await;
+    sleep(fault.lasting / 4).await;
+    aside(postgres, Postgres::restart).await;
+}
+
+async fn roll_back(url: &str, table: &str) -> Result<(), sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
+    for _ in 0..20 {
+        let insert = format!("begin; insert into {table} (topic, key) values ('never', 'k'); rollback");
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(insert))).await?;
+    }
+    Ok(())
+}
+
+async fn lower_limit(stage: &Stage<'_>, fault: Fault) {
+    let topics = stage.topics();
+    let topic = topics[fault.whom % topics.len()];
+    topic.set("max.message.bytes", LOW_LIMIT).await;
+    sleep(fault.lasting).await;
+    topic.set("max.message.bytes", USUAL_LIMIT).await;
+}
+
+/// Deletes a topic under load and creates it again.
+async fn recreate_topic(stage: &Stage<'_>, fault: Fault) -> Renewed {
+    let _kafka = stage.rig.kafka.lock().await;
+    let topics = stage.topics();
+    let number = fault.whom % topics.len();
+    let topic = topics[number];
+    topic.disappear().await;
+    sleep(fault.lasting / 4).await;
+    topic.appear().await;
+    probe(&stage.rig.brokers, topic).await;
+    let at = Utc::now();
+    let committed = stage.outbox_of(number).ledger().await;
+    let mut before = Ledger::default();
+    for (of, key, last) in committed.lanes().filter(|(of, _, _)| *of == topic.name()) {
+        before.committed(of, key, last);
+    }
+    Renewed { at, before }
+}
+
+/// Waits until the leader of every partition takes records of the new topic: of the old one it knows no more then.
+async fn probe(brokers: &str, topic: &Topic) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("acks", "all").set("message.timeout.ms", "60000");
+    let producer: BaseProducer = config.create().expect("a producer can be set up");
+    for partition in 0..topic.partitions() {
+        let record = BaseRecord::<str, str>::to(topic.name()).partition(partition).payload("probe");
+        producer.send(record).map_err(|(error, _)| error).expect("the client takes a record");
+    }
+    block_in_place(|| producer.flush(PATIENCE)).expect("every probe is reported");
+    topic.holds(topic.partitions() as u64).await;
+}

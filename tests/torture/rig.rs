@@ -1,0 +1,63 @@
+//! The services of a run: they live through all rounds, and are broken in each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::spawn_blocking;
+
+use crate::support::throwaway::{Kafka, Postgres};
+
+/// A database and three brokers of one's own. Faults of one of them wait for each other.
+pub(crate) struct Rig {
+    pub(crate) postgres: Arc<Mutex<Postgres>>,
+    pub(crate) kafka: Arc<Mutex<Kafka>>,
+    /// Where the brokers listen.
+    pub(crate) brokers: String,
+    prepared: AtomicBool,
+}
+
+/// Brokers that notice soon that another is gone, and lead again soon after they came back.
+const BROKERS: &[&str] = &[
+    "broker.session.timeout.ms=2000",
+    "broker.heartbeat.interval.ms=500",
+    "replica.lag.time.max.ms=3000",
+    "leader.imbalance.check.interval.seconds=1",
+];
+
+impl Rig {
+    /// Starts both.
+    pub(crate) fn start() -> Self {
+        let (postgres, kafka) = (Postgres::start(), Kafka::start_three(BROKERS));
+        let brokers = kafka.brokers().to_owned();
+        Self {
+            postgres: Arc::new(Mutex::new(postgres)),
+            kafka: Arc::new(Mutex::new(kafka)),
+            brokers,
+            prepared: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether this is the first call: some settings of the server are made once.
+    pub(crate) fn is_fresh(&self) -> bool {
+        !self.prepared.swap(true, Ordering::Relaxed)
+    }
+
+    /// One broker's address, whichever number.
+    pub(crate) fn broker(&self, number: usize) -> &str {
+        self.brokers.split(',').nth(number % 3).expect("three brokers")
+    }
+}
+
+/// Does something to a service that takes long and blocks, while everything else goes on. Nobody else touches the
+/// service meanwhile; the guard comes back for whoever has more to do to it.
+pub(crate) async fn aside<S: Send + 'static>(
+    service: OwnedMutexGuard<S>,
+    act: impl FnOnce(&S) + Send + 'static,
+) -> OwnedMutexGuard<S> {
+    let acting = spawn_blocking(move || {
+        act(&service);
+        service
+    });
+    acting.await.expect("a script of the testbed does what it says")
+}

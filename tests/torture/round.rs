@@ -1,0 +1,157 @@
+//! One round: load and faults, then peace, then the audit.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::support::audit::{GivenUp, Verdict};
+use crate::support::kafka::Topic;
+use crate::support::ledger::Ledger;
+use crate::support::seed::Seed;
+use crate::support::workload::Writers;
+use crate::torture::deed::{Deeds, Done};
+use crate::torture::rig::Rig;
+use crate::torture::script::{Kind, Script};
+use crate::torture::stage::Stage;
+use crate::torture::verify::verify;
+use crate::torture::watch::Watch;
+
+/// How long a round may take to publish everything once nothing is broken any more.
+const PEACE: Duration = Duration::from_secs(60);
+
+/// How long what was published may take to be visible to a new consumer: a new leader of a partition learns last.
+const VISIBLE: Duration = Duration::from_secs(15);
+
+/// What came of a round.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// Rows that committed.
+    pub(crate) rows: u64,
+    /// Records that Kafka holds.
+    pub(crate) records: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) given_up: u64,
+    pub(crate) faults: Vec<(Kind, Duration)>,
+    pub(crate) takeovers: Vec<(Kind, Duration)>,
+    pub(crate) took: Duration,
+    /// What is wrong, if anything is.
+    pub(crate) failure: Option<String>,
+}
+
+/// Plays a round.
+pub(crate) async fn play(rig: &Rig, script: &Script) -> Outcome {
+    let began = Instant::now();
+    let mut outcome = Outcome::default();
+    let stage = Stage::set(rig, script).await;
+    outcome.failure = act(&stage, script, &mut outcome).await.err();
+    if outcome.failure.is_some() {
+        stage.show_logs().await;
+    }
+    stage.whole().await;
+    outcome.took = began.elapsed();
+    outcome
+}
+
+async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Result<(), String> {
+    let (ledger, done) = load(stage, script).await?;
+    outcome.faults = done.faults;
+    outcome.takeovers = done.takeovers;
+    let topics = stage.topics();
+    let names: Vec<&str> = topics.iter().map(|topic| topic.name()).collect();
+    outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
+    let before = done.renewed.as_ref().map(|renewed| renewed.before.clone()).unwrap_or_default();
+    let mut watch = Watch::begin(&topics, before.clone());
+    let draining = watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE);
+    let drained = if script.mode.blocks() && script.has_oversized_records() {
+        tokio::select! {
+            drained = draining => drained,
+            () = stage.mend() => unreachable!("it never ends"),
+        }
+    } else {
+        draining.await
+    };
+    let stopped = if drained { stop(stage).await } else { Ok(()) };
+    let verdict = judge(stage, &topics, &names, &ledger, before).await;
+    outcome.records = verdict.records;
+    outcome.duplicates = verdict.duplicates;
+    outcome.given_up = stage.given_up().await.len() as u64;
+    if !verdict.complaints().is_empty() {
+        let shown: Vec<&str> = verdict.complaints().iter().take(10).map(String::as_str).collect();
+        return Err(format!("{} complaints: {}", verdict.complaints().len(), shown.join("; ")));
+    }
+    if !drained {
+        return Err(format!("not everything was published within {PEACE:?} of peace"));
+    }
+    stopped?;
+    stage.only_large_were_given_up().await?;
+    if script.has_oversized_records() && !script.mode.blocks() && outcome.given_up == 0 && outcome.rows > 3_000 {
+        return Err("no oversized record was given up".to_owned());
+    }
+    if script.mode.is_exact() && verdict.duplicates > 0 {
+        return Err(format!("{} records twice, in a mode that shows each once", verdict.duplicates));
+    }
+    stage.settled(script.mode).await?;
+    verify(stage, script.mode, done.renewed.map(|renewed| renewed.at))
+}
+
+/// Lets the writers write while things break, until all is whole again. Says what committed.
+async fn load(stage: &Stage<'_>, script: &Script) -> Result<(Ledger, Done), String> {
+    let mut writers = stage.write(&Seed::of(script.seed)).await;
+    let deeds = Deeds::default();
+    let faults = join_all(script.faults.iter().map(|fault| deeds.commit(stage, *fault)));
+    let writing = async {
+        sleep(script.writing).await;
+        join_all(writers.iter_mut().map(Writers::rest)).await;
+    };
+    let ((), done) = tokio::join!(writing, faults);
+    let mut ledger = Ledger::default();
+    for outbox in &stage.outboxes {
+        ledger.merge(outbox.ledger().await);
+    }
+    done.into_iter().collect::<Result<(), String>>()?;
+    Ok((ledger, deeds.over()))
+}
+
+/// Asks all relays to stop, in peace.
+async fn stop(stage: &Stage<'_>) -> Result<(), String> {
+    for relay in &stage.relays {
+        let mut running = relay.running.lock().await;
+        if let Some(ended) = running.exited() {
+            return Err(format!("a relay ended by itself: {ended}"));
+        }
+        let code = running.stop().await;
+        if code != Some(0) {
+            return Err(format!("a relay that was asked to stop in peace exited with {code:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads everything once more, now that nothing changes any more.
+async fn judge(stage: &Stage<'_>, topics: &[&Topic], names: &[&str], ledger: &Ledger, before: Ledger) -> Verdict {
+    let mut watch = Watch::begin(topics, before);
+    let given_up = async || -> GivenUp { stage.given_up().await };
+    watch.until_all(ledger, names, given_up, VISIBLE).await;
+    watch.into_auditor().judge_without(ledger, names, &stage.given_up().await)
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, records, duplicates, given_up, faults, takeovers, took, failure } = self;
+        let word = if failure.is_some() { "FAILED" } else { "fine" };
+        write!(f, "{word} after {:.1} s: {rows} rows, {records} records, {duplicates} duplicates", took.as_secs_f64())?;
+        if *given_up > 0 {
+            write!(f, ", {given_up} dead letters")?;
+        }
+        write!(f, ", felt:")?;
+        for (kind, took) in faults {
+            write!(f, " {kind:?} for {:.1} s", took.as_secs_f64())?;
+        }
+        for (kind, took) in takeovers {
+            write!(f, ", {kind:?} taken over in {} ms", took.as_millis())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! What a round does, drawn from its seed.
+
+use std::fmt;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::torture::mode::{MODES, Mode};
+
+/// How long the writers write.
+const WRITING: Duration = Duration::from_millis(2_500);
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// SIGKILL of a relay, which is started again later.
+    KillRelay,
+    /// SIGTERM of a relay, which is started again.
+    StopRelay,
+    /// SIGSTOP of a relay, and SIGCONT later.
+    PauseRelay,
+    /// SIGKILL of a broker, which is started again later, and is back some seconds after that.
+    KillBroker,
+    /// A broker stops in order, handing its partitions over, and is started again.
+    StopBroker,
+    /// Other brokers lead the partitions.
+    MoveLeaders,
+    /// The database stops, breaking its connections, and is started again.
+    RestartDatabase,
+    /// SIGKILL of the postmaster right after work was rolled back; its transaction ids come again.
+    KillDatabase,
+    /// A relay's connections to the database are cut, and new ones refused for a while.
+    SeverDatabase,
+    /// No byte passes between a relay and the database for a while.
+    StallDatabase,
+    /// Everything between a relay and the database takes longer.
+    SlowDatabase,
+    /// A topic's `max.message.bytes` is lowered below what a batch takes.
+    LowerLimit,
+    /// Writers write a record now and then that no topic takes.
+    OversizedRecords,
+    /// A topic is deleted under load and created again.
+    RecreateTopic,
+}
+
+/// All kinds, in the order in which rounds take their first fault.
+pub(crate) const KINDS: &[Kind] = &[
+    Kind::KillRelay,
+    Kind::PauseRelay,
+    Kind::KillDatabase,
+    Kind::KillBroker,
+    Kind::SeverDatabase,
+    Kind::StopRelay,
+    Kind::MoveLeaders,
+    Kind::StallDatabase,
+    Kind::LowerLimit,
+    Kind::OversizedRecords,
+    Kind::RestartDatabase,
+    Kind::StopBroker,
+    Kind::SlowDatabase,
+    Kind::RecreateTopic,
+];
+
+impl Kind {
+    /// Whether a round has at most one such. A broker takes seconds to come back; and what was published before a topic
+    /// was deleted is gone, so that the audit begins anew. Oversized records come all the time.
+    fn is_for_once(self) -> bool {
+        matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::RecreateTopic | Kind::OversizedRecords)
+    }
+}
+
+/// A fault of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    /// How long after the start of the writers.
+    pub(crate) at: Duration,
+    /// How long it lasts.
+    pub(crate) lasting: Duration,
+    /// Which relay, broker or topic it hits, modulo their number. Two of three that hit a relay hit the leader.
+    pub(crate) whom: usize,
+}
+
+/// A round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Script {
+    pub(crate) seed: u64,
+    pub(crate) mode: Mode,
+    /// How many outboxes the database has, each with relays of its own.
+    pub(crate) outboxes: usize,
+    /// Writers of each outbox.
+    pub(crate) writers: u64,
+    /// Aggregates of each outbox.
+    pub(crate) keys: u64,
+    pub(crate) writing: Duration,
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// The seed of a later round of a run. Its remainder says the mode and the kind of the first fault, so that rounds in
+/// a row have each in turn and a seed still tells all.
+pub(crate) fn seed(first: u64, round: u64) -> u64 {
+    let (modes, kinds) = (MODES.len() as u64, KINDS.len() as u64);
+    let drawn: u64 = SmallRng::seed_from_u64(first ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15)).random();
+    // Kept short, and readable by programs that count in doubles.
+    let drawn = drawn >> 24;
+    drawn - drawn % (modes * kinds) + (round % kinds) * modes + round % modes
+}
+
+impl Script {
+    /// Draws the round of this seed.
+    pub(crate) fn draw(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mode = MODES[(seed % MODES.len() as u64) as usize];
+        let first = KINDS[(seed / MODES.len() as u64 % KINDS.len() as u64) as usize];
+        let allowed = |kind| match kind {
+            // That would end the round, as it should.
+            Kind::OversizedRecords if mode.halts() => Kind::LowerLimit,
+            kind => kind,
+        };
+        let mut faults = vec![Fault::draw(&mut rng, allowed(first))];
+        for _ in 0..rng.random_range(0..=3) {
+            let kind = allowed(KINDS[rng.random_range(0..KINDS.len())]);
+            if !(kind.is_for_once() && faults.iter().any(|fault: &Fault| fault.kind.is_for_once())) {
+                faults.push(Fault::draw(&mut rng, kind));
+            }
+        }
+        faults.sort_by_key(|fault| fault.at);
+        Self {
+            seed,
+            mode,
+            outboxes: if rng.random_ratio(1, 5) { 2 } else { 1 },
+            writers: rng.random_range(4..=12),
+            keys: rng.random_range(5..=200),
+            writing: WRITING,
+            faults,
+        }
+    }
+}
+
+impl Script {
+    /// Whether the writers write records that no topic takes.
+    pub(crate) fn has_oversized_records(&self) -> bool {
+        self.faults.iter().any(|fault| fault.kind == Kind::OversizedRecords)
+    }
+}
+
+impl Fault {
+    fn draw(rng: &mut SmallRng, kind: Kind) -> Self {
+        let latest = if kind.is_for_once() { 1_000 } else { WRITING.as_millis() as u64 - 500 };
+        let at = Duration::from_millis(rng.random_range(300..latest));
+        let lasting = Duration::from_millis(rng.random_range(100..2_000));
+        Self { kind, at, lasting, whom: rng.random_range(0..60) }
+    }
+}
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, mode, outboxes, writers, keys, .. } = self;
+        write!(f, "seed {seed}: {mode}; {outboxes} outboxes, {writers} writers, {keys} keys;")?;
+        for Fault { kind, at, lasting, whom } in &self.faults {
+            write!(f, " {kind:?}({whom}) {}+{} ms", at.as_millis(), lasting.as_millis())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_tells_all_of_a_round() {
+        for round in 0..50 {
+            let seed = seed(7, round);
+            assert_eq!(Script::draw(seed), Script::draw(seed));
+        }
+    }
+
+    #[test]
+    fn rounds_in_a_row_settle_and_deliver_in_every_way_and_suffer_every_fault() {
+        let scripts: Vec<Script> = (0..crate::torture::ROUNDS).map(|round| Script::draw(seed(7, round))).collect();
+        let pairs: HashSet<_> = scripts.iter().map(|script| (script.mode.settle, script.mode.delivery)).collect();
+        let others: HashSet<_> = scripts.iter().map(|script| script.mode.on_reject).collect();
+        assert_eq!((pairs.len(), others.len()), (9, 3));
+        for kind in KINDS {
+            assert!(scripts.iter().any(|script| script.faults.iter().any(|fault| fault.kind == *kind)), "{kind:?}");
+        }
+    }
+}

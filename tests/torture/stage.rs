@@ -1,0 +1,245 @@
+//! What one round plays on: a database, topics, relays with a proxy before each, and who writes.
+
+use std::process::Command;
+use std::time::Duration;
+
+use sqlx::AssertSqlSafe;
+use tokio::sync::Mutex;
+use tokio::task::{JoinSet, block_in_place};
+use tokio::time::sleep;
+
+use crate::support::audit::GivenUp;
+use crate::support::daemon::{Daemon, Running};
+use crate::support::database::{Database, migrate_table};
+use crate::support::kafka::Topic;
+use crate::support::ledger::{Ledger, read_payload};
+use crate::support::proxy::Proxy;
+use crate::support::seed::Seed;
+use crate::support::workload::{Workload, Writers};
+use crate::torture::mode::Mode;
+use crate::torture::rig::Rig;
+use crate::torture::script::Script;
+
+/// The relays' `lease.ttl`, in milliseconds.
+pub(crate) const TTL: u64 = 1_000;
+
+/// Topics of each outbox, and partitions of each topic.
+const TOPICS: (usize, i32) = (2, 4);
+
+/// Bytes of a payload that no topic takes, and what topics take then.
+const LARGE: i32 = 20_000;
+const LIMIT: &str = "10000";
+
+/// What topics take otherwise.
+pub(crate) const USUAL_LIMIT: &str = "1048588";
+
+/// How often an operator looks after lanes that wait.
+const RELEASING: Duration = Duration::from_secs(1);
+
+/// One round's world.
+pub(crate) struct Stage<'a> {
+    pub(crate) rig: &'a Rig,
+    pub(crate) database: Database,
+    pub(crate) outboxes: Vec<Outbox>,
+    pub(crate) relays: Vec<Relay>,
+    /// What is still on its way back when the faults are over.
+    pub(crate) recovering: Mutex<JoinSet<()>>,
+}
+
+/// An outbox and what is written to it.
+pub(crate) struct Outbox {
+    pub(crate) table: String,
+    pub(crate) topics: Vec<Topic>,
+    workload: Workload,
+}
+
+/// A relay: two of them work for each outbox, the even one and the odd one after it.
+pub(crate) struct Relay {
+    daemon: Daemon,
+    pub(crate) proxy: Proxy,
+    pub(crate) running: Mutex<Running>,
+}
+
+impl<'a> Stage<'a> {
+    /// Makes all of it, and starts the relays.
+    pub(crate) async fn set(rig: &'a Rig, script: &Script) -> Self {
+        let server = rig.postgres.lock().await.server().clone();
+        let database = Database::empty(&server).await;
+        if rig.is_fresh() {
+            // So that a crash takes rolled-back work with it that a reader has seen the ids of.
+            database.run("alter system set wal_writer_delay = '10s'").await;
+            database.run("select pg_reload_conf()").await;
+        }
+        let (mut outboxes, mut relays) = (Vec::new(), Vec::new());
+        for number in 0..script.outboxes {
+            let outbox = Outbox::make(rig, &database, number, script).await;
+            for _ in 0..2 {
+                relays.push(Relay::start(rig, &database, &outbox, script).await);
+            }
+            outboxes.push(outbox);
+        }
+        Self { rig, database, outboxes, relays, recovering: Mutex::default() }
+    }
+
+    /// Sets the writers to work, one group an outbox.
+    pub(crate) async fn write(&self, seed: &Seed) -> Vec<Writers> {
+        let mut writers = Vec::new();
+        for outbox in &self.outboxes {
+            writers.push(outbox.workload.clone().start(seed).await);
+        }
+        writers
+    }
+
+    /// Dead letters of all outboxes. None while the database is away.
+    pub(crate) async fn given_up(&self) -> GivenUp {
+        let mut given_up = GivenUp::default();
+        for outbox in &self.outboxes {
+            let read = format!("select topic, payload from {}_dead", outbox.table);
+            let rows =
+                sqlx::query_as::<_, (String, Vec<u8>)>(AssertSqlSafe(read)).fetch_all(self.database.pool()).await;
+            for (topic, payload) in rows.unwrap_or_default() {
+                let (key, seq) = read_payload(&payload).expect("a payload that a writer wrote");
+                given_up.add(&topic, key, seq);
+            }
+        }
+        given_up
+    }
+
+    /// Raises the topics' limits and releases the lanes that wait behind oversized records, again and again.
+    pub(crate) async fn mend(&self) {
+        for topic in self.topics() {
+            topic.set("max.message.bytes", USUAL_LIMIT).await;
+        }
+        loop {
+            for outbox in &self.outboxes {
+                release_all(self.database.url(), &outbox.table);
+            }
+            sleep(RELEASING).await;
+        }
+    }
+
+    /// Whether only records were given up that no topic takes.
+    pub(crate) async fn only_large_were_given_up(&self) -> Result<(), String> {
+        for Outbox { table, .. } in &self.outboxes {
+            let small = format!("select count(*) from {table}_dead where length(payload) < {LARGE}");
+            let small = self.database.number(&small).await;
+            if small > 0 {
+                return Err(format!("{small} records of {table} were given up that their topics take"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the tables say that all is settled, now that the relays have stopped.
+    pub(crate) async fn settled(&self, mode: Mode) -> Result<(), String> {
+        for Outbox { table, .. } in &self.outboxes {
+            let condition = match mode.settle {
+                "mark" => "sent_at is null",
+                "delete" => "true",
+                // No row says so; the next reader begins at the checkpoint.
+                _ => continue,
+            };
+            let left = self.database.number(&format!("select count(*) from {table} where {condition}")).await;
+            if left > 0 {
+                return Err(format!("{left} rows of {table} are not settled, though all were published"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was broken is back.
+    pub(crate) async fn whole(&self) {
+        let mut recovering = self.recovering.lock().await;
+        while let Some(back) = recovering.join_next().await {
+            back.expect("a broker starts");
+        }
+    }
+
+    /// Prints what the relays said, for whoever looks into a failure.
+    pub(crate) async fn show_logs(&self) {
+        for relay in &self.relays {
+            let running = relay.running.lock().await;
+            eprintln!("--- relay {} ---\n{}", running.pid(), running.log());
+        }
+    }
+
+    /// The topics of all outboxes.
+    pub(crate) fn topics(&self) -> Vec<&Topic> {
+        self.outboxes.iter().flat_map(|outbox| &outbox.topics).collect()
+    }
+
+    /// The outbox of a topic, by its number among all topics.
+    pub(crate) fn outbox_of(&self, topic: usize) -> &Outbox {
+        &self.outboxes[topic / TOPICS.0]
+    }
+
+    /// The other relay of the same outbox.
+    pub(crate) fn partner(&self, relay: usize) -> &Relay {
+        &self.relays[relay ^ 1]
+    }
+}
+
+impl Outbox {
+    async fn make(rig: &Rig, database: &Database, number: usize, script: &Script) -> Self {
+        let table = if number == 0 { "outbox".to_owned() } else { format!("outbox_{number}") };
+        migrate_table(database.url(), &table);
+        let mut topics = Vec::new();
+        for _ in 0..TOPICS.0 {
+            topics.push(Topic::create_replicated(&rig.brokers, TOPICS.1, 3).await);
+        }
+        if script.has_oversized_records() {
+            for topic in &topics {
+                topic.set("max.message.bytes", LIMIT).await;
+            }
+        }
+        let names: Vec<&str> = topics.iter().map(Topic::name).collect();
+        let workload = Workload {
+            writers: script.writers,
+            keys: script.keys,
+            outages: true,
+            outbox: table.clone(),
+            large: script.has_oversized_records().then_some((60, LARGE)),
+            ..Workload::steady(database.url(), &names)
+        };
+        Self { table, topics, workload }
+    }
+
+    /// What has committed by now.
+    pub(crate) async fn ledger(&self) -> Ledger {
+        self.workload.ledger().await
+    }
+}
+
+impl Relay {
+    async fn start(rig: &Rig, database: &Database, outbox: &Outbox, script: &Script) -> Self {
+        let proxy = Proxy::before(database.url()).await;
+        let daemon = Daemon::new(&proxy.url(database.url()), &rig.brokers)
+            .with("outbox.table", &outbox.table)
+            .with("lease.ttl", &format!("{TTL}ms"))
+            .with("relay.shutdown.deadline", "10s")
+            // A broker that is back is noticed soon.
+            .with("kafka.reconnect.backoff.max.ms", "500");
+        let daemon = script.mode.set(daemon);
+        let running = Mutex::new(daemon.spawn());
+        Self { daemon, proxy, running }
+    }
+
+    /// A new process in place of one that has ended.
+    pub(crate) fn again(&self) -> Running {
+        self.daemon.spawn()
+    }
+
+    /// Whether it leads, as far as it answers.
+    pub(crate) async fn leads(&self) -> bool {
+        self.running.lock().await.metric("outboxd_leader").await == 1.0
+    }
+}
+
+/// What an operator types once the cause is mended.
+fn release_all(url: &str, table: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+    command.args(["held", "release", "--all", "--database-url", url, "--table", table]);
+    let output = block_in_place(|| command.output()).expect("the binary starts");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || complaint.contains("nothing of that is held"), "{complaint}");
+}
