@@ -37,6 +37,8 @@ pub(crate) struct Deeds {
     takeovers: Mutex<Vec<(Kind, Duration)>>,
     /// The latest time at which a topic was created again.
     renewed: Mutex<Option<Renewed>>,
+    /// Faults of relays that hit the leader.
+    leaders_hit: AtomicUsize,
     /// Faults under way, and faults that have begun.
     active: AtomicUsize,
     begun: AtomicUsize,
@@ -48,6 +50,7 @@ pub(crate) struct Done {
     pub(crate) faults: Vec<(Kind, Duration)>,
     pub(crate) takeovers: Vec<(Kind, Duration)>,
     pub(crate) renewed: Option<Renewed>,
+    pub(crate) leaders_hit: u64,
 }
 
 /// What an audit needs to know of a topic that was created again.
@@ -79,8 +82,14 @@ impl Deeds {
 
     /// What was done.
     pub(crate) fn over(self) -> Done {
-        let Self { done, takeovers, renewed, .. } = self;
-        Done { faults: done.into_inner(), takeovers: takeovers.into_inner(), renewed: renewed.into_inner() }
+        let Self { done, takeovers, renewed, leaders_hit, .. } = self;
+        let leaders_hit = leaders_hit.into_inner() as u64;
+        Done {
+            faults: done.into_inner(),
+            takeovers: takeovers.into_inner(),
+            renewed: renewed.into_inner(),
+            leaders_hit,
+        }
     }
 
     /// Says whether it had an effect.
@@ -114,6 +123,7 @@ impl Deeds {
         }
         let relay = &stage.relays[number];
         let led = relay.leads().await;
+        self.leaders_hit.fetch_add(usize::from(led), Ordering::SeqCst);
         let mut running = relay.running.lock().await;
         let began = Instant::now();
         let (is_alone, begun) = (self.active.load(Ordering::SeqCst) == 1, self.begun.load(Ordering::SeqCst));

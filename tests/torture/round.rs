@@ -32,6 +32,10 @@ pub(crate) struct Outcome {
     /// Records that Kafka holds.
     pub(crate) records: u64,
     pub(crate) duplicates: u64,
+    /// Records that Kafka held when the faults began.
+    pub(crate) began_with: u64,
+    /// Faults of relays that hit the leader.
+    pub(crate) leaders_hit: u64,
     pub(crate) given_up: u64,
     pub(crate) faults: Vec<(Kind, Duration)>,
     pub(crate) takeovers: Vec<(Kind, Duration)>,
@@ -55,9 +59,10 @@ pub(crate) async fn play(rig: &Rig, script: &Script) -> Outcome {
 }
 
 async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Result<(), String> {
-    let (ledger, done) = load(stage, script).await?;
+    let (ledger, done) = load(stage, script, outcome).await?;
     outcome.faults = done.faults;
     outcome.takeovers = done.takeovers;
+    outcome.leaders_hit = done.leaders_hit;
     let topics = stage.topics();
     let names: Vec<&str> = topics.iter().map(|topic| topic.name()).collect();
     outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
@@ -97,8 +102,10 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
 }
 
 /// Lets the writers write while things break, until all is whole again. Says what committed.
-async fn load(stage: &Stage<'_>, script: &Script) -> Result<(Ledger, Done), String> {
+async fn load(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Result<(Ledger, Done), String> {
     let mut writers = stage.write(&Seed::of(script.seed)).await;
+    stage.flows().await;
+    outcome.began_with = stage.topics().iter().filter_map(|topic| topic.count().ok()).sum();
     let deeds = Deeds::default();
     let faults = join_all(script.faults.iter().map(|fault| deeds.commit(stage, *fault)));
     let writing = async {
@@ -139,13 +146,13 @@ async fn judge(stage: &Stage<'_>, topics: &[&Topic], names: &[&str], ledger: &Le
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rows, records, duplicates, given_up, faults, takeovers, took, failure } = self;
+        let Self { rows, records, duplicates, given_up, faults, takeovers, took, failure, .. } = self;
         let word = if failure.is_some() { "FAILED" } else { "fine" };
         write!(f, "{word} after {:.1} s: {rows} rows, {records} records, {duplicates} duplicates", took.as_secs_f64())?;
         if *given_up > 0 {
             write!(f, ", {given_up} dead letters")?;
         }
-        write!(f, ", felt:")?;
+        write!(f, "; {} records when faults began, {} leaders hit, felt:", self.began_with, self.leaders_hit)?;
         for (kind, took) in faults {
             write!(f, " {kind:?} for {:.1} s", took.as_secs_f64())?;
         }

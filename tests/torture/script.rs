@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::torture::mode::{MODES, Mode};
 
-/// How long the writers write.
+/// How long the writers write once records flow.
 const WRITING: Duration = Duration::from_millis(2_500);
 
 /// A kind of fault.
@@ -74,7 +74,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
-    /// How long after the start of the writers.
+    /// How long after records flow in every topic.
     pub(crate) at: Duration,
     /// How long it lasts.
     pub(crate) lasting: Duration,

@@ -15,6 +15,7 @@ use crate::support::kafka::Topic;
 use crate::support::ledger::{Ledger, read_payload};
 use crate::support::proxy::Proxy;
 use crate::support::seed::Seed;
+use crate::support::wait;
 use crate::support::workload::{Workload, Writers};
 use crate::torture::mode::Mode;
 use crate::torture::rig::Rig;
@@ -32,6 +33,9 @@ const LIMIT: &str = "10000";
 
 /// What topics take otherwise.
 pub(crate) const USUAL_LIMIT: &str = "1048588";
+
+/// Records in a topic from which on it counts as flowing.
+const FLOWING: u64 = 50;
 
 /// How often an operator looks after lanes that wait.
 const RELEASING: Duration = Duration::from_secs(1);
@@ -161,6 +165,16 @@ impl<'a> Stage<'a> {
             let running = relay.running.lock().await;
             eprintln!("--- relay {} ---\n{}", running.pid(), running.log());
         }
+    }
+
+    /// Waits until records flow in every topic. A fault that comes before that proves nothing: relays that deliver in
+    /// transactions take seconds to begin.
+    pub(crate) async fn flows(&self) {
+        let flows = |topic: &&Topic| topic.count().is_ok_and(|records| records >= FLOWING);
+        wait::until_true("records flow in every topic", wait::PATIENCE, async || {
+            block_in_place(|| self.topics().iter().all(flows))
+        })
+        .await;
     }
 
     /// The topics of all outboxes.

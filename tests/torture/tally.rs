@@ -19,6 +19,10 @@ pub(crate) struct Tally {
     rows: u64,
     records: u64,
     duplicates: u64,
+    /// Duplicates by delivery: none where each is to be seen once, some where not, or the faults were not felt.
+    duplicates_by_delivery: BTreeMap<String, u64>,
+    /// Faults of relays that hit the leader.
+    leaders_hit: u64,
     dead_letters: u64,
     /// Rounds by mode.
     modes: BTreeMap<String, u64>,
@@ -59,6 +63,8 @@ impl Tally {
         self.rows += outcome.rows;
         self.records += outcome.records;
         self.duplicates += outcome.duplicates;
+        self.leaders_hit += outcome.leaders_hit;
+        *self.duplicates_by_delivery.entry(script.mode.delivery.to_owned()).or_default() += outcome.duplicates;
         self.dead_letters += outcome.given_up;
         *self.modes.entry(script.mode.to_string()).or_default() += 1;
         for (kind, _) in &outcome.faults {
@@ -104,8 +110,10 @@ impl Tally {
         self.rows += other.rows;
         self.records += other.records;
         self.duplicates += other.duplicates;
+        self.leaders_hit += other.leaders_hit;
         self.dead_letters += other.dead_letters;
-        for (counts, others) in [(&mut self.modes, &other.modes), (&mut self.faults, &other.faults)] {
+        let by_delivery = (&mut self.duplicates_by_delivery, &other.duplicates_by_delivery);
+        for (counts, others) in [(&mut self.modes, &other.modes), (&mut self.faults, &other.faults), by_delivery] {
             for (name, count) in others {
                 *counts.entry(name.clone()).or_default() += count;
             }
@@ -145,7 +153,9 @@ impl fmt::Display for Tally {
             f,
             "{rounds} rounds in {seconds:.0} s: {rows} rows, {records} records, {duplicates} duplicates, {dead_letters} dead letters"
         )?;
-        for (what, counts) in [("modes", &self.modes), ("faults", &self.faults)] {
+        writeln!(f, "leaders hit: {}", self.leaders_hit)?;
+        let by_delivery = ("duplicates", &self.duplicates_by_delivery);
+        for (what, counts) in [("modes", &self.modes), ("faults", &self.faults), by_delivery] {
             let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{name}: {count}")).collect();
             writeln!(f, "{what}: {}", counts.join(" | "))?;
         }
