@@ -10,10 +10,14 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
 use crate::kafka::client_log::ClientLog;
+use crate::kafka::errors::{self, Verdict};
 use crate::kafka::properties;
 
-/// How long one question about a topic may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one question about a topic may take, elections and all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long to wait before it is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long one look for a record takes at most, so that the end of waiting is noticed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -83,7 +87,7 @@ pub enum ConsumerError {
     CutOff(#[from] tokio::task::JoinError),
 }
 
-/// Reads one topic from its beginning. Its methods block: call them from a thread that may.
+/// Reads one topic from its beginning, or one partition of many after the other. Its methods block: call them from a thread that may.
 pub struct Consumer {
     inner: BaseConsumer<ClientLog>,
     /// Partitions whose end was seen, and nothing after it.
@@ -105,8 +109,17 @@ pub enum Start {
 }
 
 impl Consumer {
-    /// Opens all partitions that the topic has by now. Of the properties only those count that say how to reach
-    /// the broker, so that a relay's own can be given.
+    /// A consumer of nothing yet, which connects to nothing yet. Of the properties only those count that say how to
+    /// reach the broker, so that a relay's own can be given.
+    ///
+    /// # Errors
+    /// When the client cannot be created.
+    pub fn new(properties: &BTreeMap<String, String>, isolation: Isolation) -> Result<Self, ConsumerError> {
+        let inner = client(properties, isolation)?;
+        Ok(Self { inner, at_end: HashSet::new(), partitions: 0, end: None })
+    }
+
+    /// Opens all partitions that the topic has by now, from their beginning. See [`new`](Self::new) for the properties.
     ///
     /// # Errors
     /// When the client cannot be created, or the broker does not tell the topic's partitions in time.
@@ -115,28 +128,27 @@ impl Consumer {
         topic: &str,
         isolation: Isolation,
     ) -> Result<Self, ConsumerError> {
-        let inner = client(properties, isolation)?;
+        let mut consumer = Self::new(properties, isolation)?;
         let mut assignment = TopicPartitionList::new();
-        for partition in partitions(&inner, topic)? {
+        for partition in partitions(&consumer.inner, topic)? {
             assignment
                 .add_partition_offset(topic, partition, Offset::Beginning)
                 .map_err(failed("choosing where to begin"))?;
         }
-        inner.assign(&assignment).map_err(failed("assigning partitions"))?;
-        Ok(Self { inner, at_end: HashSet::new(), partitions: assignment.count(), end: None })
+        consumer.assign(&assignment, None)?;
+        Ok(consumer)
     }
 
-    /// Opens one partition, up to below an offset that it has reached. See [`open`](Self::open) for the rest.
+    /// Turns to one partition, up to below an offset that it has reached, and away from all others: far cheaper than
+    /// another consumer.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and when the broker does not tell which record is the first since a time.
-    pub fn open_partition(
-        properties: &BTreeMap<String, String>,
+    /// When the broker does not tell in time which record is the first since a time.
+    pub fn turn_to(
+        &mut self,
         (topic, partition): (&str, i32),
         (start, end): (Start, i64),
-        isolation: Isolation,
-    ) -> Result<Self, ConsumerError> {
-        let inner = client(properties, isolation)?;
+    ) -> Result<(), ConsumerError> {
         let mut assignment = TopicPartitionList::new();
         let from = match start {
             Start::Beginning => Offset::Beginning,
@@ -144,15 +156,24 @@ impl Consumer {
         };
         assignment.add_partition_offset(topic, partition, from).map_err(failed("choosing where to begin"))?;
         if let Start::Time(_) = start {
-            let looking = "looking for where to begin";
-            assignment = inner.offsets_for_times(assignment, PATIENCE).map_err(failed(looking))?;
-            assignment.elements().iter().try_for_each(|found| found.error()).map_err(failed(looking))?;
+            assignment = ask("looking for where to begin", |patience| {
+                let found = self.inner.offsets_for_times(assignment.clone(), patience)?;
+                found.elements().iter().try_for_each(|found| found.error())?;
+                Ok(found)
+            })?;
         }
-        inner.assign(&assignment).map_err(failed("assigning a partition"))?;
-        Ok(Self { inner, at_end: HashSet::new(), partitions: 1, end: Some(end) })
+        self.assign(&assignment, Some(end))
     }
 
-    /// The next record, waiting for one at most this long, or until all partitions are at their end. Passing errors of the connection are waited out.
+    fn assign(&mut self, assignment: &TopicPartitionList, end: Option<i64>) -> Result<(), ConsumerError> {
+        self.inner.assign(assignment).map_err(failed("assigning partitions"))?;
+        (self.partitions, self.end) = (assignment.count(), end);
+        self.at_end.clear();
+        Ok(())
+    }
+
+    /// The next record, waiting for one at most this long, or until all partitions are at their end. Passing errors of
+    /// the connection are waited out.
     ///
     /// # Errors
     /// When the client has failed for good.
@@ -229,18 +250,22 @@ pub(super) fn client(
         .set("group.id", "outboxd-reader")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
+        // A broker that has nothing new yet answers after this many milliseconds: the end is near then.
+        .set("fetch.wait.max.ms", "10")
         .set("allow.auto.create.topics", "false")
         .set("isolation.level", isolation.as_str());
     config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))
 }
 
 fn partitions(consumer: &BaseConsumer<ClientLog>, topic: &str) -> Result<Vec<i32>, ConsumerError> {
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(failed("asking for a topic"))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    match found.and_then(|found| found.error()) {
-        Some(error) => Err(failed("asking for a topic")(KafkaError::MetadataFetch(error.into()))),
-        None => Ok(found.into_iter().flat_map(|found| found.partitions()).map(|partition| partition.id()).collect()),
-    }
+    ask("asking for a topic", |patience| {
+        let metadata = consumer.fetch_metadata(Some(topic), patience)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.and_then(|found| found.error()) {
+            Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+            None => Ok(found.into_iter().flat_map(|found| found.partitions()).map(|found| found.id()).collect()),
+        }
+    })
 }
 
 fn consumed(message: &BorrowedMessage<'_>) -> Consumed {
@@ -258,6 +283,52 @@ fn consumed(message: &BorrowedMessage<'_>) -> Consumed {
     }
 }
 
-pub(super) fn failed(doing: &'static str) -> impl Fn(KafkaError) -> ConsumerError {
+/// Asks brokers until one answers: a partition may be without a leader for a moment, or the one that is asked may have
+/// ceased to lead. Blocks. The question is told how long it may take.
+pub(super) fn ask<T>(
+    doing: &'static str,
+    question: impl Fn(Duration) -> Result<T, KafkaError>,
+) -> Result<T, ConsumerError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let error = match question(end.saturating_duration_since(Instant::now())) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let passes = errors::code(&error).is_none_or(|code| errors::verdict(code) == Verdict::Wait);
+        if !passes || Instant::now() + PAUSE >= end {
+            return Err(failed(doing)(error));
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn failed(doing: &'static str) -> impl Fn(KafkaError) -> ConsumerError {
     move |source| ConsumerError::Client { doing, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use rdkafka::error::RDKafkaErrorCode as Code;
+
+    use super::*;
+
+    fn asked_in_vain(times: u32, code: Code) -> (Result<(), ConsumerError>, u32) {
+        let asked = Cell::new(0);
+        let answer = ask("asking", |_| {
+            asked.set(asked.get() + 1);
+            if asked.get() > times { Ok(()) } else { Err(KafkaError::MetadataFetch(code)) }
+        });
+        (answer, asked.get())
+    }
+
+    #[test]
+    fn an_election_is_waited_out_and_a_refusal_is_told_at_once() {
+        let (answer, asked) = asked_in_vain(2, Code::NotLeaderForPartition);
+        assert!(answer.is_ok() && asked == 3, "{answer:?} after {asked} questions");
+        let (answer, asked) = asked_in_vain(2, Code::TopicAuthorizationFailed);
+        assert!(answer.is_err() && asked == 1, "{answer:?} after {asked} questions");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::kafka::client_log::ClientLog;
-use crate::kafka::consumer::{ConsumerError, Isolation, PATIENCE, client, failed};
+use crate::kafka::consumer::{ConsumerError, Isolation, ask, client};
 
 /// The offsets between which a partition holds records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +41,12 @@ impl Extents {
     /// # Errors
     /// When the broker does not answer in time.
     pub fn of(&self, topic: &str, partition: i32) -> Result<Extent, ConsumerError> {
-        let doing = "asking how far a partition reaches";
+        let reach = |client: &BaseConsumer<ClientLog>| {
+            ask("asking how far a partition reaches", |patience| client.fetch_watermarks(topic, partition, patience))
+        };
         // The end first: the other way round it could be behind what is stable by then.
-        let (first, end) = self.uncommitted.fetch_watermarks(topic, partition, PATIENCE).map_err(failed(doing))?;
-        let (_, stable) = self.committed.fetch_watermarks(topic, partition, PATIENCE).map_err(failed(doing))?;
+        let (first, end) = reach(&self.uncommitted)?;
+        let (_, stable) = reach(&self.committed)?;
         Ok(Extent { first, stable: stable.min(end), end })
     }
 
@@ -54,7 +56,7 @@ impl Extents {
     /// When the broker does not answer in time.
     pub fn partitions(&self, topic: &str) -> Result<Vec<i32>, ConsumerError> {
         // Asking for all topics cannot make the broker create this one.
-        let metadata = self.uncommitted.fetch_metadata(None, PATIENCE).map_err(failed("asking for topics"))?;
+        let metadata = ask("asking for topics", |patience| self.uncommitted.fetch_metadata(None, patience))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         Ok(found.into_iter().flat_map(|found| found.partitions()).map(|partition| partition.id()).collect())
     }

@@ -23,7 +23,7 @@ use crate::kafka::{ConsumerError, Extent, Extents, Isolation, Start};
 use crate::outbox::Settle;
 use crate::verify::judge::{Everything, Part, Pass, Seen};
 use crate::verify::origin::{Origin, lane_of, origins};
-use crate::verify::read::{Chunk, Record, read};
+use crate::verify::read::{Chunk, Reader, Record};
 use crate::verify::report::{Finding, Where};
 
 pub use report::{Findings, Report};
@@ -62,8 +62,10 @@ pub struct Settings {
 /// When the database or the brokers do not answer, or there is nothing that says which topics to read.
 pub async fn run(audit: Box<dyn Audit>, settings: Settings) -> anyhow::Result<Report> {
     let extents = Arc::new(Extents::new(&settings.properties)?);
+    let visible = Reader::new(&settings, settings.isolation)?;
+    let all = Reader::new(&settings, Isolation::ReadUncommitted)?;
     let (report, everything) = (Report::default(), Everything::default());
-    let mut auditor = Auditor { audit, extents, settings, report, everything };
+    let mut auditor = Auditor { audit, extents, visible, all, settings, report, everything };
     let expected = auditor.read_rows().await?;
     let places = auditor.places().await?;
     let deadline = Instant::now() + OPEN;
@@ -76,6 +78,10 @@ pub async fn run(audit: Box<dyn Audit>, settings: Settings) -> anyhow::Result<Re
 struct Auditor {
     audit: Box<dyn Audit>,
     extents: Arc<Extents>,
+    /// Reads what consumers see.
+    visible: Reader,
+    /// Reads what is hidden from them too.
+    all: Reader,
     settings: Settings,
     report: Report,
     everything: Everything,
@@ -181,7 +187,7 @@ impl Auditor {
     /// One pass through a partition; returns the parts of its lanes for which there was no room.
     async fn pass(&mut self, at: &Where, part: Part, end: i64) -> anyhow::Result<Vec<Part>> {
         let start = self.settings.since.map_or(Start::Beginning, |since| Start::Time(since.timestamp_millis()));
-        let mut reading = read(&self.settings, at, (start, end), self.settings.isolation);
+        let mut reading = self.visible.read(at, (start, end));
         let mut pass = Pass::begin(part);
         while let Some(chunk) = reading.next().await {
             let origins = origins(&mut *self.audit, &self.settings, &chunk.records, at).await?;
@@ -199,7 +205,7 @@ impl Auditor {
 
     /// Notes what consumers do not see yet, so that it is not called lost.
     async fn look_behind(&mut self, at: &Where, start: i64, end: i64) -> anyhow::Result<()> {
-        let mut reading = read(&self.settings, at, (Start::Offset(start), end), Isolation::ReadUncommitted);
+        let mut reading = self.all.read(at, (Start::Offset(start), end));
         while let Some(chunk) = reading.next().await {
             let origins = origins(&mut *self.audit, &self.settings, &chunk.records, at).await?;
             for (record, _) in chunk.records.iter().zip(origins).filter(|(_, origin)| *origin != Origin::Unexpected) {

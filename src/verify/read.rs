@@ -1,5 +1,6 @@
 //! Reading partitions, in chunks, on a thread that may block.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -71,23 +72,37 @@ impl Reading {
     }
 }
 
-/// Begins to read a partition, from where it is said to begin up to below an offset that it has reached.
-pub(crate) fn read(settings: &Settings, at: &Where, range: (Start, i64), isolation: Isolation) -> Reading {
-    let (chunks, read) = mpsc::channel(4);
-    let (settings, place) = (settings.clone(), at.clone());
-    let thread = tokio::task::spawn_blocking(move || pump(&settings, &place, range, isolation, &chunks));
-    Reading { chunks: read, thread }
+/// Reads the partitions one after the other, all with one client: another one costs half a second.
+pub(crate) struct Reader {
+    settings: Settings,
+    consumer: Arc<Mutex<Consumer>>,
 }
 
-fn pump(
-    settings: &Settings,
-    at: &Where,
-    range: (Start, i64),
-    isolation: Isolation,
-    chunks: &mpsc::Sender<Chunk>,
-) -> Result<(), Unread> {
-    let place = (at.topic.as_str(), at.partition);
-    let mut consumer = Consumer::open_partition(&settings.properties, place, range, isolation)?;
+impl Reader {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When a client cannot be created.
+    pub(crate) fn new(settings: &Settings, isolation: Isolation) -> Result<Self, ConsumerError> {
+        let consumer = Consumer::new(&settings.properties, isolation)?;
+        Ok(Self { settings: settings.clone(), consumer: Arc::new(Mutex::new(consumer)) })
+    }
+
+    /// Begins to read a partition, from where it is said to begin up to below an offset that it has reached, once what
+    /// was begun before has come to its end.
+    pub(crate) fn read(&self, at: &Where, range: (Start, i64)) -> Reading {
+        let (chunks, read) = mpsc::channel(4);
+        let (settings, consumer, at) = (self.settings.clone(), Arc::clone(&self.consumer), at.clone());
+        let thread = tokio::task::spawn_blocking(move || {
+            let mut consumer = consumer.lock().unwrap_or_else(PoisonError::into_inner);
+            consumer.turn_to((&at.topic, at.partition), range)?;
+            pump(&settings, &mut consumer, &chunks)
+        });
+        Reading { chunks: read, thread }
+    }
+}
+
+fn pump(settings: &Settings, consumer: &mut Consumer, chunks: &mpsc::Sender<Chunk>) -> Result<(), Unread> {
     let mut chunk = Chunk::default();
     let mut heard = Instant::now();
     while !consumer.is_at_end() {

@@ -26,7 +26,12 @@ async fn log_of_a_busy_relay(format: &str, on_reject: &str) -> String {
     let _machine = machine::shared().await;
     let scene = Scene::set().await;
     let missing = Topic::missing(&scene.brokers, 1);
-    let relay = scene.relay().argument("--log-format").argument(format).with("log.level", "trace").with("relay.on_reject", on_reject);
+    let relay = scene
+        .relay()
+        .argument("--log-format")
+        .argument(format)
+        .with("log.level", "trace")
+        .with("relay.on_reject", on_reject);
     let mut relay = relay.start().await;
     insert(&scene, scene.topic.name(), 1).await;
     scene.topic.follow().records(1).await;
