@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         table,
         settle: Settle::Delete,
         notify: postgres::Notify::Gated,
+        may_prepare: false,
     })?;
     for warning in store.preflight().await? {
         eprintln!("warning: {warning}");

@@ -47,7 +47,8 @@ impl Backend {
         let (table, settle) = (outbox.table.clone(), outbox.settle);
         Ok(match database(&outbox.url)? {
             Database::Postgres => {
-                let settings = postgres::Settings { url: outbox.url.clone(), table, settle, notify: outbox.notify };
+                let (url, notify, may_prepare) = (outbox.url.clone(), outbox.notify, outbox.may_prepare);
+                let settings = postgres::Settings { url, table, settle, notify, may_prepare };
                 Backend::Postgres(Arc::new(postgres::Store::new(settings)?))
             }
             Database::Sqlite => {

@@ -79,6 +79,8 @@ pub struct Outbox {
     pub retention: Duration,
     /// How a commit wakes a sleeping relay.
     pub notify: Notify,
+    /// Whether applications may prepare transactions that write to the outbox.
+    pub may_prepare: bool,
 }
 
 /// The brokers, and how records get there.
@@ -147,6 +149,9 @@ fn outbox(judge: &mut Judge<'_>, needs: Needs) -> Outbox {
         settle: judge.parsed("outbox.settle").unwrap_or_default(),
         retention: judge.duration("outbox.retention", SECOND..=CENTURY),
         notify: judge.parsed("outbox.notify").unwrap_or_default(),
+        may_prepare: judge
+            .word("outbox.prepared_transactions", vec![("possible", true), ("never", false)])
+            .unwrap_or(true),
     }
 }
 

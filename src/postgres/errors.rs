@@ -20,6 +20,8 @@ const MIGRATE: &str =
 const GRANT: &str = "grant it; `outboxd migrate --print --grants APP,RELAY` prints what the two roles need";
 const LOGIN: &str = "check user, password and pg_hba.conf for `database.url`";
 const POOLER: &str = "connect to PostgreSQL directly, or through a pooler in session mode";
+const PARAMETER: &str =
+    "connect to PostgreSQL directly, or let the pooler ignore it (PgBouncer: ignore_startup_parameters)";
 const REPORT: &str = "this is no state that waiting changes: read the cause, and check `outboxd migrate --check`";
 const CONFIGURE: &str = "check `database.url`";
 
@@ -68,7 +70,12 @@ pub(super) fn is_denied(error: &sqlx::Error) -> bool {
 }
 
 fn of_database(error: &dyn DatabaseError) -> Meaning {
-    error.code().map_or(Meaning::Transient, |code| of_sqlstate(&code))
+    match error.code().as_deref() {
+        // The code stands for much that passes; only the words of PgBouncer tell.
+        Some("08P01") if error.message().starts_with("unsupported startup parameter") => Meaning::Repair(PARAMETER),
+        Some(code) => of_sqlstate(code),
+        None => Meaning::Transient,
+    }
 }
 
 fn of_sqlstate(code: &str) -> Meaning {

@@ -25,7 +25,7 @@ pub(super) async fn preflight(options: &PgConnectOptions, settings: &Settings) -
     let mut conn = connect(options, "inspect", &[]).await?;
     refuse_pooler(options, &mut conn).await?;
     check_tables(&mut conn, &settings.table).await?;
-    refuse_prepared_transactions(&mut conn, settings.notify).await?;
+    refuse_prepared_transactions(&mut conn, settings).await?;
     let mut warnings = index_on_sent_at(&mut conn, &settings.table).await?;
     warnings.extend(unflushed_commits(&mut conn).await?);
     let age = oldest_snapshot(&mut conn).await?;
@@ -64,13 +64,16 @@ async fn backend(conn: &mut PgConnection) -> Result<i32, StoreError> {
 }
 
 /// `PREPARE TRANSACTION` fails in a transaction that notified: the trigger would break the application.
-async fn refuse_prepared_transactions(conn: &mut PgConnection, notify: Notify) -> Result<(), StoreError> {
+async fn refuse_prepared_transactions(conn: &mut PgConnection, settings: &Settings) -> Result<(), StoreError> {
+    if settings.notify == Notify::Off || !settings.may_prepare {
+        return Ok(());
+    }
     let statement = "/* outboxd: prepared_transactions */ select current_setting('max_prepared_transactions')::int";
     let most: i32 = ask("reading settings", sqlx::query_scalar(statement).fetch_one(conn)).await?;
-    if most > 0 && notify != Notify::Off {
+    if most > 0 {
         return Err(unusable(
             format!("max_prepared_transactions is {most}, and a transaction that notified cannot be prepared"),
-            "set outbox.notify = \"off\", or max_prepared_transactions = 0 in PostgreSQL if nobody prepares transactions",
+            "set outbox.notify = \"off\"; or, if no application prepares transactions, outbox.prepared_transactions = \"never\"",
         ));
     }
     Ok(())

@@ -37,6 +37,9 @@ pub struct Settings {
     pub settle: Settle,
     /// When writers notify the relay.
     pub notify: Notify,
+    /// Whether applications may prepare transactions that write to the outbox (`PREPARE TRANSACTION`). Where the server
+    /// allows it, [`Store::preflight`] then wants [`Notify::Off`]: a transaction that notified cannot be prepared.
+    pub may_prepare: bool,
 }
 
 /// An outbox in PostgreSQL. Holds at most one connection each for settling and for looking; every reading session,

@@ -5,6 +5,7 @@
 mod holding;
 mod keeping;
 mod leasing;
+mod preflight;
 mod reading;
 mod restoring;
 mod schema;

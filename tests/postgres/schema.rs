@@ -1,13 +1,15 @@
 //! The tables: created, upgraded, judged, and granted.
 
+use std::process::Command;
+
 use outboxd::Message;
-use outboxd::contract::{Inspect, LeaseStore, OutboxStore, StoreError};
+use outboxd::contract::{Inspect, LeaseStore, OutboxStore};
 use outboxd::outbox::{Settle, Table};
-use outboxd::postgres::{self, EnqueueError, check, grants_sql, migrate, migration_sql};
+use outboxd::postgres::{self, EnqueueError, check, migrate, migration_sql};
 use outboxd::secret::Secret;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::server::{AMPLE, Outbox, drain, execute, newest, servers, store};
+use super::server::{AMPLE, Outbox, drain, execute, newest, problem, servers, store};
 
 /// An empty schema, and the name of an outbox in it.
 async fn schema(url: &str, name: &str) -> (PgConnection, Table) {
@@ -15,13 +17,6 @@ async fn schema(url: &str, name: &str) -> (PgConnection, Table) {
     let statement = format!("drop schema if exists t_{name} cascade; create schema t_{name}");
     execute(&mut conn, &statement).await;
     (conn, format!("t_{name}.queue").parse().unwrap())
-}
-
-fn problem(error: StoreError) -> String {
-    match error {
-        StoreError::Unusable { .. } => error.to_string(),
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]
@@ -134,7 +129,15 @@ async fn two_roles_with_the_least_privileges_suffice() {
             );
             execute(&mut admin, &create).await;
         }
-        execute(&mut admin, &grants_sql(&outbox.table, "outboxd_test_app", "outboxd_test_relay").unwrap()).await;
+        let mut grant = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+        grant.args([
+            "migrate",
+            "--grants",
+            "outboxd_test_app,outboxd_test_relay",
+            "--table",
+            &outbox.table.to_string(),
+        ]);
+        assert!(grant.args(["--database-url", &url]).status().unwrap().success());
         let login = |role: &str| url.replacen("outboxd:outboxd@", &format!("{role}:secret@"), 1);
 
         let mut app = PgConnection::connect(&login("outboxd_test_app")).await.unwrap();
@@ -162,17 +165,6 @@ async fn two_roles_with_the_least_privileges_suffice() {
         // Another cluster's rows are taken over with these privileges as well.
         outbox.run(&mut admin, "update outbox_checkpoint set system = 'elsewhere'").await;
         relay.open().await;
-    }
-}
-
-#[tokio::test]
-async fn preflight_passes_here_and_names_what_slows_settling_down() {
-    for url in servers() {
-        let outbox = Outbox::new(&url, "preflight").await;
-        assert!(!outbox.store.preflight().await.unwrap().iter().any(|warning| warning.contains("sent_at")));
-        outbox.run(&mut outbox.connect().await, "create index on outbox (topic) where sent_at is null").await;
-        assert!(outbox.store.preflight().await.unwrap().iter().any(|warning| warning.contains("sent_at")));
-        assert_eq!(outbox.store.source().await.unwrap(), "outboxd.t_preflight.outbox");
     }
 }
 

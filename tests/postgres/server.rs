@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::contract::{Bid, Checkpoint, LeaseStore, OutboxStore, Reader};
+use outboxd::contract::{Bid, Checkpoint, LeaseStore, OutboxStore, Reader, StoreError};
 use outboxd::outbox::{Batch, Held, Limit, Record, Settle, Settlement, Table, Term};
 use outboxd::postgres::{self, Notify, Settings, Store};
 use outboxd::secret::Secret;
@@ -93,8 +93,17 @@ impl Outbox {
 }
 
 pub(super) fn store(url: &str, table: &Table, settle: Settle) -> Store {
-    let settings = Settings { url: Secret::new(url), table: table.clone(), settle, notify: Notify::Gated };
+    let settings =
+        Settings { url: Secret::new(url), table: table.clone(), settle, notify: Notify::Gated, may_prepare: true };
     Store::new(settings).unwrap()
+}
+
+/// What an error says that waiting does not help.
+pub(super) fn problem(error: StoreError) -> String {
+    match error {
+        StoreError::Unusable { .. } => error.to_string(),
+        other => panic!("{other:?}"),
+    }
 }
 
 pub(super) async fn execute(conn: &mut PgConnection, statement: &str) -> u64 {

@@ -16,8 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_millis(200);
 
 fn wake(outbox: &Outbox, notify: Notify) -> Option<Box<dyn WakeSource>> {
-    let settings =
-        Settings { url: Secret::new(&outbox.url), table: outbox.table.clone(), settle: Settle::Mark, notify };
+    let settings = Settings {
+        url: Secret::new(&outbox.url),
+        table: outbox.table.clone(),
+        settle: Settle::Mark,
+        notify,
+        may_prepare: true,
+    };
     Store::new(settings).unwrap().wake()
 }
 

@@ -125,6 +125,9 @@ impl Deeds {
         let led = relay.leads().await;
         self.leaders_hit.fetch_add(usize::from(led), Ordering::SeqCst);
         let mut running = relay.running.lock().await;
+        if let Some(ended) = running.exited() {
+            return Err(format!("a relay ended by itself: {ended}\n{}", running.log()));
+        }
         let began = Instant::now();
         let (is_alone, begun) = (self.active.load(Ordering::SeqCst) == 1, self.begun.load(Ordering::SeqCst));
         let takeover = async {

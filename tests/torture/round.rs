@@ -126,7 +126,7 @@ async fn stop(stage: &Stage<'_>) -> Result<(), String> {
     for relay in &stage.relays {
         let mut running = relay.running.lock().await;
         if let Some(ended) = running.exited() {
-            return Err(format!("a relay ended by itself: {ended}"));
+            return Err(format!("a relay ended by itself: {ended}\n{}", running.log()));
         }
         let code = running.stop().await;
         if code != Some(0) {
