@@ -193,6 +193,11 @@ impl Ledger {
         state.spoil.is_none() && !state.abandoned
     }
 
+    /// When the oldest submission began that is not answered.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.state().oldest()
+    }
+
     /// Whether every submission is answered.
     pub(crate) fn is_idle(&self) -> bool {
         self.state().open == 0

@@ -36,6 +36,7 @@ mod producer;
 mod progress;
 mod properties;
 mod sink;
+mod stall;
 mod suspects;
 mod topics;
 mod transaction;

@@ -164,7 +164,7 @@ impl Sink {
 
     /// A producer that connects by itself, when it can.
     pub(crate) fn new_producer(&self, role: Role, shape: Shape) -> Result<Producer, SinkError> {
-        let producer = Producer::build(&self.settings.producer(role, shape), role, shape, &self.reach);
+        let producer = Producer::build(&self.settings.producer(role, shape), role, shape, &self.reach, &self.patience);
         producer.map_err(|error| SinkError::Unusable {
             problem: "the Kafka client cannot be created".to_owned(),
             repair: "correct the kafka properties".to_owned(),

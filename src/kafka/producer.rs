@@ -20,6 +20,7 @@ use crate::kafka::config::Shape;
 use crate::kafka::delivery::{Ledger, Refused, Spoil};
 use crate::kafka::encode;
 use crate::kafka::errors::{self, Verdict};
+use crate::kafka::stall::{self, Patience};
 use crate::kafka::transaction::Transactor;
 
 /// How long a producer that is no good may take to tell what became of the records that are under way.
@@ -29,12 +30,18 @@ const LAST_REPORTS: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_millis(50);
 
 /// The client itself.
-type Client = ThreadedProducer<Context>;
+pub(crate) type Client = ThreadedProducer<Context>;
 
 /// A handle on the client. Whichever is dropped last lets the client end on a thread of its own, since that waits
 /// for the client's threads and connections.
 #[derive(Clone)]
 pub(crate) struct Handle(Option<Arc<Client>>);
+
+impl From<Arc<Client>> for Handle {
+    fn from(client: Arc<Client>) -> Self {
+        Self(Some(client))
+    }
+}
 
 impl Deref for Handle {
     type Target = Client;
@@ -82,12 +89,14 @@ impl Producer {
         role: Role,
         shape: Shape,
         reach: &Arc<Reach>,
+        patience: &Arc<Patience>,
     ) -> Result<Self, KafkaError> {
         let ledger = Arc::new(Ledger::default());
         let log = ClientLog::new(Arc::clone(reach));
         let context = Context { ledger: Arc::clone(&ledger), log, role };
         let client: Arc<Client> = Arc::new(config.create_with_context(context)?);
-        let handle = Handle(Some(Arc::clone(&client)));
+        let handle = Handle::from(Arc::clone(&client));
+        tokio::spawn(stall::watch(Arc::clone(&ledger), Arc::downgrade(&client), Arc::clone(patience)));
         let transactor = (role == Role::Transactional).then(|| Transactor::start(handle.clone()));
         if transactor.is_none() {
             tokio::spawn(wind_up(Arc::clone(&ledger), Arc::downgrade(&client)));
@@ -150,7 +159,7 @@ async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
     let end = Instant::now() + LAST_REPORTS;
     while Instant::now() < end {
         let Some(client) = client.upgrade() else { break };
-        let handle = Handle(Some(client));
+        let handle = Handle::from(client);
         // It waits for the client's threads, and so must not run on the runtime's own. Records that were under way may
         // come back into the queue.
         let purged = tokio::task::spawn_blocking(move || handle.purge(PurgeConfig::default().queue()));

@@ -17,6 +17,7 @@ use crate::kafka::plan::{Plan, Writer};
 use crate::kafka::producer::{Producer, Role};
 use crate::kafka::progress::Memory;
 use crate::kafka::properties::check_properties;
+use crate::kafka::stall::Patience;
 use crate::kafka::suspects::Suspects;
 use crate::kafka::topics::Topics;
 use crate::outbox::{Lane, Position, Progress, Record, Term, is_topic_name};
@@ -44,6 +45,8 @@ pub struct Sink {
     /// What the broker remembers of the progress, in an exactly-once sink that is open.
     pub(crate) memory: Option<Memory>,
     pub(crate) reach: Arc<Reach>,
+    /// How long a producer may deliver nothing.
+    pub(crate) patience: Arc<Patience>,
     admin: Arc<Admin>,
     /// The term for which the sink is open.
     pub(crate) term: Option<Term>,
@@ -82,6 +85,7 @@ impl Sink {
             isolation: None,
             memory: None,
             reach,
+            patience: Arc::default(),
             admin,
             term: None,
             is_initialised: false,

@@ -1,11 +1,13 @@
 //! An outage costs time and nothing else.
 
 use crate::support::daemon::Running;
+use crate::support::kafka::Topic;
 use crate::support::machine;
 use crate::support::scene::Scene;
 use crate::support::services;
 use crate::support::throwaway::{Kafka, Postgres};
 use crate::support::wait;
+use crate::support::wire::move_leaders;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_for_20_seconds_costs_only_time() {
@@ -68,6 +70,45 @@ async fn a_relay_that_starts_before_its_broker_and_database_waits_for_them() {
     kafka.restart();
     scene.topic.holds(1).await;
     nothing_was_given_up(&mut relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_and_created_again_is_published_to_as_before() {
+    let _machine = machine::shared().await;
+    let kafka = Kafka::start_three(&[]);
+    let mut scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
+    scene.topic = Topic::create_replicated(&scene.brokers, 3, 3).await;
+    let mut relay = scene.relay().start().await;
+    // The client is to know later epochs of its leaders than a new topic has.
+    for turn in 1..=4 {
+        lead(&scene, turn).await;
+    }
+    publish(&scene, 0).await;
+    scene.topic.disappear().await;
+    wait::until_true("the topic is gone", wait::PATIENCE, async || !scene.topic.exists()).await;
+    scene.topic.appear().await;
+    lead(&scene, 5).await;
+    publish(&scene, 1).await;
+    nothing_was_given_up(&mut relay).await;
+}
+
+/// Commits and awaits a record for each partition, and more.
+async fn publish(scene: &Scene, round: u64) {
+    for key in 0..20 {
+        scene.insert(&format!("key-{round}-{key}"), "x").await;
+    }
+    scene.topic.holds(20).await;
+}
+
+/// Moves the partitions to other leaders, in turns.
+async fn lead(scene: &Scene, turn: i32) {
+    let broker = scene.brokers.split(',').next().expect("there are three");
+    let leaders: Vec<i32> = (0..3).map(|partition| (partition + turn) % 3 + 1).collect();
+    wait::until_true("others lead", wait::PATIENCE, async || {
+        move_leaders(broker, scene.topic.name(), 3, turn).await.expect("the broker answers");
+        tokio::task::block_in_place(|| scene.topic.leaders()).is_ok_and(|found| found == leaders)
+    })
+    .await;
 }
 
 /// The relay is the same process as at the start, and no record was rejected.
