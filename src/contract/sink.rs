@@ -115,7 +115,8 @@ pub enum Outcome {
     Held(HoldCause),
     /// It can never be published as it is: it failed alone. Open the sink again before anything of its lane follows.
     Rejected(Box<Rejection>),
-    /// Not known: it may have been delivered. The relay reads it again.
+    /// Not known: it may have been delivered. The relay reads it again. Of its lane nothing that was submitted after it is
+    /// told to be delivered before the sink is opened again: it would not be read again, and stand before this one.
     Unknown,
 }
 

@@ -198,6 +198,9 @@ fn now() -> DateTime<Utc> {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use uuid::Uuid;

@@ -290,3 +290,6 @@ impl Published {
         }
     }
 }
+
+#[cfg(all(test, feature = "memory"))]
+mod properties;

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod dead;
+mod failing;
 mod faults;
 mod fixtures;
 mod holding;
@@ -183,6 +184,11 @@ macro_rules! promises {
             wake: a_commit_between_arming_and_waiting_wakes,
             wake: a_writer_at_work_refuses_or_wakes,
             wake: a_cancelled_wait_can_be_waited_again,
+            failing: calls_that_fail_in_passing_lose_and_reorder_nothing,
+            failing: a_settlement_whose_reply_was_lost_is_made_again_and_repeats_nothing,
+            failing: what_was_published_and_not_settled_is_published_once_more_after_a_crash,
+            failing: a_rejected_record_dies_alone_whatever_fails_around_it,
+            failing: faults_drawn_at_random_lose_and_reorder_nothing,
             workload: every_committed_row_is_read_once_and_in_order,
             workload: nothing_is_lost_over_sessions_holds_and_checkpoints,
         }

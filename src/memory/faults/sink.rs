@@ -14,12 +14,14 @@ pub struct Sink {
     script: Script,
     /// Ticks when receipts that the script keeps back must resolve: after an abort, or after an error.
     ended: watch::Sender<()>,
+    /// Whether a receipt has failed since the sink was opened: then none that follows may tell of deliveries.
+    has_failed: bool,
 }
 
 impl Sink {
     /// Puts the script in front of the sink.
     pub fn new(inner: Box<dyn crate::contract::Sink>, script: Script) -> Self {
-        Self { inner, script, ended: watch::Sender::new(()) }
+        Self { inner, script, ended: watch::Sender::new(()), has_failed: false }
     }
 
     async fn take(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
@@ -35,8 +37,10 @@ impl Sink {
     }
 
     /// The receipt as the script has it. Its fault is settled now, so that scripts follow the order of submissions.
-    fn tell(&self, receipt: Receipt, records: usize) -> Receipt {
+    fn tell(&mut self, receipt: Receipt, records: usize) -> Receipt {
         let (script, fault) = (self.script.clone(), self.script.begin(Call::Receipt));
+        self.has_failed |= matches!(fault, Some(Fault::Refuse | Fault::LoseReply));
+        let has_failed = self.has_failed;
         let mut ended = self.ended.subscribe();
         Box::pin(async move {
             let is_told = tokio::select! {
@@ -44,7 +48,7 @@ impl Sink {
                 is_told = keep_back(fault) => is_told,
                 _ = ended.changed() => false,
             };
-            let outcomes = if is_told { receipt.await } else { vec![Outcome::Unknown; records] };
+            let outcomes = if is_told && !has_failed { receipt.await } else { vec![Outcome::Unknown; records] };
             script.end(Call::Receipt, outcomes.len());
             outcomes
         })
@@ -69,6 +73,7 @@ async fn keep_back(fault: Option<Fault>) -> bool {
 
 impl crate::contract::Sink for Sink {
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+        self.has_failed = false;
         Box::pin(self.script.play(Call::SinkOpen, self.inner.open(term), |()| 0))
     }
 
