@@ -11,7 +11,7 @@ use crate::kafka::config::{Settings, Shape};
 use crate::kafka::delivery::Spoil;
 use crate::kafka::errors;
 use crate::kafka::producer::{Producer, Role};
-use crate::kafka::progress::Memory;
+use crate::kafka::progress::{Memory, Seeker};
 use crate::kafka::sink::{Sink, unavailable};
 use crate::kafka::transaction::Transactor;
 use crate::observe::metrics;
@@ -47,8 +47,29 @@ impl Sink {
         }
         self.term = Some(term);
         self.close_gap().await?;
-        self.initialise().await?;
-        self.recall(term).await
+        let connecting = self.seeker()?;
+        let (let_in, seeker) = tokio::join!(self.initialise(), connecting);
+        let_in?;
+        match (&mut self.memory, seeker?) {
+            (Some(memory), _) => memory.begin_anew(term),
+            (memory @ None, Some(seeker)) => *memory = Some(Memory::recall(seeker, term).await?),
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Connects to what the broker remembers, if that is wanted and not known.
+    fn seeker(&self) -> Result<impl Future<Output = Result<Option<Seeker>, SinkError>> + use<>, SinkError> {
+        let Settings { delivery, progress_topic, source, properties, .. } = &self.settings;
+        let wanted = *delivery == Delivery::ExactlyOnce && self.memory.is_none();
+        let (topic, source, properties) = (progress_topic.clone(), source.clone(), properties.clone());
+        let asker = wanted.then(|| self.asker()).transpose()?;
+        Ok(async move {
+            match asker {
+                Some(asker) => Seeker::connect(asker, topic, source, properties).await.map(Some),
+                None => Ok(None),
+            }
+        })
     }
 
     /// Goes on with a producer whose transaction was undone, with what that one taught.
@@ -96,20 +117,6 @@ impl Sink {
             }
         }
         transactor.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))
-    }
-
-    /// Reads what the broker remembers, if that is wanted and not known.
-    async fn recall(&mut self, term: Term) -> Result<(), SinkError> {
-        if self.settings.delivery != Delivery::ExactlyOnce {
-            return Ok(());
-        }
-        if let Some(memory) = &mut self.memory {
-            memory.begin_anew(term);
-            return Ok(());
-        }
-        let Settings { progress_topic, source, properties, .. } = &self.settings;
-        self.memory = Some(Memory::recall(&self.asker()?, progress_topic, source, properties, term).await?);
-        Ok(())
     }
 
     async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {

@@ -36,6 +36,8 @@ const PARTITIONS: i32 = 16;
 /// How long reading may take before the relay tries again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+const RECALLING: &str = "reading what was published";
+
 /// How long one question to the broker may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -76,34 +78,20 @@ struct Written {
 }
 
 impl Memory {
-    /// Reads what is remembered of the outbox that is called `source`, creating the topic if it is missing. The
-    /// producer must be initialised: what earlier ones left open is settled then.
+    /// Reads what is remembered of the outbox. The producer must be initialised: what earlier ones left open is settled
+    /// then.
     ///
     /// # Errors
-    /// When the topic is not what is needed, or cannot be read now.
-    pub(crate) async fn recall(
-        asker: &Asker,
-        topic: &ProgressTopic,
-        source: &str,
-        properties: &BTreeMap<String, String>,
-        term: Term,
-    ) -> Result<Self, SinkError> {
-        let partitions = partitions_of(asker, topic).await?;
-        let partition = partition::of_key(source.as_bytes(), partitions);
-        let seeker =
-            Seeker { properties: properties.clone(), topic: topic.name.clone(), partition, key: source.into() };
-        let (answer, written) = oneshot::channel();
-        // The client's calls block, and the runtime would wait for its own threads to end.
-        std::thread::spawn(move || answer.send(seeker.seek()));
-        let written = written.await.unwrap_or(Err(KafkaError::Canceled));
-        let written = written.map_err(|error| unavailable("reading what was published", error))?;
-        let found = written.map(|written| read(&written, topic)).transpose()?;
+    /// When it cannot be read now.
+    pub(crate) async fn recall(seeker: Seeker, term: Term) -> Result<Self, SinkError> {
+        let (topic, partition, key) = (seeker.topic.clone(), seeker.partition, seeker.key.clone());
+        let written = aside(move || seeker.seek()).await.map_err(|error| unavailable(RECALLING, error))?;
+        let found = written.map(|written| read(&written, &topic)).transpose()?;
         let committed = found.as_ref().map_or_else(State::default, |found| State {
             position: found.position.clone(),
             beyond: found.beyond.clone(),
         });
-        let topic = topic.name.clone();
-        Ok(Self { topic, partition, key: source.into(), term, committed, pending: None, is_stuck: false, found })
+        Ok(Self { topic, partition, key, term, committed, pending: None, is_stuck: false, found })
     }
 
     /// What was found when it was read.
@@ -189,7 +177,16 @@ fn write(state: &State, term: Term) -> Vec<u8> {
     serde_json::to_vec(&written).expect("numbers and text can be written as JSON")
 }
 
-fn read(payload: &[u8], topic: &ProgressTopic) -> Result<Progress, SinkError> {
+/// Runs what blocks on a thread of its own: the runtime would wait for its threads to end.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, KafkaError> {
+    let (answer, told) = oneshot::channel();
+    std::thread::spawn(move || answer.send(work()));
+    told.await.unwrap_or(Err(KafkaError::Canceled))
+}
+
+fn read(payload: &[u8], topic: &str) -> Result<Progress, SinkError> {
     let problem = match serde_json::from_slice::<Written>(payload) {
         Ok(written) if written.version == VERSION => {
             let mut beyond = Settlement::with_capacity(written.beyond.len());
@@ -200,7 +197,7 @@ fn read(payload: &[u8], topic: &ProgressTopic) -> Result<Progress, SinkError> {
         Err(error) => error.to_string(),
     };
     Err(SinkError::Unusable {
-        problem: format!("what topic {} says of this outbox's progress cannot be read: {problem}", topic.name),
+        problem: format!("what topic {topic} says of this outbox's progress cannot be read: {problem}"),
         repair: "run the version of outboxd that wrote it, or name another relay.progress_topic".to_owned(),
         source: None,
     })
@@ -238,30 +235,59 @@ async fn partitions_of(asker: &Asker, topic: &ProgressTopic) -> Result<i32, Sink
     Err(SinkError::Unusable { problem, repair, source: None })
 }
 
-/// Finds the last committed record of a key in its partition.
-struct Seeker {
-    properties: BTreeMap<String, String>,
+/// Finds the last committed record of a key in its partition, with clients that are connected already: that takes half
+/// a second, which a takeover has while it waits to be let in.
+pub(crate) struct Seeker {
     topic: String,
     partition: i32,
     key: String,
+    committed: BaseConsumer<ClientLog>,
+    uncommitted: BaseConsumer<ClientLog>,
 }
 
 impl Seeker {
+    /// Connects to the topic, creating it if it is missing. `source` is the outbox's name.
+    ///
+    /// # Errors
+    /// When the topic is not what is needed, or cannot be read now.
+    pub(crate) async fn connect(
+        asker: Asker,
+        topic: ProgressTopic,
+        source: String,
+        properties: BTreeMap<String, String>,
+    ) -> Result<Self, SinkError> {
+        let partitions = partitions_of(&asker, &topic).await?;
+        let partition = partition::of_key(source.as_bytes(), partitions);
+        let connecting = aside(move || {
+            let [committed, uncommitted] = [Isolation::ReadCommitted, Isolation::ReadUncommitted]
+                .map(|isolation| consumer(&properties, isolation));
+            let (committed, uncommitted) = (committed?, uncommitted?);
+            let seeker = Self { topic: topic.name, partition, key: source, committed, uncommitted };
+            let deadline = Instant::now() + PATIENCE;
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| seeker.watermarks(&seeker.committed, deadline));
+                seeker.watermarks(&seeker.uncommitted, deadline)?;
+                other.join().unwrap_or(Err(KafkaError::Canceled))
+            })?;
+            Ok(seeker)
+        });
+        connecting.await.map_err(|error| unavailable(RECALLING, error))
+    }
+
     /// The payload of the last committed record. Blocks.
     fn seek(&self) -> Result<Option<Vec<u8>>, KafkaError> {
         let deadline = Instant::now() + PATIENCE;
-        let (low, end) = self.watermarks(&self.consumer(Isolation::ReadUncommitted)?, deadline)?;
-        let consumer = self.consumer(Isolation::ReadCommitted)?;
+        let (low, end) = self.watermarks(&self.uncommitted, deadline)?;
         // Other outboxes share the partition: what was committed after the beginning of a transaction of theirs that is
         // still open is not shown yet.
-        while self.watermarks(&consumer, deadline)?.1 < end {
+        while self.watermarks(&self.committed, deadline)?.1 < end {
             wait_or_give_up(deadline)?;
             std::thread::sleep(GLANCE);
         }
         let mut back = BACK;
         loop {
             let start = (end - back).max(low);
-            let found = self.last_from(&consumer, start, deadline)?;
+            let found = self.last_from(start, deadline)?;
             if found.is_some() || start == low {
                 return Ok(found);
             }
@@ -286,12 +312,8 @@ impl Seeker {
     }
 
     /// The last record of the key from this offset on.
-    fn last_from(
-        &self,
-        consumer: &BaseConsumer<ClientLog>,
-        start: i64,
-        deadline: Instant,
-    ) -> Result<Option<Vec<u8>>, KafkaError> {
+    fn last_from(&self, start: i64, deadline: Instant) -> Result<Option<Vec<u8>>, KafkaError> {
+        let consumer = &self.committed;
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&self.topic, self.partition, Offset::Offset(start))?;
         consumer.assign(&assignment)?;
@@ -309,18 +331,23 @@ impl Seeker {
             wait_or_give_up(deadline)?;
         }
     }
+}
 
-    fn consumer(&self, isolation: Isolation) -> Result<BaseConsumer<ClientLog>, KafkaError> {
-        let mut config = properties::connection_config(&self.properties);
-        config
-            .set("group.id", "outboxd-progress")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("allow.auto.create.topics", "false")
-            .set("auto.offset.reset", "earliest")
-            .set("isolation.level", isolation.as_str());
-        config.create_with_context(ClientLog::default())
-    }
+fn consumer(
+    properties: &BTreeMap<String, String>,
+    isolation: Isolation,
+) -> Result<BaseConsumer<ClientLog>, KafkaError> {
+    let mut config = properties::connection_config(properties);
+    config
+        .set("group.id", "outboxd-progress")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        // The end is told after this many milliseconds.
+        .set("fetch.wait.max.ms", "10")
+        .set("allow.auto.create.topics", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", isolation.as_str());
+    config.create_with_context(ClientLog::default())
 }
 
 fn wait_or_give_up(deadline: Instant) -> Result<(), KafkaError> {
@@ -354,7 +381,7 @@ mod tests {
         let records: Vec<Record> = ids.map(record).collect();
         let payload = memory.after(records.iter(), position.map(Position::new).as_ref()).expect("few rows");
         memory.commit();
-        read(&payload, &ProgressTopic::default()).expect("what was written can be read")
+        read(&payload, "progress").expect("what was written can be read")
     }
 
     #[test]
@@ -402,7 +429,7 @@ mod tests {
     #[test]
     fn what_another_version_wrote_is_not_taken_for_nothing() {
         for payload in [&b"{\"version\":2,\"term\":1,\"position\":null,\"beyond\":[]}"[..], b"", b"{}"] {
-            assert!(matches!(read(payload, &ProgressTopic::default()), Err(SinkError::Unusable { .. })));
+            assert!(matches!(read(payload, "progress"), Err(SinkError::Unusable { .. })));
         }
     }
 }

@@ -87,19 +87,24 @@ async fn a_standby_takes_over_within_a_second_and_what_the_dead_leader_sent_is_s
     let _machine = machine::alone().await;
     let scene = Scene::set().await;
     let relay = scene.relay().with("relay.delivery", "exactly-once");
-    let mut first = relay.start().await;
-    let second = relay.start().await;
+    let mut leader = relay.start().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    scene.topic.holds(2_000).await;
-    let killed = tokio::time::Instant::now();
-    first.kill();
-    wait::until_true("the standby publishes", wait::PATIENCE, async || {
-        second.metric("outboxd_published_total").await > 0.0
-    })
-    .await;
-    let took = killed.elapsed();
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        let standby = relay.start().await;
+        scene.topic.holds(scene.topic.count().expect("the broker answers") + 2_000).await;
+        let killed = tokio::time::Instant::now();
+        leader.kill();
+        wait::until_true("the standby publishes", wait::PATIENCE, async || {
+            standby.metric("outboxd_published_total").await > 0.0
+        })
+        .await;
+        took.push(killed.elapsed());
+        leader = standby;
+    }
     let ledger = writers.stop().await;
     holds_each_once(&scene, "mark", &scene.topic, ledger.rows_of(scene.topic.name())).await;
+    took.sort();
     println!("taken over in {took:?}");
-    assert!(took < Duration::from_secs(2), "{took:?}: the lease of 3 s was waited for");
+    assert!(took[1] < Duration::from_secs(1) && took[2] < Duration::from_secs(3), "{took:?}");
 }
