@@ -124,51 +124,16 @@ impl Settler {
         Some((ready.pop_front()?, outcomes))
     }
 
-    /// Adds what became of one batch. From the first record on that is not delivered, the position stands still.
+    /// Adds what became of one batch.
     fn fold(&self, fold: &mut Fold, batch: Submitted, outcomes: Vec<Outcome>, verdict: &mut Result<(), Verdict>) {
         if !batch.rows.is_empty() {
             metrics::record_publish_ack(batch.began.elapsed());
         }
-        if batch.out_of_line {
-            fold.settlement.set_out_of_line();
-        }
-        let now = Utc::now();
-        let mut published = Published::default();
-        for (row, outcome) in batch.rows.into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::Delivered { .. } => {
-                    fold.settlement.push_row(row.id, row.event_id);
-                    metrics::record_commit_to_ack((now - row.created_at).to_std().unwrap_or_default());
-                    published.count(&row.topic);
-                }
-                Outcome::Held(cause) => {
-                    self.hold(&row, cause);
-                    if self.exactly_once && verdict.is_ok() {
-                        *verdict = Err(Verdict::Afresh);
-                    }
-                }
-                Outcome::Rejected(rejection) => {
-                    fold.rejected.push((row, *rejection));
-                    // What follows in its lane was not sent: the next session reads it again.
-                    if !matches!(verdict, Err(Verdict::Failed(_))) {
-                        *verdict = Err(Verdict::Afresh);
-                    }
-                }
-                Outcome::Unknown if verdict.is_ok() => {
-                    *verdict = Err(Verdict::Again("the broker's client gave records up unacknowledged".to_owned()));
-                }
-                Outcome::Unknown => {}
-            }
-        }
-        published.record();
-        if verdict.is_ok() {
-            fold.end = Some((batch.number, batch.end));
-            fold.closed.extend(batch.closed);
-        } else {
+        let held = fold.add(batch, outcomes, self.exactly_once, verdict);
+        held.iter().for_each(|(row, cause)| self.hold(row, *cause));
+        if verdict.is_err() {
             self.ending.soft.cancel();
         }
-        fold.read += batch.read;
-        fold.permits.extend(batch.permits);
     }
 
     fn hold(&self, row: &Row, cause: HoldCause) {
@@ -260,6 +225,59 @@ impl Settler {
     }
 }
 
+impl Fold {
+    /// Adds what became of one batch; returns the rows whose topics wait. From the first record on with which another
+    /// session has to begin, as the verdict tells, the position stands still.
+    fn add(
+        &mut self,
+        batch: Submitted,
+        outcomes: Vec<Outcome>,
+        exactly_once: bool,
+        verdict: &mut Result<(), Verdict>,
+    ) -> Vec<(Row, HoldCause)> {
+        if batch.out_of_line {
+            self.settlement.set_out_of_line();
+        }
+        let now = Utc::now();
+        let mut held = Vec::new();
+        let mut published = Published::default();
+        for (row, outcome) in batch.rows.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Delivered { .. } => {
+                    self.settlement.push_row(row.id, row.event_id);
+                    metrics::record_commit_to_ack((now - row.created_at).to_std().unwrap_or_default());
+                    published.count(&row.topic);
+                }
+                Outcome::Held(cause) => {
+                    held.push((row, cause));
+                    if exactly_once && verdict.is_ok() {
+                        *verdict = Err(Verdict::Afresh);
+                    }
+                }
+                Outcome::Rejected(rejection) => {
+                    self.rejected.push((row, *rejection));
+                    // What follows in its lane was not sent: the next session reads it again.
+                    if !matches!(verdict, Err(Verdict::Failed(_))) {
+                        *verdict = Err(Verdict::Afresh);
+                    }
+                }
+                Outcome::Unknown if verdict.is_ok() => {
+                    *verdict = Err(Verdict::Again("the broker's client gave records up unacknowledged".to_owned()));
+                }
+                Outcome::Unknown => {}
+            }
+        }
+        published.record();
+        if verdict.is_ok() {
+            self.end = Some((batch.number, batch.end));
+            self.closed.extend(batch.closed);
+        }
+        self.read += batch.read;
+        self.permits.extend(batch.permits);
+        held
+    }
+}
+
 /// Shows how many lanes are held, by cause.
 pub(crate) fn count_held(held: &[Held]) {
     for cause in HoldCause::ALL {
@@ -291,5 +309,5 @@ impl Published {
     }
 }
 
-#[cfg(all(test, feature = "memory"))]
+#[cfg(test)]
 mod properties;

@@ -1,23 +1,15 @@
-//! Whatever becomes of submissions, in whatever order it is told: exactly what was delivered is settled, and the position
-//! stands before the first record that neither was delivered nor is held.
+//! Whatever becomes of submissions, and however they are folded: exactly what was delivered is settled, and the position
+//! stands before the first record with which another session has to begin.
 
-use std::sync::{Arc, Mutex};
-
-use futures_util::future::join_all;
+use chrono::Utc;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::{Frontier, Settler, Submitted};
-use crate::Message;
-use crate::contract::{OutboxStore, Outcome, Rejection, Store};
-use crate::memory;
-use crate::outbox::{HoldCause, Lane, Limit, Position, RejectPolicy, Settle};
-use crate::relay::Status;
-use crate::relay::lanes::Lanes;
-use crate::relay::rejections::Rejections;
-use crate::relay::session::{Ending, Verdict};
+use super::{Fold, Submitted};
+use crate::contract::{Outcome, Rejection};
+use crate::outbox::{HoldCause, Position, Record};
 
 /// What becomes of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +31,8 @@ impl Fate {
     }
 
     /// Whether the next session has to begin before it.
-    fn stops(self) -> bool {
-        matches!(self, Fate::Rejected | Fate::Unknown)
+    fn stops(self, exactly_once: bool) -> bool {
+        matches!(self, Fate::Rejected | Fate::Unknown) || exactly_once && self == Fate::Held
     }
 }
 
@@ -48,105 +40,65 @@ fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![20 => Just(Fate::Delivered), 2 => Just(Fate::Held), 1 => Just(Fate::Rejected), 1 => Just(Fate::Unknown)]
 }
 
-/// Submissions, and the order in which their outcomes are told.
-fn submissions() -> impl Strategy<Value = (Vec<Vec<Fate>>, Vec<usize>)> {
-    vec(vec(fate(), 0..6), 1..12).prop_flat_map(|fates| {
-        let order: Vec<usize> = (0..fates.len()).collect();
-        (Just(fates), Just(order).prop_shuffle())
-    })
+/// A batch, what becomes of its records, and whether it is settled together with the one before it.
+fn batch() -> impl Strategy<Value = (Vec<Fate>, bool)> {
+    (vec(fate(), 0..6), any::<bool>())
 }
 
-/// What is left when everything was told.
-struct Left {
-    sent: Vec<i64>,
-    dead: Vec<i64>,
-    frontier: u64,
-    held_from: Option<i64>,
-    verdict: Result<(), Verdict>,
-}
-
-async fn settle(fates: &[Vec<Fate>], order: &[usize]) -> Left {
-    let store = memory::Store::new(Settle::Mark);
-    let rows = fates.iter().map(Vec::len).sum::<usize>();
-    for row in 0..rows {
-        store.enqueue(&Message::to("orders").key(row.to_string()).text("{}").expect("a valid message"));
-    }
-    let mut reader = store.open().await.expect("a session opens");
-    let read = reader.fetch(Limit { records: rows.max(1), bytes: 1 << 20 }).await.expect("rows are read");
-    let mut records = read.records.into_iter();
-
-    let (submit, submitted) = mpsc::channel(fates.len());
-    let position = |number: usize| Position::new(number.to_string());
-    let (progress, frontier) = watch::channel(Frontier { number: 0, position: position(0) });
-    let lanes = Arc::new(Mutex::new(Lanes::default()));
-    let shared: Arc<dyn Store> = Arc::new(store.clone());
-    let rejections = Rejections {
-        store: Arc::clone(&shared),
-        policy: RejectPolicy::default(),
-        topic: None,
-        lanes: Arc::clone(&lanes),
-        buried: Arc::new(Notify::new()),
-    };
-    let settler = Settler {
-        store: shared,
-        lanes: Arc::clone(&lanes),
-        rejections,
-        exactly_once: false,
-        submitted,
-        progress,
-        status: watch::Sender::new(Status::new()),
-        ending: Ending::default(),
-    };
-    let settling = tokio::spawn(settler.run());
-    let mut tellers = Vec::new();
-    for (number, fates) in (1..).zip(fates) {
-        let (tell, told) = oneshot::channel();
-        let batch = Submitted {
-            number: number as u64,
-            rows: records.by_ref().take(fates.len()).map(Into::into).collect(),
-            read: fates.len(),
-            receipt: Box::pin(async move { told.await.expect("it is told") }),
-            began: Instant::now(),
-            end: position(number),
-            out_of_line: false,
-            closed: Vec::new(),
-            permits: Vec::new(),
-        };
-        submit.send(batch).await.unwrap_or_else(|_| panic!("the settler takes submissions"));
-        tellers.push(Some(tell));
-    }
-    drop(submit);
-    for number in order {
-        let tell = tellers[*number].take().expect("told once");
-        tell.send(fates[*number].iter().map(|fate| fate.outcome()).collect()).expect("the settler listens");
-        // So that the settler sees outcomes come one after the other, and together too.
-        join_all((0..number % 3).map(|_| tokio::task::yield_now())).await;
-    }
-    let verdict = settling.await.expect("no panic");
-    let held = lanes.lock().expect("no panic").stored();
-    Left {
-        sent: store.rows().into_iter().filter(|row| row.sent_at.is_some()).map(|row| row.record.id).collect(),
-        dead: store.dead_letters().into_iter().map(|(letter, _)| letter.id).collect(),
-        frontier: frontier.borrow().number,
-        held_from: held.iter().find(|held| held.lane == Lane::topic_of("orders")).map(|held| held.from_id),
-        verdict,
+fn row(id: i64) -> Record {
+    Record {
+        id,
+        event_id: Uuid::from_u128(id as u128),
+        topic: "orders".into(),
+        key: Some("k".to_owned()),
+        payload: None,
+        headers: Vec::new(),
+        partition: None,
+        created_at: Utc::now(),
     }
 }
 
 proptest! {
     #[test]
-    fn what_was_delivered_is_settled_and_the_position_passes_nothing_else((fates, order) in submissions()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let left = runtime.block_on(settle(&fates, &order));
-        let all: Vec<Fate> = fates.concat();
+    fn what_was_delivered_is_settled_and_the_position_passes_nothing_else(
+        batches in vec(batch(), 1..12),
+        exactly_once in any::<bool>(),
+    ) {
+        let mut ids = 1..;
+        let (mut folds, mut held, mut verdict) = (vec![Fold::default()], Vec::new(), Ok(()));
+        for (number, (fates, together)) in (1..).zip(&batches) {
+            if !together {
+                folds.push(Fold::default());
+            }
+            let batch = Submitted {
+                number,
+                rows: ids.by_ref().take(fates.len()).map(|id| row(id).into()).collect(),
+                read: fates.len(),
+                receipt: Box::pin(std::future::pending()),
+                began: Instant::now(),
+                end: Position::new(number.to_string()),
+                out_of_line: false,
+                closed: Vec::new(),
+                permits: Vec::new(),
+            };
+            let outcomes = fates.iter().map(|fate| fate.outcome()).collect();
+            let fold = folds.last_mut().expect("begun with one");
+            held.extend(fold.add(batch, outcomes, exactly_once, &mut verdict).iter().map(|(row, _)| row.id));
+        }
+
+        let all: Vec<Fate> = batches.iter().flat_map(|(fates, _)| fates.clone()).collect();
         let of = |fate: Fate| -> Vec<i64> {
             (1..).zip(&all).filter(|(_, found)| **found == fate).map(|(id, _)| id).collect()
         };
-        prop_assert_eq!(left.sent, of(Fate::Delivered));
-        prop_assert_eq!(left.dead, of(Fate::Rejected));
-        prop_assert_eq!(left.held_from, of(Fate::Held).first().copied());
-        let first_stop = fates.iter().position(|fates| fates.iter().any(|fate| fate.stops()));
-        prop_assert_eq!(left.frontier, first_stop.unwrap_or(fates.len()) as u64);
-        prop_assert_eq!(left.verdict.is_ok(), first_stop.is_none());
+        let settled: Vec<i64> = folds.iter().flat_map(|fold| fold.settlement.ids().to_vec()).collect();
+        let rejected: Vec<i64> = folds.iter().flat_map(|fold| &fold.rejected).map(|(row, _)| row.id).collect();
+        prop_assert_eq!(settled, of(Fate::Delivered));
+        prop_assert_eq!(rejected, of(Fate::Rejected));
+        prop_assert_eq!(held, of(Fate::Held));
+        prop_assert_eq!(folds.iter().map(|fold| fold.read).sum::<usize>(), all.len());
+        let stop = batches.iter().position(|(fates, _)| fates.iter().any(|fate| fate.stops(exactly_once)));
+        let last = folds.iter().filter_map(|fold| fold.end.as_ref()).map(|(number, _)| *number).max();
+        prop_assert_eq!(last.unwrap_or(0), stop.unwrap_or(batches.len()) as u64);
+        prop_assert_eq!(verdict.is_ok(), stop.is_none());
     }
 }
