@@ -4,7 +4,7 @@ CARGO_DENY := target/tools/bin/cargo-deny
 TESTBED := target/testbed
 ROUNDS ?= 50
 
-.PHONY: help check test torture bench testbed testbed-down
+.PHONY: help check test torture bench bench-quick testbed testbed-down
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,9 +29,11 @@ torture: testbed ## Breaks everything there is, ROUNDS times (SEED=… replays; 
 	. $(TESTBED)/env && OUTBOXD_TORTURE_ROUNDS=$(ROUNDS) OUTBOXD_TORTURE_SEED=$(SEED) OUTBOXD_TORTURE_RECORD=$(RECORD) \
 		cargo test --test suite -- torture::whatever_breaks --nocapture
 
-bench: testbed ## Drains a backlog in each mode, beside the bare loop; and publishes with each strength of delivery
-	. $(TESTBED)/env && cargo bench --bench drain
-	. $(TESTBED)/env && cargo bench --bench deliveries
+bench: testbed ## Measures outboxd beside its peers, and goes on where an interrupted run was (BENCH=… narrows it)
+	. $(TESTBED)/env && cargo bench --bench harness -- $(BENCH)
+
+bench-quick: testbed ## The main ratios, within five minutes
+	. $(TESTBED)/env && cargo bench --bench harness -- --quick --fresh $(BENCH)
 
 testbed: ## Starts the real services that the tests use
 	testbed/up

@@ -23,7 +23,8 @@ pub trait OutboxStore: Send + Sync {
     /// Records that these records were delivered.
     ///
     /// *Idempotent*: settling again, or settling rows that are gone, does no harm. *Durable* no later than the
-    /// next stored checkpoint. A row whose id matches and whose event id does not is left alone. Needs no
+    /// next stored checkpoint. A row whose id matches and whose event id does not is left alone; the ids alone are
+    /// enough for a store whose [era](Reader::era) is still the one in which the rows were read. Needs no
     /// leadership: what is at the broker is there, whoever says so. After an error it may have happened.
     ///
     /// Rows [out of line](Settlement::is_out_of_line) are recorded in every mode, because no position will ever tell
@@ -52,6 +53,12 @@ pub trait OutboxStore: Send + Sync {
 pub trait Reader: Send {
     /// The held lanes, as stored when the session was opened.
     fn held(&self) -> &[Held];
+
+    /// A number for the time during which the store knows that no id is given to another row, as a database that
+    /// loses commits in a crash may do. A settlement that [names it](Settlement::set_era) can be carried out faster.
+    fn era(&self) -> Option<u64> {
+        None
+    }
 
     /// How far the session is: at first where it began, then after what was read last.
     fn position(&self) -> Position;

@@ -16,12 +16,13 @@ pub struct Settlement {
     ids: Vec<i64>,
     event_ids: Vec<Uuid>,
     out_of_line: bool,
+    era: Option<u64>,
 }
 
 impl Settlement {
     /// A settlement of nothing, with room for `records`.
     pub fn with_capacity(records: usize) -> Self {
-        Self { ids: Vec::with_capacity(records), event_ids: Vec::with_capacity(records), out_of_line: false }
+        Self { ids: Vec::with_capacity(records), event_ids: Vec::with_capacity(records), ..Self::default() }
     }
 
     /// A settlement of nothing yet, for rows of lanes that are being released: they come out of line, and no position
@@ -38,6 +39,16 @@ impl Settlement {
     /// Whether its rows came out of line.
     pub fn is_out_of_line(&self) -> bool {
         self.out_of_line
+    }
+
+    /// Says that all its rows were read in this era of the store's.
+    pub fn set_era(&mut self, era: Option<u64>) {
+        self.era = era;
+    }
+
+    /// The era in which all its rows were read, if it is known. While it lasts, no id is given to another row.
+    pub fn era(&self) -> Option<u64> {
+        self.era
     }
 
     /// Adds a delivered record.

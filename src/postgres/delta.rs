@@ -25,6 +25,7 @@ pub(super) struct DeltaReader {
     conn: PgConnection,
     table: Table,
     system: String,
+    era: Option<u64>,
     at: At,
     /// The walk through the frozen window, while there is one.
     walk: Option<Walk>,
@@ -44,6 +45,7 @@ impl DeltaReader {
         table: Table,
         system: String,
         stored: Stored,
+        era: Option<u64>,
     ) -> Result<Self, StoreError> {
         let (at, walk) = match stored.at {
             Some(at) => match at.frozen.as_ref().map(|frozen| frozen.last) {
@@ -57,6 +59,7 @@ impl DeltaReader {
             conn,
             table,
             system,
+            era,
             at,
             walk,
             rows: usize::MAX,
@@ -173,6 +176,10 @@ impl Reader for DeltaReader {
 
     fn position(&self) -> Position {
         self.at.to_position()
+    }
+
+    fn era(&self) -> Option<u64> {
+        self.era
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {

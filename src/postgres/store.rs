@@ -1,6 +1,7 @@
 //! The store: settings, sessions, and the promises handed on to whoever keeps them.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -21,7 +22,7 @@ use crate::postgres::purge::{self, Purging};
 use crate::postgres::session::{
     ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid,
 };
-use crate::postgres::settle::UNFLUSHED;
+use crate::postgres::settle::Settling;
 use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
 use crate::secret::Secret;
 
@@ -47,7 +48,9 @@ pub struct Settings {
 pub struct Store {
     settings: Settings,
     options: PgConnectOptions,
-    settling: Mutex<Option<PgConnection>>,
+    settling: Mutex<Option<Settling>>,
+    /// Settling sessions begun so far.
+    eras: AtomicU64,
     looking: Mutex<Option<Looking>>,
 }
 
@@ -68,7 +71,7 @@ impl Store {
     /// [`StoreError::Unusable`] when the URL cannot be read.
     pub fn new(settings: Settings) -> Result<Self, StoreError> {
         let options = options(&settings.url)?;
-        Ok(Self { settings, options, settling: Mutex::new(None), looking: Mutex::new(None) })
+        Ok(Self { settings, options, settling: Mutex::new(None), eras: AtomicU64::new(0), looking: Mutex::new(None) })
     }
 
     /// What speaks against running on this database, for the log.
@@ -105,6 +108,7 @@ impl Store {
     }
 
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
+        let era = self.era().await?;
         let table = &self.settings.table;
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
         let mut conn = connect(&self.options, "reader", &settings).await?;
@@ -113,7 +117,7 @@ impl Store {
         if rebase::is_foreign(&mut conn, table, &stored, &system).await? {
             stored = rebase::rebase(&mut conn, table, &system).await?;
         }
-        Ok(Box::new(DeltaReader::begin(conn, table.clone(), system, stored).await?))
+        Ok(Box::new(DeltaReader::begin(conn, table.clone(), system, stored, era).await?))
     }
 
     /// The session leaves its place while it works, so that one that failed or was cut short never comes back.
@@ -123,29 +127,45 @@ impl Store {
             return Ok(());
         }
         if settlement.is_out_of_line() {
-            return self.settling(async |conn| settle::settle_flushed(conn, table, *settle, settlement).await).await;
+            let flushed = async |session: &mut Settling| {
+                settle::settle_flushed(&mut session.conn, table, *settle, settlement).await
+            };
+            return self.settling(flushed).await;
         }
         if *settle == Settle::Checkpoint {
             return Ok(());
         }
-        self.settling(async |conn| settle::settle(conn, table, *settle, settlement).await).await
+        self.settling(async |session| session.settle(table, *settle, settlement).await).await
+    }
+
+    /// The era of the settling session, which begins before the reader that asks for it.
+    async fn era(&self) -> Result<Option<u64>, StoreError> {
+        if self.settings.settle == Settle::Checkpoint {
+            return Ok(None);
+        }
+        let era = match self.settling(Settling::era).await {
+            Ok(era) => era,
+            // One that was lost has left its place by now.
+            Err(_) => self.settling(Settling::era).await?,
+        };
+        Ok(Some(era))
     }
 
     /// Works with the settling session.
     async fn settling<T>(
         &self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+        work: impl AsyncFnOnce(&mut Settling) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut place = self.settling.lock().await;
-        let mut conn = match place.take() {
-            Some(conn) => conn,
+        let mut session = match place.take() {
+            Some(session) => session,
             None => {
-                let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED]).collect();
-                connect(&self.options, "settle", &settings).await?
+                let era = self.eras.fetch_add(1, Ordering::Relaxed);
+                Settling::begin(&self.options, &self.settings.table, era).await?
             }
         };
-        let done = work(&mut conn).await?;
-        *place = Some(conn);
+        let done = work(&mut session).await?;
+        *place = Some(session);
         Ok(done)
     }
 
@@ -255,7 +275,9 @@ impl Inspect for Store {
 
 impl DeadLetters for Store {
     fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.settling(async |conn| dead::bury(conn, &self.settings.table, letters).await).await })
+        Box::pin(async move {
+            self.settling(async |session| dead::bury(&mut session.conn, &self.settings.table, letters).await).await
+        })
     }
 
     fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {

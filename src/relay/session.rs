@@ -124,7 +124,7 @@ impl Session<'_> {
     }
 
     async fn relay(&mut self, reader: Box<dyn Reader>) -> Verdict {
-        let ending = Ending::default();
+        let (era, ending) = (reader.era(), Ending::default());
         count_held(reader.held());
         let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
@@ -132,7 +132,7 @@ impl Session<'_> {
         let (progress, reached) = watch::channel(Frontier { number: 0, position: reader.position() });
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
-        let settler = self.settler(&lanes, submitted, progress, &ending);
+        let settler = self.settler(&lanes, submitted, progress, era, &ending);
         // A relay that is dropped must not go on in the background.
         let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher.run()));
         let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
@@ -193,6 +193,7 @@ impl Session<'_> {
         lanes: &Arc<Mutex<Lanes>>,
         submitted: mpsc::Receiver<Submitted>,
         progress: watch::Sender<Frontier>,
+        era: Option<u64>,
         ending: &Ending,
     ) -> Settler {
         Settler {
@@ -200,6 +201,7 @@ impl Session<'_> {
             lanes: Arc::clone(lanes),
             rejections: self.rejections(lanes),
             exactly_once: self.is_exactly_once(),
+            era,
             submitted,
             progress,
             status: self.status.clone(),

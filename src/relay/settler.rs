@@ -59,6 +59,8 @@ pub(crate) struct Settler {
     pub(crate) rejections: Rejections,
     /// Whether the broker remembers a position, which stands still once a record waits.
     pub(crate) exactly_once: bool,
+    /// The era in which the session reads.
+    pub(crate) era: Option<u64>,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
     pub(crate) progress: watch::Sender<Frontier>,
     pub(crate) status: watch::Sender<Status>,
@@ -92,6 +94,7 @@ impl Settler {
             {
                 self.fold(&mut fold, next, outcomes, &mut verdict);
             }
+            fold.settlement.set_era(self.era);
             if let Err(failed) = self.settle(&fold.settlement).await {
                 self.ending.soft.cancel();
                 return Err(failed);

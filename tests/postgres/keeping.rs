@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use outboxd::contract::{Inspect, OutboxStore, StoreError};
-use outboxd::outbox::{Held, HoldCause, Lane, Limit, Settle, Settlement, Term};
+use outboxd::outbox::{Held, HoldCause, Lane, Limit, Record, Settle, Settlement, Term};
 
 use super::server::{AMPLE, Outbox, checkpoint, drain, newest, servers};
 
@@ -41,6 +41,58 @@ async fn a_row_whose_event_differs_is_left_alone() {
         let left = drain(&mut *outbox.open().await, AMPLE).await;
         assert_eq!(left.iter().map(|record| record.id).collect::<Vec<_>>(), [read[1].id]);
     }
+}
+
+/// Commits a row, reads it, loses it in some way, and commits another that gets its id. Then the first is settled by
+/// who was connected before it was read, and the other must not be taken for it.
+async fn another_row_of_the_same_id_waits(name: &str, lose: impl AsyncFn(&Outbox)) {
+    for (url, how) in servers().into_iter().flat_map(|url| [(url.clone(), Settle::Mark), (url, Settle::Delete)]) {
+        let outbox = Outbox::settling(&url, name, how).await;
+        write_many(&outbox, 2).await;
+        let mut reader = outbox.open().await;
+        let era = reader.era();
+        assert!(era.is_some());
+        let read = drain(&mut *reader, AMPLE).await;
+        settle_in(era, &outbox, &read[..1]).await;
+        assert_eq!(outbox.number("select count(*) from outbox where sent_at is null").await, 1, "{how}");
+
+        lose(&outbox).await;
+        let again = "insert into outbox (id, topic, key) overriding system value values (2, 't', 'another')";
+        outbox.run(&mut outbox.connect().await, again).await;
+        settle_in(era, &outbox, &read[1..]).await;
+        let key = "select count(*) from outbox where sent_at is null and key = 'another'";
+        assert_eq!(outbox.number(key).await, 1, "{how}");
+    }
+}
+
+async fn settle_in(era: Option<u64>, outbox: &Outbox, records: &[Record]) {
+    let mut settlement = Settlement::default();
+    records.iter().for_each(|record| settlement.push(record));
+    settlement.set_era(era);
+    // A session that was lost says so once.
+    if outbox.store.settle(&settlement).await.is_err() {
+        outbox.store.settle(&settlement).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_comes_again_after_the_sessions_were_lost_names_another_row() {
+    another_row_of_the_same_id_waits("crashed", async |outbox| {
+        let mut conn = outbox.connect().await;
+        outbox.run(&mut conn, "delete from outbox").await;
+        let sessions = "select pg_terminate_backend(pid) from pg_stat_activity
+            where application_name like '%/settle' and query like '%t_crashed%'";
+        assert!(outbox.run(&mut conn, sessions).await > 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_id_that_comes_again_after_the_table_was_truncated_names_another_row() {
+    another_row_of_the_same_id_waits("truncated", async |outbox| {
+        outbox.run(&mut outbox.connect().await, "truncate outbox").await;
+    })
+    .await;
 }
 
 #[tokio::test]

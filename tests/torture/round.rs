@@ -78,7 +78,8 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
         draining.await
     };
     let stopped = if drained { stop(stage).await } else { Ok(()) };
-    let verdict = judge(stage, &topics, &names, &ledger, before).await;
+    let audited = verify(stage, script.mode, done.renewed.map(|renewed| renewed.at));
+    let (verdict, audited) = tokio::join!(judge(stage, &topics, &names, &ledger, before), audited);
     outcome.records = verdict.records;
     outcome.duplicates = verdict.duplicates;
     outcome.given_up = stage.given_up().await.len() as u64;
@@ -98,7 +99,7 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
         return Err(format!("{} records twice, in a mode that shows each once", verdict.duplicates));
     }
     stage.settled(script.mode).await?;
-    verify(stage, script.mode, done.renewed.map(|renewed| renewed.at))
+    audited
 }
 
 /// Lets the writers write while things break, until all is whole again. Says what committed.

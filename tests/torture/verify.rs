@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::try_join_all;
 use serde_json::Value;
-use tokio::task::block_in_place;
+use tokio::task::spawn_blocking;
 
 use crate::support::kafka::Topic;
 use crate::torture::mode::Mode;
@@ -17,8 +18,8 @@ const DAMAGE: [&str; 3] = ["lost", "reordered", "unexpected"];
 ///
 /// # Errors
 /// What the audit finds wrong, or why it could not be done.
-pub(crate) fn verify(stage: &Stage<'_>, mode: Mode, since: Option<DateTime<Utc>>) -> Result<(), String> {
-    stage.outboxes.iter().try_for_each(|outbox| {
+pub(crate) async fn verify(stage: &Stage<'_>, mode: Mode, since: Option<DateTime<Utc>>) -> Result<(), String> {
+    let audits = stage.outboxes.iter().map(async |outbox| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
         command.args(["verify", "--json", "--database-url", stage.database.url()]);
         command.args(["--brokers", &stage.rig.brokers, "--table", &outbox.table]);
@@ -30,8 +31,10 @@ pub(crate) fn verify(stage: &Stage<'_>, mode: Mode, since: Option<DateTime<Utc>>
         if mode.is_exact() {
             command.arg("--no-duplicates");
         }
-        judge(outbox, mode, block_in_place(|| command.output()).expect("the binary starts"))
-    })
+        let output = spawn_blocking(move || command.output()).await.expect("no panic");
+        judge(outbox, mode, output.expect("the binary starts"))
+    });
+    try_join_all(audits).await.map(drop)
 }
 
 fn judge(outbox: &Outbox, mode: Mode, output: std::process::Output) -> Result<(), String> {

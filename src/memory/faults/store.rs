@@ -76,6 +76,10 @@ impl Reader for Reading {
         self.inner.position()
     }
 
+    fn era(&self) -> Option<u64> {
+        self.inner.era()
+    }
+
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
         Box::pin(self.script.play(Call::Fetch, self.inner.fetch(limit), |batch| batch.records.len()))
     }

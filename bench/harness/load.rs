@@ -1,0 +1,109 @@
+//! What contestants are put through.
+
+use std::time::Duration;
+
+/// A load, by the name it has in reports and on the command line.
+pub(crate) struct Load {
+    pub(crate) name: &'static str,
+    /// Whether every mode of a contestant is measured, or only its default one.
+    pub(crate) all_modes: bool,
+    pub(crate) work: Work,
+}
+
+pub(crate) enum Work {
+    Drain(Drain),
+    Steady(Steady),
+    Idle(Idle),
+    Writers(Writers),
+}
+
+/// A backlog that is there when the contestant starts.
+pub(crate) struct Drain {
+    pub(crate) rows: u64,
+    /// Bytes of a payload.
+    pub(crate) bytes: usize,
+    pub(crate) keys: u64,
+    pub(crate) topics: u64,
+}
+
+/// Transactions of one row each, at a rate that is kept.
+pub(crate) struct Steady {
+    /// Rows a second.
+    pub(crate) rate: u64,
+    pub(crate) warm_up: Duration,
+    pub(crate) lasting: Duration,
+    /// Whether another session holds an old snapshot all the while.
+    pub(crate) held_snapshot: bool,
+    /// Rows that were published before and are still there.
+    pub(crate) history: u64,
+}
+
+/// Nothing at all.
+pub(crate) struct Idle {
+    pub(crate) lasting: Duration,
+}
+
+/// Writers that commit one row after the other as fast as they can.
+pub(crate) struct Writers {
+    pub(crate) writers: usize,
+    pub(crate) lasting: Duration,
+}
+
+const BACKLOG: Drain = Drain { rows: 1_000_000, bytes: 300, keys: 10_000, topics: 1 };
+const STEADY: Steady = Steady {
+    rate: 1_000,
+    warm_up: Duration::from_secs(10),
+    lasting: Duration::from_secs(30),
+    held_snapshot: false,
+    history: 0,
+};
+
+/// Every load, or short ones for the main ratios.
+pub(crate) fn all(quick: bool) -> Vec<Load> {
+    let all_modes = |name, work| Load { name, all_modes: true, work };
+    let default_mode = |name, work| Load { name, all_modes: false, work };
+    if quick {
+        let (warm_up, lasting) = (Duration::from_secs(3), Duration::from_secs(8));
+        return vec![
+            default_mode("drain", Work::Drain(Drain { rows: 500_000, ..BACKLOG })),
+            default_mode("steady-1k", Work::Steady(Steady { warm_up, lasting, ..STEADY })),
+            default_mode("idle", Work::Idle(Idle { lasting })),
+        ];
+    }
+    vec![
+        all_modes("drain", Work::Drain(BACKLOG)),
+        all_modes("steady-1k", Work::Steady(STEADY)),
+        default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, ..STEADY })),
+        default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(30) })),
+        all_modes("writers", Work::Writers(Writers { writers: 32, lasting: Duration::from_secs(10) })),
+        default_mode(
+            "held-snapshot",
+            Work::Steady(Steady { held_snapshot: true, lasting: Duration::from_secs(120), ..STEADY }),
+        ),
+        default_mode("big-table", Work::Steady(Steady { history: 10_000_000, ..STEADY })),
+        default_mode("wide-payloads", Work::Drain(Drain { rows: 2_000, bytes: 1_000_000, keys: 100, topics: 1 })),
+        default_mode("wide-topics", Work::Drain(Drain { rows: 500_000, topics: 1_000, ..BACKLOG })),
+        default_mode("wide-key", Work::Drain(Drain { rows: 500_000, keys: 1, ..BACKLOG })),
+        default_mode("growth-10k", Work::Drain(Drain { rows: 10_000, ..BACKLOG })),
+        default_mode("growth-100k", Work::Drain(Drain { rows: 100_000, ..BACKLOG })),
+        default_mode("growth-10M", Work::Drain(Drain { rows: 10_000_000, ..BACKLOG })),
+    ]
+}
+
+impl Load {
+    /// All that its figures depend on: figures of another load of this name are not mistaken for its own.
+    pub(crate) fn parameters(&self) -> String {
+        match &self.work {
+            Work::Drain(Drain { rows, bytes, keys, topics }) => {
+                format!("{rows} rows of {bytes} bytes, {keys} keys, {topics} topics")
+            }
+            Work::Steady(Steady { rate, warm_up, lasting, held_snapshot, history }) => format!(
+                "{rate} rows a second for {lasting:?} after {warm_up:?}{}{}",
+                if *held_snapshot { ", an old snapshot held" } else { "" },
+                if *history > 0 { format!(", {history} rows of history") } else { String::new() },
+            ),
+            Work::Idle(Idle { lasting }) => format!("nothing for {lasting:?}"),
+            Work::Writers(Writers { writers, lasting }) => format!("{writers} writers for {lasting:?}"),
+        }
+    }
+}

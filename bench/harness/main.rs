@@ -1,0 +1,107 @@
+//! `make bench`: drives every contestant through the same loads, one at a time and in turns, and writes what came out.
+//!
+//! A contestant is a folder of `bench/peers/`; a load is a variant of [`load::Work`]. Each measurement gets a fresh
+//! table and a fresh topic on a PostgreSQL and a Kafka of the benchmark's own, and is kept in
+//! `target/bench/results.json` at once, so that a run that was interrupted goes on where it was. What is on record
+//! becomes a table, plots and ratios: `target/bench/report.md` and the SVGs beside it.
+
+mod contestant;
+mod drain;
+mod idle;
+mod load;
+mod plot;
+mod process;
+mod report;
+mod results;
+mod rig;
+mod steady;
+mod topic;
+mod writers;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::contestant::Contestant;
+use crate::load::{Load, Work};
+use crate::results::Results;
+use crate::rig::Rig;
+
+pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Measures outboxd and its peers, side by side.
+#[derive(Parser)]
+struct Options {
+    /// Only the loads whose name begins like one of these.
+    #[arg(long, value_delimiter = ',')]
+    loads: Vec<String>,
+    /// Only contestants in modes whose name begins like one of these, such as `outboxd` or `outboxd/mark`.
+    #[arg(long, value_delimiter = ',')]
+    contestants: Vec<String>,
+    /// How often each is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Shorter loads and one round: the main ratios within five minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Forgets what is on record.
+    #[arg(long)]
+    fresh: bool,
+    /// Only writes the report of what is on record.
+    #[arg(long)]
+    report: bool,
+    /// Cargo says it to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Options {
+    fn wants(chosen: &[String], name: &str) -> bool {
+        chosen.is_empty() || chosen.iter().any(|prefix| name.starts_with(prefix.as_str()))
+    }
+}
+
+#[tokio::main]
+async fn main() -> Fallible<()> {
+    let options = Options::parse();
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let file = if options.quick { "quick.json" } else { "results.json" };
+    let mut results = Results::open(folder.join(file), options.fresh)?;
+    if !options.report {
+        measure(&options, &mut results).await?;
+    }
+    report::write(&results, &folder)?;
+    Ok(())
+}
+
+async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
+    let contestants = Contestant::all()?;
+    let loads: Vec<Load> =
+        load::all(options.quick).into_iter().filter(|load| Options::wants(&options.loads, load.name)).collect();
+    let rounds = if options.quick { 1 } else { options.rounds };
+    let rig = Rig::start()?;
+    results.describe(&rig).await?;
+    for load in &loads {
+        for round in 1..=rounds {
+            for contestant in &contestants {
+                for mode in contestant.modes_for(load) {
+                    let name = format!("{}/{}", contestant.name, mode.name);
+                    if !Options::wants(&options.contestants, &name) || results.has(load, &name, round) {
+                        continue;
+                    }
+                    contestant.prepare()?;
+                    let figures = match &load.work {
+                        Work::Drain(drain) => drain::run(&rig, contestant, mode, drain).await,
+                        Work::Steady(steady) => steady::run(&rig, contestant, mode, steady).await,
+                        Work::Idle(idle) => idle::run(&rig, contestant, mode, idle).await,
+                        Work::Writers(writers) => writers::run(&rig, contestant, mode, writers).await,
+                    };
+                    let figures = figures.map_err(|error| format!("{}, {name}: {error}", load.name))?;
+                    eprintln!("{}, round {round}, {name}: {figures}", load.name);
+                    results.add(load, &name, round, figures)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! A steady load: how long from a commit until a consumer has the record.
+//!
+//! The time is taken by `clock_timestamp()` inside the insert, hence before the commit, and when the consumer's poll
+//! returns; both are of one host's clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::consumer::BaseConsumer;
+use sqlx::{AssertSqlSafe, PgConnection};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::Fallible;
+use crate::contestant::{Contestant, Mode};
+use crate::load::Steady;
+use crate::process::Running;
+use crate::results::Figures;
+use crate::rig::{Rig, body};
+use crate::topic::{Topics, number_in};
+
+/// Connections that write at a thousand rows a second; more of them at higher rates.
+const WRITERS: u64 = 4;
+
+/// How long a contestant may take to begin.
+const BEGINNING: Duration = Duration::from_secs(90);
+
+/// How long what was written last may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_secs(20);
+
+/// What arrived: a row's number, when it was written, and when it came, both in microseconds.
+type Arrival = (u64, u64, u64);
+
+pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady: &Steady) -> Fallible<Figures> {
+    let name = rig.fresh_name();
+    contestant.make_table(rig, mode, &name).await?;
+    if steady.history > 0 {
+        let history = contestant.history.as_ref().ok_or("it keeps no history")?;
+        rig.fill_history(history, &name, steady.history).await?;
+    }
+    let topics = Topics::create(rig, &name, 1).await?;
+    let mut running = contestant.start(rig, mode, &name)?;
+    let watch = Watch::begin(topics.consumer()?);
+    begin(rig, contestant, &name, &watch, &mut running).await?;
+    let snapshot = if steady.held_snapshot { Some(hold_snapshot(rig).await?) } else { None };
+
+    let writers = WRITERS * steady.rate.div_ceil(4_000);
+    let began = Instant::now() + Duration::from_millis(100);
+    let end = began + steady.warm_up + steady.lasting;
+    let next = Arc::new(AtomicU64::new(1));
+    let mut tasks = Vec::new();
+    for _ in 0..writers {
+        let (connection, insert) = (rig.connect().await?, one_row(rig, contestant));
+        let (next, name, rate) = (Arc::clone(&next), name.clone(), steady.rate);
+        tasks.push(tokio::spawn(write(connection, insert, name, rate, next, began, end)));
+    }
+    sleep_until(began + steady.warm_up).await;
+    let (from, cpu_before) = (micros(), running.cpu_seconds());
+    sleep_until(end).await;
+    let (until, cpu) = (micros(), running.cpu_seconds() - cpu_before);
+    let mut lags = Vec::new();
+    for task in tasks {
+        lags.extend(task.await??);
+    }
+    running.is_alive()?;
+    let written = next.load(Ordering::Relaxed) - 1;
+    let arrivals = watch.all(written).await?;
+    let (resident, peak) = (running.resident_mib(), running.peak_mib());
+    running.stop()?;
+    drop(snapshot);
+    contestant.tear_down(rig).await?;
+    topics.delete().await?;
+
+    let measured = |&&(_, sent, _): &&Arrival| sent >= from && sent < until;
+    let mut latencies: Vec<f64> =
+        arrivals.iter().filter(measured).map(|(_, sent, came)| came.saturating_sub(*sent) as f64 / 1e3).collect();
+    latencies.sort_by(f64::total_cmp);
+    lags.sort_by(f64::total_cmp);
+    let quantile = |values: &[f64], q: f64| values[((values.len() - 1) as f64 * q) as usize];
+    let seconds = steady.lasting.as_secs_f64();
+    Ok(Figures::from([
+        ("p50_ms", quantile(&latencies, 0.5)),
+        ("p95_ms", quantile(&latencies, 0.95)),
+        ("p99_ms", quantile(&latencies, 0.99)),
+        ("max_ms", quantile(&latencies, 1.0)),
+        ("rows_per_second", latencies.len() as f64 / seconds),
+        ("writers_late_p99_ms", quantile(&lags, 0.99)),
+        ("cpu_percent", 100.0 * cpu / seconds),
+        ("resident_mib", resident),
+        ("peak_mib", peak),
+    ]))
+}
+
+/// Waits until a contestant works: rows are written until one of them arrives.
+pub(crate) async fn begin(
+    rig: &Rig,
+    contestant: &Contestant,
+    topic: &str,
+    watch: &Watch,
+    running: &mut Running,
+) -> Fallible<()> {
+    let (mut connection, insert) = (rig.connect().await?, one_row(rig, contestant));
+    let end = Instant::now() + BEGINNING;
+    while watch.arrived.load(Ordering::Relaxed) == 0 {
+        running.is_alive()?;
+        if Instant::now() > end {
+            return Err(format!("nothing arrived within {BEGINNING:?}").into());
+        }
+        sqlx::query(AssertSqlSafe(insert.as_str())).bind(topic).bind(0_i64).execute(&mut connection).await?;
+        sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}
+
+/// A statement that inserts one row: a topic, and a number.
+pub(crate) fn one_row(rig: &Rig, contestant: &Contestant) -> String {
+    let body = body("($2::bigint)::text", "(extract(epoch from clock_timestamp()) * 1e6)::bigint", 300);
+    format!(
+        "with rows(topic, key, body) as (select $1::text, 'key-' || $2::bigint % 10000, {body}) {}",
+        rig.fill_in(&contestant.insert)
+    )
+}
+
+/// Writes every row at its time, or as soon after it as it can. Says by how many milliseconds it was late.
+async fn write(
+    mut connection: PgConnection,
+    insert: String,
+    topic: String,
+    rate: u64,
+    next: Arc<AtomicU64>,
+    began: Instant,
+    end: Instant,
+) -> Fallible<Vec<f64>> {
+    let mut lags = Vec::new();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let due = began + Duration::from_nanos(number * 1_000_000_000 / rate);
+        if due >= end {
+            next.fetch_sub(1, Ordering::Relaxed);
+            return Ok(lags);
+        }
+        sleep_until(due).await;
+        lags.push(due.elapsed().as_secs_f64() * 1e3);
+        let row = sqlx::query(AssertSqlSafe(insert.as_str())).bind(&topic).bind(number as i64);
+        row.execute(&mut connection).await?;
+    }
+}
+
+/// A transaction that sees the database as it is now, for as long as the connection lives.
+async fn hold_snapshot(rig: &Rig) -> Fallible<PgConnection> {
+    let mut connection = rig.connect().await?;
+    sqlx::raw_sql("begin isolation level repeatable read; select count(*) from pg_class")
+        .execute(&mut connection)
+        .await?;
+    Ok(connection)
+}
+
+/// Somebody who consumes everything at once, on a thread of his own.
+pub(crate) struct Watch {
+    arrived: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<Fallible<Vec<Arrival>>>>,
+}
+
+impl Watch {
+    pub(crate) fn begin(consumer: BaseConsumer) -> Self {
+        let (arrived, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, over) = (Arc::clone(&arrived), Arc::clone(&is_over));
+        let thread = thread::spawn(move || {
+            let mut arrivals = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let Some(record) = consumer.poll(Duration::from_millis(100)) else { continue };
+                let came = micros();
+                let record = record?;
+                let payload = record.payload().unwrap_or_default();
+                let number = number_in(payload, "seq").ok_or("a record without a number")?;
+                arrivals.push((number, number_in(payload, "t").ok_or("a record without a time")?, came));
+                count.fetch_add(u64::from(number > 0 || count.load(Ordering::Relaxed) == 0), Ordering::Relaxed);
+            }
+            Ok(arrivals)
+        });
+        Self { arrived, is_over, thread: Some(thread) }
+    }
+
+    /// Ends when so many rows have arrived, apart from those that began it.
+    async fn all(mut self, rows: u64) -> Fallible<Vec<Arrival>> {
+        let all = async {
+            while self.arrived.load(Ordering::Relaxed) <= rows {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = timeout(ON_ITS_WAY, all).await;
+        self.is_over.store(true, Ordering::Relaxed);
+        let arrivals = self.thread.take().ok_or("it is over")?.join().map_err(|_| "the consumer panicked")??;
+        match in_time {
+            Ok(()) => Ok(arrivals),
+            Err(_) => Err(format!("{} of {rows} rows arrived", self.arrived.load(Ordering::Relaxed)).into()),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn micros() -> u64 {
+    chrono::Utc::now().timestamp_micros().unsigned_abs()
+}
