@@ -241,14 +241,14 @@ impl Fold {
         if batch.out_of_line {
             self.settlement.set_out_of_line();
         }
-        let now = Utc::now();
+        let (now, commit_to_ack) = (Utc::now(), metrics::commit_to_ack());
         let mut held = Vec::new();
         let mut published = Published::default();
         for (row, outcome) in batch.rows.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered { .. } => {
                     self.settlement.push_row(row.id, row.event_id);
-                    metrics::record_commit_to_ack((now - row.created_at).to_std().unwrap_or_default());
+                    commit_to_ack.record((now - row.created_at).to_std().unwrap_or_default());
                     published.count(&row.topic);
                 }
                 Outcome::Held(cause) => {
