@@ -279,8 +279,6 @@ fn consumer_that_reads(brokers: &str, isolation: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "outboxd-test").set("enable.auto.commit", "false");
     config.set("allow.auto.create.topics", "false").set("log_level", "3").set("enable.partition.eof", "true");
-    // What comes is told at once; that there is no more is told soon.
-    config.set("fetch.wait.max.ms", "20");
     config.set("isolation.level", isolation).create().expect("a consumer can be set up")
 }
 
