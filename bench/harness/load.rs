@@ -49,7 +49,8 @@ pub(crate) struct Writers {
     pub(crate) lasting: Duration,
 }
 
-const BACKLOG: Drain = Drain { rows: 1_000_000, bytes: 300, keys: 10_000, topics: 1 };
+/// A million rows as most outboxes have them.
+pub(crate) const BACKLOG: Drain = Drain { rows: 1_000_000, bytes: 300, keys: 10_000, topics: 1 };
 const STEADY: Steady = Steady {
     rate: 1_000,
     warm_up: Duration::from_secs(10),

@@ -128,28 +128,6 @@ impl Rig {
             );
             connection.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
         }
-        self.settle_down().await
-    }
-
-    /// Rows that were published long ago.
-    pub(crate) async fn fill_history(&self, insert: &str, topic: &str, rows: u64) -> Fallible<()> {
-        const AT_ONCE: u64 = 100_000;
-        let mut connection = self.connect().await?;
-        connection.execute("set synchronous_commit = off").await?;
-        let (insert, body) = (self.fill_in(insert), body("n::text", "0", 300));
-        for first in (1..=rows).step_by(AT_ONCE as usize) {
-            let last = (first + AT_ONCE - 1).min(rows);
-            let statement = format!(
-                "with rows(topic, key, body) as
-                   (select '{topic}', 'key-' || n % 10000, {body} from generate_series({first}, {last}) n)
-                 {insert}"
-            );
-            connection.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
-        }
-        self.settle_down().await
-    }
-
-    async fn settle_down(&self) -> Fallible<()> {
         self.run(&[&format!("vacuum analyze {TABLE}"), "checkpoint"]).await
     }
 

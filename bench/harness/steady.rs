@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::Fallible;
 use crate::contestant::{Contestant, Mode};
-use crate::load::Steady;
+use crate::load::{BACKLOG, Drain, Steady};
 use crate::process::Running;
 use crate::results::Figures;
 use crate::rig::{Rig, body};
@@ -38,7 +38,7 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
     contestant.make_table(rig, mode, &name).await?;
     if steady.history > 0 {
         let history = contestant.history.as_ref().ok_or("it keeps no history")?;
-        rig.fill_history(history, &name, steady.history).await?;
+        rig.fill(history, &name, &Drain { rows: steady.history, ..BACKLOG }).await?;
     }
     let topics = Topics::create(rig, &name, 1).await?;
     let mut running = contestant.start(rig, mode, &name)?;
