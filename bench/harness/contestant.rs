@@ -34,6 +34,8 @@ pub(crate) struct Contestant {
     pub(crate) insert: String,
     /// How rows that were published long ago are written, if it can keep them.
     pub(crate) history: Option<String>,
+    /// A query that says whether all rows are settled, if they are one by one.
+    settled: Option<String>,
     #[serde(rename = "mode")]
     modes: Vec<Mode>,
 }
@@ -57,6 +59,9 @@ pub(crate) struct Mode {
     /// Statements after the schema's.
     #[serde(default)]
     schema: Vec<String>,
+    /// Whether rows stay as they are.
+    #[serde(default)]
+    settles_nothing: bool,
     /// Whether nothing is started.
     #[serde(default)]
     pub(crate) alone: bool,
@@ -77,6 +82,11 @@ impl Contestant {
         let read: Self = toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { name, folder, ..read })
+    }
+
+    /// The query that says whether all rows are settled, if they are in this mode.
+    pub(crate) fn settled(&self, rig: &Rig, mode: &Mode) -> Option<String> {
+        self.settled.as_ref().filter(|_| !mode.settles_nothing).map(|query| rig.fill_in(query))
     }
 
     pub(crate) fn modes_for(&self, load: &Load) -> impl Iterator<Item = &Mode> {
