@@ -74,6 +74,22 @@ one_at_a_time() {
     OUTBOXD_TESTBED_LOCKED=yes exec flock --close "$testbed/lock" "$0" "$@"
 }
 
+# A certificate authority and a certificate for the loopback names, made once.
+certificates() {
+    local tls=$testbed/tls
+    [ -f "$tls/server.pem" ] && { echo "$tls"; return; }
+    mkdir -p "$tls"
+    (
+        cd "$tls"
+        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=outboxd testbed" -keyout ca.key -out ca.crt
+        openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
+        printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >names
+        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -extfile names -out server.crt
+        cat server.key server.crt >server.pem
+    ) 2>/dev/null
+    echo "$tls"
+}
+
 # The folder that a command names, which `start` makes.
 folder() {
     local command=${1:-} dir=${2:-}

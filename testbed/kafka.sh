@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # An Apache Kafka of one's own: kafka.sh start DIR [--brokers N] [NAME=VALUE]…
 #                               kafka.sh stop|kill|restart|running DIR [--broker I]
-# `start` prints the bootstrap addresses, which are also in DIR/bootstrap; brokers are numbered from 1, and
-# the process id of each is in DIR/broker-I/pid. KAFKA_HEAP is their heap, 512m when not set.
+# `start` prints the bootstrap addresses, which are also in DIR/bootstrap, and in DIR/secure those that want TLS and a
+# password; brokers are numbered from 1, and the process id of each is in DIR/broker-I/pid. KAFKA_HEAP is their heap, 512m when not set.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 
@@ -25,17 +25,19 @@ kafka_class() {
 }
 
 configure() {
-    local dir=$1 brokers=$2 replicas=$(($2 < 3 ? 1 : 3)) addresses="" voters="" i ports=()
+    local dir=$1 brokers=$2 replicas=$(($2 < 3 ? 1 : 3)) addresses="" secure="" voters="" i ports=() tls
     shift 2
+    tls=$(certificates)
     # What an interrupted start left.
     rm -rf "$dir"/broker-*
     # Nobody listens yet, so the same port could be drawn twice.
-    until [ "$(printf '%s\n' "${ports[@]}" | sort -u | wc -l)" = $((2 * brokers)) ]; do
-        for ((i = 1; i <= 2 * brokers; i++)); do ports[i]=$(free_port); done
+    until [ "$(printf '%s\n' "${ports[@]}" | sort -u | wc -l)" = $((3 * brokers)) ]; do
+        for ((i = 1; i <= 3 * brokers; i++)); do ports[i]=$(free_port); done
     done
     for ((i = 1; i <= brokers; i++)); do
         addresses+=,127.0.0.1:${ports[i]}
         voters+=,$i@127.0.0.1:${ports[i + brokers]}
+        secure+=,127.0.0.1:${ports[i + 2 * brokers]}
     done
     for ((i = 1; i <= brokers; i++)); do
         mkdir -p "$dir/broker-$i"
@@ -44,8 +46,15 @@ process.roles=broker,controller
 node.id=$i
 controller.quorum.voters=${voters#,}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:${ports[i]},CONTROLLER://127.0.0.1:${ports[i + brokers]}
-advertised.listeners=PLAINTEXT://127.0.0.1:${ports[i]}
+listeners=PLAINTEXT://127.0.0.1:${ports[i]},SECURE://127.0.0.1:${ports[i + 2 * brokers]},CONTROLLER://127.0.0.1:${ports[i + brokers]}
+advertised.listeners=PLAINTEXT://127.0.0.1:${ports[i]},SECURE://127.0.0.1:${ports[i + 2 * brokers]}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+inter.broker.listener.name=PLAINTEXT
+listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_outboxd="outboxd";
+listener.name.secure.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secure.ssl.keystore.type=PEM
+listener.name.secure.ssl.keystore.location=$tls/server.pem
 log.dirs=$dir/broker-$i/data
 # On, so that the tests can show that nothing of ours triggers it.
 auto.create.topics.enable=true
@@ -65,9 +74,11 @@ CONF
     kafka_class kafka.tools.StorageTool random-uuid 2>/dev/null | tail -n 1 >"$dir/cluster"
     for ((i = 1; i <= brokers; i++)); do
         kafka_class kafka.tools.StorageTool format -t "$(cat "$dir/cluster")" \
+            --add-scram 'SCRAM-SHA-512=[name=outboxd,password=outboxd]' \
             -c "$dir/broker-$i/server.properties" >"$dir/broker-$i/format.log" 2>&1 ||
             die "formatting failed, see $dir/broker-$i/format.log"
     done
+    echo "${secure#,}" >"$dir/secure"
     echo "${addresses#,}" >"$dir/bootstrap"
 }
 

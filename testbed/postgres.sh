@@ -26,21 +26,6 @@ binaries() {
     echo "$home"
 }
 
-# A certificate authority and a certificate for the loopback names, made once.
-certificates() {
-    local tls=$testbed/tls
-    [ -f "$tls/server.crt" ] && { echo "$tls"; return; }
-    mkdir -p "$tls"
-    (
-        cd "$tls"
-        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=outboxd testbed" -keyout ca.key -out ca.crt
-        openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
-        printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >names
-        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -extfile names -out server.crt
-    ) 2>/dev/null
-    echo "$tls"
-}
-
 init() {
     local dir=$1 home=$2 tls
     tls=$(certificates)
