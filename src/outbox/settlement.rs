@@ -1,6 +1,7 @@
 //! A settlement: what is written back to the database for a set of records.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use uuid::Uuid;
@@ -67,6 +68,18 @@ impl Settlement {
         &self.ids
     }
 
+    /// The rows' ids as runs without a gap, each from its first id to its last, in the order they were added.
+    pub fn runs(&self) -> Vec<RangeInclusive<i64>> {
+        let mut runs: Vec<RangeInclusive<i64>> = Vec::new();
+        for id in &self.ids {
+            match runs.last_mut() {
+                Some(run) if run.end().checked_add(1) == Some(*id) => *run = *run.start()..=*id,
+                _ => runs.push(*id..=*id),
+            }
+        }
+        runs
+    }
+
     /// The rows' event ids, beside [`ids`](Self::ids).
     pub fn event_ids(&self) -> &[Uuid] {
         &self.event_ids
@@ -128,5 +141,23 @@ impl FromStr for Settle {
     fn from_str(word: &str) -> Result<Self, UnknownSettle> {
         let found = Self::ALL.into_iter().find(|settle| settle.as_str() == word);
         found.ok_or_else(|| UnknownSettle { word: word.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_hold_exactly_the_ids() {
+        for ids in [vec![], vec![7], vec![1, 2, 3, 5, 6, 9], vec![3, 2, 1], vec![4, 4, 5], vec![i64::MAX, i64::MIN]] {
+            let mut settlement = Settlement::default();
+            ids.iter().for_each(|id| settlement.push_row(*id, Uuid::nil()));
+            let held: Vec<i64> = settlement.runs().into_iter().flatten().collect();
+            assert_eq!(held, ids);
+        }
+        let mut settlement = Settlement::default();
+        (1..=5).chain(7..=9).for_each(|id| settlement.push_row(id, Uuid::nil()));
+        assert_eq!(settlement.runs(), [1..=5, 7..=9]);
     }
 }

@@ -96,6 +96,25 @@ async fn an_id_that_comes_again_after_the_table_was_truncated_names_another_row(
 }
 
 #[tokio::test]
+async fn rows_between_those_that_are_settled_stay() {
+    for (url, how) in servers().into_iter().flat_map(|url| [(url.clone(), Settle::Mark), (url, Settle::Delete)]) {
+        let outbox = Outbox::settling(&url, "between", how).await;
+        write_many(&outbox, 20).await;
+        let mut reader = outbox.open().await;
+        let era = reader.era();
+        let read = drain(&mut *reader, AMPLE).await;
+        // Two long runs of ids, and then one in two.
+        let (runs, scattered): (Vec<_>, Vec<_>) = read.into_iter().partition(|record| record.id <= 10);
+        let runs: Vec<Record> = runs.into_iter().filter(|record| record.id != 5).collect();
+        let scattered: Vec<Record> = scattered.into_iter().filter(|record| record.id % 2 == 0).collect();
+        settle_in(era, &outbox, &runs).await;
+        settle_in(era, &outbox, &scattered).await;
+        let left = drain(&mut *outbox.open().await, AMPLE).await;
+        assert_eq!(left.iter().map(|record| record.id).collect::<Vec<_>>(), [5, 11, 13, 15, 17, 19], "{how}");
+    }
+}
+
+#[tokio::test]
 async fn marking_touches_no_index() {
     let outbox = Outbox::new(&newest(), "hot").await;
     write_many(&outbox, 5_000).await;
