@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::{Instant, sleep};
@@ -54,11 +54,19 @@ impl Topic {
         topic
     }
 
-    /// Changes one of its properties.
+    /// Changes one of its properties. The broker that is asked may be about to stop: then another one is.
     pub(crate) async fn set(&self, property: &str, value: &str) {
-        let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(property, value);
-        let changed = admin(&self.brokers).alter_configs(&[change], &AdminOptions::new()).await;
-        changed.expect("the broker answers")[0].as_ref().expect("the broker changes the topic");
+        wait::until("a broker changes the topic", wait::PATIENCE, async || {
+            let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name)).set(property, value);
+            match admin(&self.brokers).alter_configs(&[change], &AdminOptions::new()).await {
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::BrokerTransportFailure)) => None,
+                answered => {
+                    answered.expect("the broker answers")[0].as_ref().expect("the broker changes the topic");
+                    Some(())
+                }
+            }
+        })
+        .await;
     }
 
     /// Thinks of a topic of this name that does not exist yet.

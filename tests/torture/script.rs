@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use crate::torture::mode::{MODES, Mode};
 
 /// How long the writers write once records flow.
-const WRITING: Duration = Duration::from_millis(2_500);
+const WRITING: Duration = Duration::from_millis(2_000);
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,7 +149,7 @@ impl Fault {
     fn draw(rng: &mut SmallRng, kind: Kind) -> Self {
         let latest = if kind.is_for_once() { 1_000 } else { WRITING.as_millis() as u64 - 500 };
         let at = Duration::from_millis(rng.random_range(300..latest));
-        let lasting = Duration::from_millis(rng.random_range(100..2_000));
+        let lasting = Duration::from_millis(rng.random_range(100..1_500));
         Self { kind, at, lasting, whom: rng.random_range(0..60) }
     }
 }
