@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::config::Config;
 use crate::contract::{Audit, Sink, SinkError, Store, StoreError};
 use crate::kafka;
-use crate::outbox::Table;
+use crate::outbox::{Message, Table};
 use crate::secret::Secret;
 use crate::{postgres, sqlite};
 
@@ -96,6 +96,106 @@ impl Backend {
         match self {
             Backend::Postgres(store) => store.source().await,
             Backend::Sqlite(store) => store.source().await,
+        }
+    }
+}
+
+/// An outbox to try things on, in the database that the configuration names. [Remove](Self::remove) it when done.
+#[derive(Debug)]
+pub enum Scratch {
+    /// A schema of its own.
+    Postgres(postgres::scratch::Scratch),
+    /// A file of its own.
+    Sqlite(sqlite::scratch::Scratch),
+}
+
+/// An application that writes to it.
+#[derive(Debug)]
+pub enum Writer {
+    /// To PostgreSQL.
+    Postgres(postgres::scratch::Writer),
+    /// To SQLite.
+    Sqlite(sqlite::scratch::Writer),
+}
+
+impl Scratch {
+    /// Makes it, under a name that is a word and nobody else uses.
+    ///
+    /// # Errors
+    /// When the database is away, or does not allow it.
+    pub async fn make(config: &Config, name: &str) -> Result<Self, StoreError> {
+        let url = &config.outbox.url;
+        Ok(match database(url)? {
+            Database::Postgres => Self::Postgres(postgres::scratch::Scratch::make(url, name).await?),
+            Database::Sqlite => Self::Sqlite(sqlite::scratch::Scratch::make(url.expose(), name).await?),
+        })
+    }
+
+    /// Makes it anew, with nothing in it.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn renew(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(scratch) => scratch.renew().await,
+            Self::Sqlite(scratch) => scratch.renew().await,
+        }
+    }
+
+    /// Makes a configuration one of this outbox.
+    pub fn configure(&self, config: &mut Config) {
+        match self {
+            Self::Postgres(scratch) => config.outbox.table = scratch.table().clone(),
+            Self::Sqlite(scratch) => {
+                config.outbox.url = Secret::new(scratch.url());
+                config.outbox.table = Table::default();
+            }
+        }
+    }
+
+    /// Opens a connection that writes to it.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn writer(&self) -> Result<Writer, StoreError> {
+        Ok(match self {
+            Self::Postgres(scratch) => Writer::Postgres(scratch.writer().await?),
+            Self::Sqlite(scratch) => Writer::Sqlite(scratch.writer().await?),
+        })
+    }
+
+    /// Leaves the table as the database's own housekeeping would.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn settle_down(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(scratch) => scratch.settle_down().await,
+            Self::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Removes it, with all that is in it.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Postgres(scratch) => Ok(scratch.remove().await?),
+            Self::Sqlite(scratch) => Ok(scratch.remove()?),
+        }
+    }
+}
+
+impl Writer {
+    /// Writes messages in one transaction, and commits.
+    ///
+    /// # Errors
+    /// When the database refuses; nothing is committed then.
+    pub async fn write(&mut self, messages: &[Message]) -> anyhow::Result<()> {
+        match self {
+            Self::Postgres(writer) => Ok(writer.write(messages).await?),
+            Self::Sqlite(writer) => Ok(writer.write(messages).await?),
         }
     }
 }

@@ -53,6 +53,12 @@ pub enum Command {
     /// Reports what was lost, duplicated, published out of its lane's order, or published without a commit. Exits 1 on
     /// loss, disorder or anything unexpected.
     Verify(Verify),
+    /// Measure whether it holds a load here, on this database and these brokers
+    ///
+    /// Makes an outbox and a topic of its own, which are removed at the end, and relays through them with the settings
+    /// that outboxd run would have: each stage alone, a backlog, and a steady rate. Says which stage limits, and which
+    /// settings make it faster. Exits 1 when the steady rate is not held.
+    Bench(Bench),
     /// Show the effective configuration, with where each value came from and secrets hidden
     ///
     /// Exits 2 when outboxd run would refuse it, after one line for each complaint.
@@ -87,6 +93,38 @@ pub struct Verify {
     /// Exit 1 on duplicates, too, and on lanes that end with a stale record: for exactly-once delivery
     #[arg(long)]
     pub no_duplicates: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// What it is told about its configuration.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `outboxd bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Rows of the backlog
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    pub rows: u64,
+    /// Bytes of a payload
+    #[arg(long, value_name = "BYTES", default_value_t = 300, value_parser = clap::value_parser!(u32).range(100..=100_000_000))]
+    pub payload_bytes: u32,
+    /// Different keys
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Partitions of the topic
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..))]
+    pub partitions: i32,
+    /// On how many brokers the topic is kept [default: as the brokers say]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub replication: Option<i32>,
+    /// Rows a second of the steady rate, each in a transaction of its own
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: u64,
+    /// How many seconds the steady rate lasts
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,

@@ -33,6 +33,8 @@ pub mod admin;
 #[cfg(feature = "daemon")]
 pub mod backends;
 #[cfg(feature = "daemon")]
+pub mod bench;
+#[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod config;

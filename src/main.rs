@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use outboxd::admin::held;
 use outboxd::backends::{self, Backend, Roles};
+use outboxd::bench;
 use outboxd::cli::{self, Cli, Command, DatabaseSettings, Migrate, Settings, Show};
 use outboxd::config::complaint::Complaints;
 use outboxd::config::raw::{Flag, Raw, Sources};
@@ -42,6 +44,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(migration) => migrate(&migration),
         Command::Held(held) => held_lanes(held),
         Command::Verify(arguments) => audit(arguments),
+        Command::Bench(arguments) => measure(arguments),
         Command::Config(show) => show_config(&show),
         Command::Demo(arguments) => demonstrate(arguments),
     }
@@ -128,6 +131,26 @@ fn audit(arguments: cli::Verify) -> anyhow::Result<ExitCode> {
     })??;
     print!("{}", if arguments.json { report.to_json(arguments.no_duplicates) } else { report.to_text() });
     Ok(if report.is_kept(arguments.no_duplicates) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn measure(arguments: cli::Bench) -> anyhow::Result<ExitCode> {
+    let config = judge(&gather(&arguments.settings), Needs::Everything)?;
+    let cli::Bench { rows, payload_bytes, keys, partitions, replication, rate, seconds, json, settings: _ } = arguments;
+    let settings = bench::Settings {
+        rows,
+        payload_bytes: payload_bytes as usize,
+        keys,
+        partitions,
+        replication: replication.unwrap_or(-1),
+        rate,
+        lasting: Duration::from_secs(seconds),
+    };
+    let report = block_on(async {
+        let interrupted = Shutdown::on_signals()?.soft;
+        bench::run(config, settings, interrupted.cancelled()).await
+    })??;
+    print!("{}", if json { report.to_json() } else { report.to_text() });
+    Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// The store that a command works on, besides a relay.

@@ -47,12 +47,13 @@ const ROOMS: &[Room] = &[
     Room { name: "daemon", floor: 7, may_import: &[GROUND, WORK, &["admin", "config", "backends"]] },
     // It reads what the relay published.
     Room { name: "verify", floor: 7, may_import: &[GROUND, &["kafka"]] },
-    // It plays the application and the consumer itself.
+    // Both play the application and the consumer themselves.
+    Room { name: "bench", floor: 7, may_import: &[GROUND, WORK, &["config", "backends", "kafka"]] },
     Room { name: "demo", floor: 7, may_import: &[GROUND, WORK, &["admin", "config", "backends", "sqlite", "kafka"]] },
     Room { name: "main", floor: 8, may_import: &[GROUND, WINGS, WORK, &["admin", "config", "backends", "cli"], TOP] },
     Room { name: "lib", floor: 8, may_import: &[GROUND, WINGS, WORK, &["admin", "config", "backends", "cli"], TOP] },
 ];
-const TOP: &[&str] = &["daemon", "demo", "verify"];
+const TOP: &[&str] = &["bench", "daemon", "demo", "verify"];
 
 /// Crates that stay behind a wall, and the rooms behind it.
 const WALLS: &[(&str, &[&str])] = &[("sqlx", &["postgres", "sqlite"]), ("rdkafka", &["kafka"]), ("clap", &["cli"])];

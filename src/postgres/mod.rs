@@ -43,6 +43,8 @@ mod release;
 mod rows;
 #[cfg(feature = "relay")]
 mod schema;
+#[cfg(feature = "daemon")]
+pub mod scratch;
 #[cfg(feature = "relay")]
 mod session;
 #[cfg(feature = "relay")]

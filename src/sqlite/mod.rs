@@ -32,6 +32,8 @@ mod recover;
 mod row;
 #[cfg(feature = "relay")]
 mod schema;
+#[cfg(feature = "daemon")]
+pub mod scratch;
 #[cfg(feature = "relay")]
 mod settle;
 #[cfg(feature = "daemon")]

@@ -1,0 +1,132 @@
+//! `outboxd bench`: will it hold my load here?
+//!
+//! On the user's own database and brokers, with the user's own settings, but on an outbox and a topic of its own, which
+//! are removed afterwards. First each stage alone, so that it is known which one limits; then the relay as a whole, with
+//! a backlog and at a steady rate; and where a setting may help the stage that limits, that is tried, too.
+
+mod latency;
+mod load;
+mod place;
+mod report;
+mod stages;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::backends;
+use crate::bench::load::Load;
+use crate::bench::place::Place;
+use crate::config::Config;
+use crate::relay::{Ended, Error, Relay, Status};
+
+pub use report::Report;
+
+/// How long a relay may make no progress before it counts as stuck.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Rows of the backlog.
+    pub rows: u64,
+    /// Bytes of a payload.
+    pub payload_bytes: usize,
+    /// Different keys.
+    pub keys: u64,
+    /// Partitions of the topic.
+    pub partitions: i32,
+    /// On how many brokers the topic is kept; -1 for the brokers' default.
+    pub replication: i32,
+    /// Rows a second that are written at a steady rate, each in a transaction of its own.
+    pub rate: u64,
+    /// How long.
+    pub lasting: Duration,
+}
+
+/// Measures, and removes what it made; also when `interrupted` ends first.
+///
+/// # Errors
+/// When the database or the brokers do not allow it or go away, or when what was made cannot be removed.
+pub async fn run(config: Config, settings: Settings, interrupted: impl Future) -> anyhow::Result<Report> {
+    let place = Place::make(config, &settings).await?;
+    let measured = tokio::select! {
+        measured = measure(&place, &settings) => measured,
+        _ = interrupted => Err(anyhow::anyhow!("interrupted")),
+    };
+    place.remove().await?;
+    measured
+}
+
+async fn measure(place: &Place, settings: &Settings) -> anyhow::Result<Report> {
+    let load = Load::new(place.topic(), settings);
+    let stages = stages::measure(place, &load).await?;
+    load.refill(place).await?;
+    say("relaying the backlog");
+    let relay = Relaying::start(place)?;
+    let together = relay.drain(settings.rows).await?;
+    say("relaying at a steady rate");
+    let latency = latency::measure(place, &load, settings).await?;
+    relay.stop().await?;
+    let (delivery, settle) = (place.config().relay.delivery, place.config().outbox.settle);
+    Ok(Report { delivery, settle, settings: settings.clone(), stages, together, latency })
+}
+
+/// A relay at work.
+struct Relaying {
+    status: tokio::sync::watch::Receiver<Status>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<Ended, Error>>,
+}
+
+impl Relaying {
+    fn start(place: &Place) -> anyhow::Result<Self> {
+        let config = place.config();
+        let sink = backends::sink(config, place.source("relay"))?;
+        let relay = Relay::new(place.store()?, sink, config.relay.clone());
+        let (status, stop) = (relay.status(), CancellationToken::new());
+        let task = tokio::spawn(relay.run(stop.clone()));
+        Ok(Self { status, stop, task })
+    }
+
+    /// Waits until so many rows are published and settled. Returns how many a second, from when the first were read.
+    async fn drain(&self, rows: u64) -> anyhow::Result<f64> {
+        let (mut began, mut last) = (None, (0, Instant::now()));
+        loop {
+            let (published, in_flight) = {
+                let status = self.status.borrow();
+                (status.published, status.in_flight)
+            };
+            if self.task.is_finished() {
+                bail!("the relay ended by itself; `outboxd run` says why");
+            }
+            if began.is_none() && in_flight + published as usize > 0 {
+                began = Some(Instant::now());
+            }
+            match began {
+                Some(began) if published >= rows => return Ok(rows as f64 / began.elapsed().as_secs_f64()),
+                _ if published != last.0 => last = (published, Instant::now()),
+                _ if last.1.elapsed() > STUCK => bail!("the relay is stuck at {published} of {rows} rows"),
+                _ => {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        timeout(STUCK, self.task).await.context("the relay does not stop")?.context("the relay panicked")??;
+        Ok(())
+    }
+}
+
+/// Says what is going on. The report alone goes to the standard output.
+fn say(what: &str) {
+    eprintln!("{what} …");
+}

@@ -1,0 +1,73 @@
+//! Where it is measured: an outbox and a topic that nobody else uses.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use uuid::Uuid;
+
+use crate::backends::{Backend, Scratch};
+use crate::bench::Settings;
+use crate::config::Config;
+use crate::contract::Store;
+use crate::kafka;
+
+/// What was made. [Remove](Self::remove) it when done.
+pub(crate) struct Place {
+    /// The user's, but of this outbox.
+    config: Config,
+    scratch: Scratch,
+    topics: kafka::Scratch,
+    topic: String,
+}
+
+impl Place {
+    /// Makes the outbox and the topic, or neither.
+    pub(crate) async fn make(mut config: Config, settings: &Settings) -> anyhow::Result<Self> {
+        let mark = Uuid::new_v4().simple().to_string();
+        let (name, topic) = (format!("outboxd_bench_{}", &mark[..8]), format!("outboxd-bench-{}", &mark[..8]));
+        let properties = config.kafka.properties.clone();
+        let creating = kafka::Scratch::create(&properties, &topic, settings.partitions, settings.replication);
+        let mut topics = creating.await.context("the topic that is needed cannot be made")?;
+        config.kafka.progress_topic.name = format!("{topic}-progress");
+        topics.along(&config.kafka.progress_topic.name);
+        let scratch = match Scratch::make(&config, &name).await {
+            Ok(scratch) => scratch,
+            Err(error) => {
+                topics.remove().await?;
+                return Err(error).context("the outbox that is needed cannot be made");
+            }
+        };
+        eprintln!("made outbox {name} and topic {topic}; both are removed at the end");
+        scratch.configure(&mut config);
+        Ok(Self { config, scratch, topics, topic })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub(crate) fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// The store of this configuration.
+    pub(crate) fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(Backend::of(&self.config)?.store())
+    }
+
+    /// What the sink of one part of the measurement calls the outbox: what it remembers is its own.
+    pub(crate) fn source(&self, part: &str) -> String {
+        format!("{}-{part}", self.topic)
+    }
+
+    /// Removes everything.
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
+        let removed = self.scratch.remove().await;
+        self.topics.remove().await.with_context(|| format!("delete the topics {}* by hand", self.topic))?;
+        removed.with_context(|| format!("remove the outbox {} by hand", self.config.outbox.table))
+    }
+}
