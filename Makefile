@@ -4,14 +4,14 @@ CARGO_DENY := target/tools/bin/cargo-deny
 TESTBED := target/testbed
 ROUNDS ?= 50
 
-.PHONY: help check test torture bench bench-quick testbed testbed-down
+.PHONY: help check test torture bench bench-quick bench-micro testbed testbed-down
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, licences, and no librdkafka for writers
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features microbench -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
 	cargo clippy --no-default-features --features postgres -- -D warnings
 	cargo clippy --no-default-features --features sqlite -- -D warnings
@@ -34,6 +34,9 @@ bench: testbed ## Measures outboxd beside its peers, and goes on where an interr
 
 bench-quick: testbed ## The main ratios, within five minutes
 	. $(TESTBED)/env && cargo bench --bench harness -- --quick --fresh $(BENCH)
+
+bench-micro: ## The pure parts of the hot path, without services
+	cargo bench --bench micro --features microbench
 
 testbed: ## Starts the real services that the tests use
 	testbed/up

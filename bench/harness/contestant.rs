@@ -127,6 +127,17 @@ impl Contestant {
         Ok(Running::new(child, log))
     }
 
+    /// What its script prints of its stages, each alone with so many rows.
+    pub(crate) fn stages(&self, rig: &Rig, mode: &Mode, rows: u64) -> Fallible<String> {
+        let mut command = Command::new(self.folder.join("stages"));
+        command.envs(self.variables(rig, mode, "")).env("ROWS", rows.to_string());
+        let done = command.stderr(Stdio::null()).output()?;
+        if !done.status.success() {
+            return Err(format!("its script ended with {}", done.status).into());
+        }
+        Ok(String::from_utf8(done.stdout)?)
+    }
+
     fn variables(&self, rig: &Rig, mode: &Mode, topic: &str) -> Vec<(String, String)> {
         let mut variables = rig.variables();
         variables.extend(mode.environment.iter().map(|(name, value)| (name.clone(), value.clone())));

@@ -15,6 +15,7 @@ pub(crate) enum Work {
     Steady(Steady),
     Idle(Idle),
     Writers(Writers),
+    Stages(Stages),
 }
 
 /// A backlog that is there when the contestant starts.
@@ -49,6 +50,11 @@ pub(crate) struct Writers {
     pub(crate) lasting: Duration,
 }
 
+/// Reading, publishing and settling alone.
+pub(crate) struct Stages {
+    pub(crate) rows: u64,
+}
+
 /// A million rows as most outboxes have them.
 pub(crate) const BACKLOG: Drain = Drain { rows: 1_000_000, bytes: 300, keys: 10_000, topics: 1 };
 const STEADY: Steady = Steady {
@@ -73,6 +79,7 @@ pub(crate) fn all(quick: bool) -> Vec<Load> {
     }
     vec![
         all_modes("drain", Work::Drain(BACKLOG)),
+        all_modes("stages", Work::Stages(Stages { rows: 500_000 })),
         all_modes("steady-1k", Work::Steady(STEADY)),
         default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, ..STEADY })),
         default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(30) })),
@@ -104,6 +111,7 @@ impl Load {
                 if *history > 0 { format!(", {history} rows of history") } else { String::new() },
             ),
             Work::Idle(Idle { lasting }) => format!("nothing for {lasting:?}"),
+            Work::Stages(Stages { rows }) => format!("{rows} rows of 300 bytes, each stage alone"),
             Work::Writers(Writers { writers, lasting }) => format!("{writers} writers for {lasting:?}"),
         }
     }

@@ -14,6 +14,7 @@ mod process;
 mod report;
 mod results;
 mod rig;
+mod stages;
 mod steady;
 mod topic;
 mod writers;
@@ -94,6 +95,7 @@ async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
                         Work::Drain(drain) => drain::run(&rig, contestant, mode, drain).await,
                         Work::Steady(steady) => steady::run(&rig, contestant, mode, steady).await,
                         Work::Idle(idle) => idle::run(&rig, contestant, mode, idle).await,
+                        Work::Stages(load) => stages::run(&rig, contestant, mode, load),
                         Work::Writers(writers) => writers::run(&rig, contestant, mode, writers).await,
                     };
                     let figures = figures.map_err(|error| format!("{}, {name}: {error}", load.name))?;

@@ -19,6 +19,12 @@ pub(crate) struct Figures(BTreeMap<String, f64>);
 
 impl<const N: usize> From<[(&str, f64); N]> for Figures {
     fn from(figures: [(&str, f64); N]) -> Self {
+        figures.into_iter().collect()
+    }
+}
+
+impl<'a> FromIterator<(&'a str, f64)> for Figures {
+    fn from_iter<T: IntoIterator<Item = (&'a str, f64)>>(figures: T) -> Self {
         Self(figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 }

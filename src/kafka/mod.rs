@@ -29,6 +29,9 @@ mod encode;
 mod errors;
 mod extent;
 mod isolation;
+#[cfg(feature = "microbench")]
+#[doc(hidden)]
+pub mod microbench;
 mod opening;
 mod partition;
 mod plan;

@@ -18,6 +18,9 @@
 mod dead_letters;
 mod fetcher;
 mod lanes;
+#[cfg(feature = "microbench")]
+#[doc(hidden)]
+pub mod microbench;
 mod pacer;
 mod publisher;
 mod rejections;

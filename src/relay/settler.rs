@@ -69,7 +69,7 @@ pub(crate) struct Settler {
 
 /// Batches whose outcomes are known, about to be settled together.
 #[derive(Default)]
-struct Fold {
+pub(crate) struct Fold {
     settlement: Settlement,
     rejected: Vec<Rejected>,
     read: usize,
@@ -231,7 +231,7 @@ impl Settler {
 impl Fold {
     /// Adds what became of one batch; returns the rows whose topics wait. From the first record on with which another
     /// session has to begin, as the verdict tells, the position stands still.
-    fn add(
+    pub(crate) fn add(
         &mut self,
         batch: Submitted,
         outcomes: Vec<Outcome>,
@@ -278,6 +278,14 @@ impl Fold {
         self.read += batch.read;
         self.permits.extend(batch.permits);
         held
+    }
+}
+
+#[cfg(feature = "microbench")]
+impl Fold {
+    /// What is settled.
+    pub(crate) fn into_settlement(self) -> Settlement {
+        self.settlement
     }
 }
 

@@ -1,0 +1,17 @@
+//! The pure parts of the hot path, for `cargo bench --bench micro`; nothing that the library promises.
+
+use crate::kafka::{encode, partition};
+use crate::outbox::Record;
+
+/// Puts a record into the client's terms: its partition, and the headers that the relay adds. Returns how many headers
+/// it has then.
+pub fn encode(record: &Record, partitions: i32) -> usize {
+    use rdkafka::message::Headers as _;
+    let partition = partition::of(record, partitions, &mut partition::Spread::default());
+    encode::encode(record, partition, "bench", 0).headers.map_or(0, |headers| headers.count())
+}
+
+/// Bytes of the record batch that holds this record alone.
+pub fn batch_size(record: &Record) -> usize {
+    encode::batch_size(record, "bench")
+}

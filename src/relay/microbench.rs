@@ -1,0 +1,56 @@
+//! The pure parts of the hot path, for `cargo bench --bench micro`; nothing that the library promises.
+
+use tokio::time::Instant;
+
+use crate::contract::Outcome;
+use crate::outbox::{Held, Position, Record, Settlement};
+use crate::relay::lanes::Lanes;
+use crate::relay::publisher::Row;
+use crate::relay::settler::{Fold, Submitted};
+
+/// The held lanes of a session.
+#[derive(Debug)]
+pub struct HeldLanes(Lanes);
+
+impl HeldLanes {
+    /// Holds these.
+    pub fn of(held: &[Held]) -> Self {
+        Self(Lanes::restore(held))
+    }
+
+    /// Takes out what belongs to a held lane.
+    pub fn keep_back(&mut self, records: &mut Vec<Record>) {
+        self.0.keep_back(records);
+    }
+}
+
+/// What the publisher remembers of a batch, and what became of it: all was delivered.
+pub struct Delivered(Vec<Row>, Vec<Outcome>);
+
+impl Delivered {
+    /// Of these records.
+    pub fn of(records: Vec<Record>) -> Self {
+        let outcomes = vec![Outcome::Delivered { partition: 0, offset: 0 }; records.len()];
+        Self(records.into_iter().map(Row::from).collect(), outcomes)
+    }
+}
+
+/// Folds batches into one settlement.
+pub fn fold(batches: Vec<Delivered>) -> Settlement {
+    let (mut fold, mut verdict) = (Fold::default(), Ok(()));
+    for (number, Delivered(rows, outcomes)) in (1..).zip(batches) {
+        let batch = Submitted {
+            number,
+            read: rows.len(),
+            rows,
+            receipt: Box::pin(std::future::pending()),
+            began: Instant::now(),
+            end: Position::new("end"),
+            out_of_line: false,
+            closed: Vec::new(),
+            permits: Vec::new(),
+        };
+        fold.add(batch, outcomes, false, &mut verdict);
+    }
+    fold.into_settlement()
+}
