@@ -19,6 +19,7 @@ use outboxd::kafka::Isolation;
 use outboxd::observe::{chain, logging};
 use outboxd::relay::Ended;
 use outboxd::verify;
+use tokio::runtime::Builder;
 
 /// librdkafka allocates and frees several times a message; jemalloc replaces the C allocator for it, too.
 #[global_allocator]
@@ -54,7 +55,7 @@ fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
     let config = judge(&gather(settings), Needs::Everything)?;
     logging::start(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.table, "outboxd starts");
-    let ended = block_on(async { daemon::run(config, Shutdown::on_signals()?).await }).flatten();
+    let ended = block_on_one_thread(async { daemon::run(config, Shutdown::on_signals()?).await }).flatten();
     match &ended {
         Ok(Ended::Graceful) => tracing::info!("stopped: everything published is recorded"),
         Ok(Ended::CutOff) => tracing::warn!("cut off: some published records are not recorded and will come again"),
@@ -213,7 +214,18 @@ fn gather_database(settings: &DatabaseSettings) -> Raw {
 /// Runs the asynchronous part. Blocking calls of the broker's client that are still under way at the end are
 /// left behind rather than waited for.
 fn block_on<F: Future>(work: F) -> anyhow::Result<F::Output> {
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    finish(Builder::new_multi_thread(), work)
+}
+
+/// The same for a relay, whose stages take turns: a second thread would only be woken in vain.
+fn block_on_one_thread<F: Future>(work: F) -> anyhow::Result<F::Output> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(1);
+    finish(builder, work)
+}
+
+fn finish<F: Future>(mut builder: Builder, work: F) -> anyhow::Result<F::Output> {
+    let runtime = builder.enable_all().build().context("cannot start the runtime")?;
     let output = runtime.block_on(work);
     runtime.shutdown_background();
     Ok(output)

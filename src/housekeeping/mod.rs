@@ -24,6 +24,9 @@ const MEASURE_PAUSE: u32 = 50;
 /// How long that pause is at most.
 const MEASURE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// How many times longer than usual the pause is while nothing waits.
+const IDLE_PAUSE: u32 = 5;
+
 /// How the chores are done.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -73,6 +76,9 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
         match store.backlog(settings.count_limit).await {
             Ok(backlog) => {
                 failing = false;
+                if backlog.unsent == 0 {
+                    pause *= IDLE_PAUSE;
+                }
                 pause = pause.max((began.elapsed() * MEASURE_PAUSE).min(MEASURE_PAUSE_MAX));
                 metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
                 metrics::set_dead_letters(backlog.dead_letters);

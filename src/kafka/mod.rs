@@ -21,6 +21,7 @@
 
 mod ask;
 mod broker;
+mod client;
 mod client_log;
 mod config;
 mod consumer;

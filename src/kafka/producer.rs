@@ -8,13 +8,12 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Message};
-use rdkafka::producer::{
-    BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
-};
+use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::contract::{Outcome, Rejection};
+use crate::kafka::client::Client;
 use crate::kafka::client_log::{ClientLog, Reach};
 use crate::kafka::config::Shape;
 use crate::kafka::delivery::{Ledger, Refused, Spoil};
@@ -28,9 +27,6 @@ const LAST_REPORTS: Duration = Duration::from_secs(5);
 
 /// How often its queue is emptied meanwhile.
 const SWEEP: Duration = Duration::from_millis(50);
-
-/// The client itself.
-pub(crate) type Client = ThreadedProducer<Context>;
 
 /// A handle on the client. Whichever is dropped last lets the client end on a thread of its own, since that waits
 /// for the client's threads and connections.
@@ -94,7 +90,7 @@ impl Producer {
         let ledger = Arc::new(Ledger::default());
         let log = ClientLog::new(Arc::clone(reach));
         let context = Context { ledger: Arc::clone(&ledger), log, role };
-        let client: Arc<Client> = Arc::new(config.create_with_context(context)?);
+        let client: Arc<Client> = Arc::new(Client::start(config, context)?);
         let handle = Handle::from(Arc::clone(&client));
         tokio::spawn(stall::watch(Arc::clone(&ledger), Arc::downgrade(&client), Arc::clone(patience)));
         let transactor = (role == Role::Transactional).then(|| Transactor::start(handle.clone()));

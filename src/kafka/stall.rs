@@ -9,8 +9,9 @@ use std::time::Duration;
 use rdkafka::producer::Producer as _;
 use tokio::time::{Instant, timeout};
 
+use crate::kafka::client::Client;
 use crate::kafka::delivery::{Ledger, Spoil};
-use crate::kafka::producer::{Client, Handle};
+use crate::kafka::producer::Handle;
 
 /// How long the oldest records may be under way while the broker answers, at first and at most: it may have a reason,
 /// such as too few replicas, and what it has taken without saying so comes twice with another client.

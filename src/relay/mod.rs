@@ -94,7 +94,7 @@ impl Default for Settings {
             transaction: Limit { records: 10_000, bytes: 16 << 20 },
             drain_deadline: Duration::from_secs(20),
             checkpoint_interval: Duration::from_secs(1),
-            poll_busy: Duration::from_millis(1),
+            poll_busy: Duration::from_micros(200),
             poll_idle: Duration::from_millis(50),
             poll_armed: Duration::from_secs(1),
             release_interval: Duration::from_secs(1),

@@ -23,6 +23,12 @@ use crate::relay::{Status, store_verdict};
 /// Records in one settlement at most: enough for few commits, small enough to be quick.
 const SETTLEMENT: usize = 10_000;
 
+/// A settlement of fewer records is followed by a pause, in which more are delivered: the next one settles them together.
+const FEW: usize = 500;
+
+/// That pause.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// How long an attempt to settle that was under way may still take once the session has to end.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
@@ -103,7 +109,11 @@ impl Settler {
             if let Err(failed) = self.rejections.decide(rejected).await {
                 verdict = Err(failed);
             }
+            let were_few = fold.settlement.len() < FEW;
             self.settled(fold);
+            if were_few && !self.ending.soft.is_cancelled() {
+                sleep(PAUSE).await;
+            }
         }
         verdict
     }

@@ -1,0 +1,64 @@
+//! A producing client, and the thread that hears what becomes of records.
+//!
+//! The driver's own `ThreadedProducer` is the same but for its pauses: it waits in whole milliseconds and spins through
+//! what is left of a hundred, which costs an idle relay a hundredth of a core.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
+
+use crate::kafka::producer::Context;
+
+/// How long the thread waits at once, and so how long the client's end may have to wait for it: whole milliseconds, and
+/// as much more as waking up takes.
+const WAIT: Duration = Duration::from_micros(100_060);
+
+/// The client itself. Dropping it waits for its thread.
+pub(crate) struct Client {
+    producer: Arc<BaseProducer<Context>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Client {
+    /// Starts it. It connects by itself, when it can.
+    ///
+    /// # Errors
+    /// When the client cannot be created like this.
+    pub(crate) fn start(config: &ClientConfig, context: Context) -> Result<Self, KafkaError> {
+        let producer = Arc::new(BaseProducer::from_config_and_context(config, context)?);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (heard, over) = (Arc::clone(&producer), Arc::clone(&is_over));
+        let thread = thread::Builder::new().name("kafka reports".to_owned()).spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                heard.poll(WAIT);
+            }
+        });
+        let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self { producer, is_over, thread: Some(thread) })
+    }
+}
+
+impl Deref for Client {
+    type Target = BaseProducer<Context>;
+
+    fn deref(&self) -> &BaseProducer<Context> {
+        &self.producer
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has ended, too.
+            let _ = thread.join();
+        }
+    }
+}
