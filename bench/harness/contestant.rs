@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use crate::Fallible;
+use crate::inserts::Writing;
 use crate::load::{Load, Work};
 use crate::process::Running;
 use crate::rig::Rig;
@@ -59,6 +60,8 @@ pub(crate) struct Mode {
     /// Statements after the schema's.
     #[serde(default)]
     schema: Vec<String>,
+    /// How an application writes to it, where that is what is measured.
+    pub(crate) writing: Option<Writing>,
     /// Whether rows stay as they are.
     #[serde(default)]
     settles_nothing: bool,
@@ -171,7 +174,7 @@ impl Mode {
         // Who writes is measured where it is asked for: a relay that is not running has no writers to tax.
         let is_asked_for = is_among(&self.loads);
         match load.work {
-            Work::Writers(_) => is_asked_for,
+            Work::Writers(_) | Work::Inserts(_) => is_asked_for,
             _ if !self.loads.is_empty() => is_asked_for,
             _ => self.default || load.all_modes,
         }

@@ -16,6 +16,7 @@ pub(crate) enum Work {
     Idle(Idle),
     Writers(Writers),
     Stages(Stages),
+    Inserts(Inserts),
 }
 
 /// A backlog that is there when the contestant starts.
@@ -50,6 +51,13 @@ pub(crate) struct Writers {
     pub(crate) lasting: Duration,
 }
 
+/// Transactions of one connection, each of some messages.
+pub(crate) struct Inserts {
+    pub(crate) messages: usize,
+    pub(crate) warm_up: Duration,
+    pub(crate) lasting: Duration,
+}
+
 /// Reading, publishing and settling alone.
 pub(crate) struct Stages {
     pub(crate) rows: u64,
@@ -64,6 +72,8 @@ const STEADY: Steady = Steady {
     held_snapshot: false,
     history: 0,
 };
+
+const INSERTS: Inserts = Inserts { messages: 1, warm_up: Duration::from_secs(1), lasting: Duration::from_secs(5) };
 
 /// Every load, or short ones for the main ratios.
 pub(crate) fn all(quick: bool) -> Vec<Load> {
@@ -84,6 +94,8 @@ pub(crate) fn all(quick: bool) -> Vec<Load> {
         default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, ..STEADY })),
         default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(30) })),
         all_modes("writers", Work::Writers(Writers { writers: 32, lasting: Duration::from_secs(10) })),
+        all_modes("inserts-1", Work::Inserts(Inserts { messages: 1, ..INSERTS })),
+        all_modes("inserts-10", Work::Inserts(Inserts { messages: 10, ..INSERTS })),
         default_mode(
             "held-snapshot",
             Work::Steady(Steady { held_snapshot: true, lasting: Duration::from_secs(120), ..STEADY }),
@@ -112,6 +124,9 @@ impl Load {
             ),
             Work::Idle(Idle { lasting }) => format!("nothing for {lasting:?}"),
             Work::Stages(Stages { rows }) => format!("{rows} rows of 300 bytes, each stage alone"),
+            Work::Inserts(Inserts { messages, lasting, .. }) => {
+                format!("one connection, {messages} messages of 300 bytes a transaction, for {lasting:?}")
+            }
             Work::Writers(Writers { writers, lasting }) => format!("{writers} writers for {lasting:?}"),
         }
     }

@@ -8,6 +8,7 @@
 mod contestant;
 mod drain;
 mod idle;
+mod inserts;
 mod load;
 mod plot;
 mod process;
@@ -95,6 +96,7 @@ async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
                         Work::Drain(drain) => drain::run(&rig, contestant, mode, drain).await,
                         Work::Steady(steady) => steady::run(&rig, contestant, mode, steady).await,
                         Work::Idle(idle) => idle::run(&rig, contestant, mode, idle).await,
+                        Work::Inserts(load) => inserts::run(&rig, contestant, mode, load).await,
                         Work::Stages(load) => stages::run(&rig, contestant, mode, load),
                         Work::Writers(writers) => writers::run(&rig, contestant, mode, writers).await,
                     };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -244,6 +245,12 @@ pub(super) fn client(
     properties: &BTreeMap<String, String>,
     isolation: Isolation,
 ) -> Result<BaseConsumer<ClientLog>, ConsumerError> {
+    let config = reading(properties, isolation);
+    config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))
+}
+
+/// The configuration of a client that reads what it is told to.
+pub(super) fn reading(properties: &BTreeMap<String, String>, isolation: Isolation) -> ClientConfig {
     let mut config = properties::connection_config(properties);
     // No group is joined and nothing is committed; the client wants a name for it all the same.
     config
@@ -254,7 +261,7 @@ pub(super) fn client(
         .set("fetch.wait.max.ms", "10")
         .set("allow.auto.create.topics", "false")
         .set("isolation.level", isolation.as_str());
-    config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))
+    config
 }
 
 fn partitions(consumer: &BaseConsumer<ClientLog>, topic: &str) -> Result<Vec<i32>, ConsumerError> {

@@ -193,9 +193,9 @@ impl Ledger {
         state.spoil.is_none() && !state.abandoned
     }
 
-    /// When the oldest submission began that is not answered.
-    pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.state().oldest()
+    /// When the oldest submission began that is not answered, and how many reports of it are to come.
+    pub(crate) fn oldest(&self) -> Option<(Instant, usize)> {
+        self.state().slots.iter().flatten().map(|slot| (slot.began, slot.left)).min()
     }
 
     /// Whether every submission is answered.

@@ -19,9 +19,9 @@ use crate::contract::SinkError;
 use crate::kafka::ask::{Answer, Asker};
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::config::ProgressTopic;
-use crate::kafka::consumer::Isolation;
+use crate::kafka::consumer::{Isolation, reading};
+use crate::kafka::partition;
 use crate::kafka::sink::unavailable;
-use crate::kafka::{partition, properties};
 use crate::outbox::{HoldCause, Position, Progress, Record, Settlement, Term};
 
 /// Rows that are named one by one at most: what fits into a topic's usual `max.message.bytes`.
@@ -337,16 +337,9 @@ fn consumer(
     properties: &BTreeMap<String, String>,
     isolation: Isolation,
 ) -> Result<BaseConsumer<ClientLog>, KafkaError> {
-    let mut config = properties::connection_config(properties);
-    config
-        .set("group.id", "outboxd-progress")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        // The end is told after this many milliseconds.
-        .set("fetch.wait.max.ms", "10")
-        .set("allow.auto.create.topics", "false")
-        .set("auto.offset.reset", "earliest")
-        .set("isolation.level", isolation.as_str());
+    let mut config = reading(properties, isolation);
+    // What was there a moment ago may be compacted away.
+    config.set("auto.offset.reset", "earliest");
     config.create_with_context(ClientLog::default())
 }
 

@@ -13,8 +13,9 @@ use crate::kafka::client::Client;
 use crate::kafka::delivery::{Ledger, Spoil};
 use crate::kafka::producer::Handle;
 
-/// How long the oldest records may be under way while the broker answers, at first and at most: it may have a reason,
-/// such as too few replicas, and what it has taken without saying so comes twice with another client.
+/// How long nothing of the oldest submission may be delivered while the broker answers, at first and at most: it may have
+/// a reason, such as too few replicas, and what it has taken without saying so comes twice with another client. A
+/// submission that is delivered slowly may take as long as it wants.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
 /// How often is looked, and how long a question may take.

@@ -104,6 +104,21 @@ async fn errors_that_pass_are_retried_and_never_seen() {
     assert_whole_and_in_order(&read(&properties, "t").await, 0..10);
 }
 
+/// Twelve seconds: a client that delivers nothing for ten is replaced.
+#[tokio::test]
+async fn records_that_are_delivered_slowly_are_waited_for() {
+    let (broker, mut properties) = in_process("t", 1);
+    properties.insert("batch.num.messages".to_owned(), "1".to_owned());
+    let mut sink = open(settings(&properties)).await;
+    assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
+    broker.delay(Duration::from_millis(300)).expect("slow");
+    let slowly = records(1..201, "t", 7);
+    let began = tokio::time::Instant::now();
+    let outcomes = publish(&mut sink, &slowly).await;
+    assert!(began.elapsed() > Duration::from_secs(11), "delivered within {:?}: too soon to tell", began.elapsed());
+    assert!(outcomes.iter().all(is_delivered), "{outcomes:?}");
+}
+
 #[tokio::test]
 async fn a_full_client_is_waited_for_and_nothing_is_dropped() {
     let (broker, properties) = in_process("t", 3);

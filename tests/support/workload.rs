@@ -205,11 +205,16 @@ impl Writer {
 }
 
 /// PostgreSQL 18.0, once in hundreds of thousands of transactions, refuses to lock a row whose last writer is just
-/// committing (`heapam_tuple_lock`). The transaction is rolled back and an application tries again.
+/// committing (`heapam_tuple_lock`), or finds a deadlock of two writers, though they lock in one order: one of them had
+/// gone back to a savepoint. The transaction is rolled back and an application tries again.
 fn is_lost_race(error: &sqlx::Error) -> bool {
-    let message = error.as_database_error().map(sqlx::error::DatabaseError::message).unwrap_or_default();
-    message.starts_with("t_xmin") && message.contains("is uncommitted in tuple")
+    let Some(error) = error.as_database_error() else { return false };
+    let is_uncommitted = error.message().starts_with("t_xmin") && error.message().contains("is uncommitted in tuple");
+    is_uncommitted || error.code().as_deref() == Some(DEADLOCK)
 }
+
+/// The state of a transaction that was rolled back to end a deadlock.
+const DEADLOCK: &str = "40P01";
 
 /// One transaction; says how many rows it committed.
 async fn transaction(
