@@ -37,7 +37,12 @@ const AIMS: &[(&str, &str, &str, Aim)] = &[
     ("steady-10k", "outboxd/mark", "p99_ms", Aim::Within(15.0)),
     ("idle", "outboxd/mark", "resident_mib", Aim::Within(20.0)),
     ("idle", "outboxd/mark", "cpu_percent", Aim::Within(0.1)),
-    ("writers", "outboxd/writers-gated", "transactions_per_second", Aim::AtLeast(0.9, "outboxd/writers-untriggered")),
+    (
+        "writers",
+        "outboxd/writers-triggered",
+        "transactions_per_second",
+        Aim::AtLeast(0.9, "outboxd/writers-untriggered"),
+    ),
 ];
 
 /// What is drawn: a figure of a load, and what the axis says.
