@@ -68,10 +68,11 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
         let millis = (end - appended[from]).max(1);
         (appended.len() - from) as f64 * 1_000.0 / millis as f64
     };
+    let over = settled.map_or(last, |settled| settled.max(last));
     let millions = drain.rows as f64 / 1e6;
     Ok(Figures::from([
-        ("rows_per_second", rate(0, settled.unwrap_or(last).max(last))),
-        ("second_half_rows_per_second", rate(half, settled.unwrap_or(last).max(last))),
+        ("rows_per_second", rate(0, over)),
+        ("second_half_rows_per_second", rate(half, over)),
         ("published_per_second", rate(0, last)),
         ("cpu_seconds_per_million_rows", cpu / millions),
         ("peak_mib", peak),

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::bench::Settings;
 use crate::bench::latency::Latency;
 use crate::bench::stages::Stages;
+use crate::observe::grouped;
 use crate::outbox::{Delivery, Settle};
 
 /// The writers kept the pace if they wrote at least this part of what they should have.
@@ -122,13 +123,5 @@ impl Report {
 
 /// A rate with commas between its thousands.
 fn per_second(rate: f64) -> String {
-    let digits = format!("{rate:.0}");
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 2);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text + "/s"
+    grouped(rate.round() as u64) + "/s"
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -10,7 +11,7 @@ use crate::bench::load::Load;
 use crate::bench::place::Place;
 use crate::bench::say;
 use crate::config::Config;
-use crate::contract::{Outcome, Receipt};
+use crate::contract::{Outcome, Receipt, Store};
 use crate::outbox::{Batch, Position, Record, Settle, Settlement, Term};
 
 /// How much faster a stage must be with a setting for that to be worth a word.
@@ -76,11 +77,19 @@ impl Stages {
 
 /// What was read.
 struct Read {
+    /// Who read: the store settles fastest what it has read itself.
+    store: Arc<dyn Store>,
     rate: f64,
     settlements: Vec<Settlement>,
     /// The first records, to be published again and again.
     first: Vec<Record>,
     end: Position,
+}
+
+impl Read {
+    fn rows(&self) -> usize {
+        self.settlements.iter().map(Settlement::len).sum()
+    }
 }
 
 /// Measures every stage, and what may help the slowest.
@@ -96,7 +105,7 @@ pub(crate) async fn measure(place: &Place, load: &Load) -> anyhow::Result<Stages
         Settle::Checkpoint => None,
         Settle::Mark | Settle::Delete => {
             say("settling alone");
-            Some(settle(config, &read.settlements).await?)
+            Some(settle(&read).await?)
         }
     };
     let mut stages = Stages { write, read: read.rate, publish, settle, advice: Vec::new() };
@@ -109,14 +118,13 @@ async fn read(config: &Config) -> anyhow::Result<Read> {
     let store = Backend::of(config)?.store();
     let mut reader = store.open().await?;
     let era = reader.era();
-    let mut read = Read { rate: 0.0, settlements: Vec::new(), first: Vec::new(), end: reader.position() };
-    let (mut rows, began) = (0, Instant::now());
+    let mut read = Read { store, rate: 0.0, settlements: Vec::new(), first: Vec::new(), end: reader.position() };
+    let began = Instant::now();
     loop {
         let Batch { records, end, more, .. } = reader.fetch(config.relay.batch).await?;
         let mut settlement = Settlement::with_capacity(records.len());
         records.iter().for_each(|record| settlement.push(record));
         settlement.set_era(era);
-        rows += records.len();
         if !records.is_empty() {
             read.settlements.push(settlement);
         }
@@ -127,13 +135,13 @@ async fn read(config: &Config) -> anyhow::Result<Read> {
             break;
         }
     }
-    read.rate = rows as f64 / began.elapsed().as_secs_f64();
+    read.rate = read.rows() as f64 / began.elapsed().as_secs_f64();
     Ok(read)
 }
 
 /// Publishes the first records again and again, as many as there are rows, with as much in flight as the relay has.
 async fn publish(place: &Place, config: &Config, read: &Read) -> anyhow::Result<f64> {
-    let rows: usize = read.settlements.iter().map(Settlement::len).sum();
+    let rows = read.rows();
     let mut sink = backends::sink(config, place.source("publish"))?;
     sink.open(Term(1)).await?;
     let submission = repeated(&read.first, config);
@@ -177,16 +185,12 @@ async fn delivered(receipt: Option<Receipt>) -> anyhow::Result<usize> {
 }
 
 /// Settles what was read, as the relay would.
-async fn settle(config: &Config, settlements: &[Settlement]) -> anyhow::Result<f64> {
-    let store = Backend::of(config)?.store();
-    // Opens the settling session.
-    drop(store.open().await?);
+async fn settle(read: &Read) -> anyhow::Result<f64> {
     let began = Instant::now();
-    for settlement in settlements {
-        store.settle(settlement).await?;
+    for settlement in &read.settlements {
+        read.store.settle(settlement).await?;
     }
-    let rows: usize = settlements.iter().map(Settlement::len).sum();
-    Ok(rows as f64 / began.elapsed().as_secs_f64())
+    Ok(read.rows() as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Tries what may help the slowest stage.
@@ -227,7 +231,7 @@ async fn advise(place: &Place, load: &Load, slowest: (Stage, f64), before: &Read
                 let mut other = config.clone();
                 other.outbox.settle = Settle::Delete;
                 load.refill(place).await?;
-                let with_it = settle(&other, &read(&other).await?.settlements).await?;
+                let with_it = settle(&read(&other).await?).await?;
                 note("outbox.settle = \"delete\" (published rows are gone at once)".to_owned(), with_it);
             }
             let word = "outbox.settle = \"checkpoint\": no row is settled by itself, only a position is stored";

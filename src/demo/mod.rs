@@ -20,9 +20,10 @@ use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::demo::audit::Findings;
-use crate::demo::progress::{Progress, REDRAW, grouped, print};
+use crate::demo::progress::{Progress, REDRAW, print};
 use crate::demo::relay_part::RelayPart;
 use crate::demo::stage::Stage;
+use crate::observe::grouped;
 
 pub use sabotage::Sabotage;
 

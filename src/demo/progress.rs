@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::observe::grouped;
+
 /// How often the line is drawn on a terminal.
 pub(crate) const REDRAW: Duration = Duration::from_millis(100);
 
@@ -90,30 +92,9 @@ fn line(written: u64, published: u64, rate: u64) -> String {
     )
 }
 
-/// A number with commas between its thousands.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(
-            ["0", "999", "1,000", "1,234,567"],
-            [0, 999, 1_000, 1_234_567].map(grouped).each_ref().map(String::as_str)
-        );
-    }
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_of_the_last_second() {

@@ -195,7 +195,7 @@ impl Ledger {
 
     /// When the oldest submission began that is not answered, and how many reports of it are to come.
     pub(crate) fn oldest(&self) -> Option<(Instant, usize)> {
-        self.state().slots.iter().flatten().map(|slot| (slot.began, slot.left)).min()
+        self.state().oldest()
     }
 
     /// Whether every submission is answered.
@@ -245,7 +245,7 @@ impl Ledger {
 
     /// Waits until no submission has been under way for longer than this, or the producer is found to be no good.
     pub(crate) async fn caught_up(&self, age: Duration) {
-        let is_young = |began: Instant| began.elapsed() <= age;
+        let is_young = |(began, _): (Instant, usize)| began.elapsed() <= age;
         self.until(|state| state.oldest().is_none_or(is_young) || state.spoil.is_some() || state.abandoned).await;
     }
 
@@ -291,9 +291,9 @@ impl Ledger {
 }
 
 impl State {
-    /// When the oldest open submission began. There are few of them at a time.
-    fn oldest(&self) -> Option<Instant> {
-        self.slots.iter().flatten().map(|slot| slot.began).min()
+    /// When the oldest open submission began, and how many reports of it are to come. There are few of them at a time.
+    fn oldest(&self) -> Option<(Instant, usize)> {
+        self.slots.iter().flatten().map(|slot| (slot.began, slot.left)).min()
     }
 }
 
