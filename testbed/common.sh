@@ -76,17 +76,18 @@ one_at_a_time() {
 
 # A certificate authority and a certificate for the loopback names, made once.
 certificates() {
-    local tls=$testbed/tls
-    [ -f "$tls/server.pem" ] && { echo "$tls"; return; }
-    mkdir -p "$tls"
+    local tls=$testbed/tls part
+    [ -d "$tls" ] && { echo "$tls"; return; }
+    part=$(part "$tls")
     (
-        cd "$tls"
+        cd "$part"
         openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=outboxd testbed" -keyout ca.key -out ca.crt
         openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
         printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >names
         openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -extfile names -out server.crt
         cat server.key server.crt >server.pem
     ) 2>/dev/null
+    complete "$part" "$tls"
     echo "$tls"
 }
 
@@ -98,7 +99,7 @@ folder() {
     realpath -m "$dir"
 }
 
-# A download goes to a folder of its own and is named when complete: tests may want the same one at once.
+# What is downloaded or made goes to a folder of its own and is named when complete: tests may want the same one at once.
 part() {
     local part
     part=$(mktemp -d "$1.part-XXXXXX")

@@ -29,6 +29,11 @@ pub enum StoreError {
         #[source]
         source: Option<BoxError>,
     },
+    /// The database crashed and forgot settlements that it had acknowledged. What was delivered after them must not be
+    /// settled: rows are delivered again from the first forgotten one on, and a gap would show an old row last. The
+    /// relay reads on from the checkpoint.
+    #[error("the database crashed and forgot what was settled last: it is delivered again")]
+    Forgotten,
     /// Another relay leads by now. The relay stops leading and waits as standby.
     #[error("term {term} is over: another relay leads")]
     TermOver {

@@ -29,6 +29,10 @@ pub trait OutboxStore: Send + Sync {
     ///
     /// Rows [out of line](Settlement::is_out_of_line) are recorded in every mode, because no position will ever tell
     /// of them, and durably when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Forgotten`], and nothing is done, when earlier settlements since the last [`open`](Self::open) were
+    /// acknowledged and did not survive a crash of the database.
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Takes over what the broker knows to be published and the database may not: everything up to `position`, apart

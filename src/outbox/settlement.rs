@@ -68,6 +68,11 @@ impl Settlement {
         &self.ids
     }
 
+    /// The names of the row that was added last.
+    pub fn last(&self) -> Option<(i64, Uuid)> {
+        self.ids.last().copied().zip(self.event_ids.last().copied())
+    }
+
     /// The rows' ids as runs without a gap, each from its first id to its last, in the order they were added.
     pub fn runs(&self) -> Vec<RangeInclusive<i64>> {
         let mut runs: Vec<RangeInclusive<i64>> = Vec::new();

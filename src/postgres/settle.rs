@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use sqlx::postgres::{PgConnectOptions, PgQueryResult};
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{Settle, Settlement, Table};
@@ -11,7 +12,7 @@ use crate::postgres::errors::classify;
 use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, connect, missing, sql, table_oid};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
-/// the database forgets in between is delivered again.
+/// the database forgets in between is delivered again, and nothing after it is settled before that: see [`Place`].
 const UNFLUSHED: Guc = ("synchronous_commit", "off");
 
 /// The session that settles.
@@ -29,8 +30,55 @@ struct Relation {
     filenode: i64,
 }
 
+/// Where the settling session is kept while nobody uses it.
+#[derive(Default)]
+pub(super) struct Place {
+    session: Option<Settling>,
+    /// Sessions begun so far.
+    eras: u64,
+    /// The row that was settled last since a reader was opened. A crash forgets commits from the end: while this one is
+    /// remembered, so are all.
+    last: Option<(i64, Uuid)>,
+}
+
+impl Place {
+    /// A reader is opened, which sees what has been forgotten.
+    pub(super) fn reader_opens(&mut self) {
+        self.last = None;
+    }
+
+    /// Works with the session. It leaves its place meanwhile, so that one that failed or was cut short never comes back.
+    pub(super) async fn with<T>(
+        &mut self,
+        (options, table, how): (&PgConnectOptions, &Table, Settle),
+        work: impl AsyncFnOnce(&mut Settling) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => {
+                let mut session = Settling::begin(options, table, self.eras).await?;
+                self.eras += 1;
+                if let Some(last) = self.last
+                    && session.has_forgotten(table, how, last).await?
+                {
+                    return Err(StoreError::Forgotten);
+                }
+                session
+            }
+        };
+        let done = work(&mut session).await?;
+        self.session = Some(session);
+        Ok(done)
+    }
+
+    /// Remembers what was settled last.
+    pub(super) fn settled(&mut self, settlement: &Settlement) {
+        self.last = settlement.last().or(self.last);
+    }
+}
+
 impl Settling {
-    pub(super) async fn begin(options: &PgConnectOptions, table: &Table, era: u64) -> Result<Self, StoreError> {
+    async fn begin(options: &PgConnectOptions, table: &Table, era: u64) -> Result<Self, StoreError> {
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED]).collect();
         let mut conn = connect(options, "settle", &settings).await?;
         let oid = table_oid(&mut conn, table).await?;
@@ -43,6 +91,18 @@ impl Settling {
     /// The era that it stands for, if the server is still there.
     pub(super) async fn era(&mut self) -> Result<u64, StoreError> {
         ask("settling", self.conn.ping()).await.map(|()| self.era)
+    }
+
+    /// Whether a row that was settled is there as if it never had been.
+    async fn has_forgotten(&mut self, table: &Table, how: Settle, last: (i64, Uuid)) -> Result<bool, StoreError> {
+        let unsettled = if how == Settle::Delete { "" } else { "and sent_at is null" };
+        let text = format!(
+            "/* outboxd: has_forgotten */ select exists (
+                 select from {outbox} where id = $1 and event_id = $2 {unsettled})",
+            outbox = table.outbox()
+        );
+        let forgotten = sqlx::query_scalar(sql(text)).bind(last.0).bind(last.1).fetch_one(&mut self.conn);
+        ask("looking for what was settled last", forgotten).await
     }
 
     /// Carries out a settlement. A row whose event id differs is another row than the one that was delivered.

@@ -1,7 +1,6 @@
 //! The store: settings, sessions, and the promises handed on to whoever keeps them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -22,7 +21,7 @@ use crate::postgres::purge::{self, Purging};
 use crate::postgres::session::{
     ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid,
 };
-use crate::postgres::settle::Settling;
+use crate::postgres::settle::{Place, Settling};
 use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
 use crate::secret::Secret;
 
@@ -48,9 +47,7 @@ pub struct Settings {
 pub struct Store {
     settings: Settings,
     options: PgConnectOptions,
-    settling: Mutex<Option<Settling>>,
-    /// Settling sessions begun so far.
-    eras: AtomicU64,
+    settling: Mutex<Place>,
     looking: Mutex<Option<Looking>>,
 }
 
@@ -71,7 +68,7 @@ impl Store {
     /// [`StoreError::Unusable`] when the URL cannot be read.
     pub fn new(settings: Settings) -> Result<Self, StoreError> {
         let options = options(&settings.url)?;
-        Ok(Self { settings, options, settling: Mutex::new(None), eras: AtomicU64::new(0), looking: Mutex::new(None) })
+        Ok(Self { settings, options, settling: Mutex::default(), looking: Mutex::new(None) })
     }
 
     /// What speaks against running on this database, for the log.
@@ -120,7 +117,6 @@ impl Store {
         Ok(Box::new(DeltaReader::begin(conn, table.clone(), system, stored, era).await?))
     }
 
-    /// The session leaves its place while it works, so that one that failed or was cut short never comes back.
     async fn record(&self, settlement: &Settlement) -> Result<(), StoreError> {
         let Settings { table, settle, .. } = &self.settings;
         if settlement.is_empty() {
@@ -135,7 +131,11 @@ impl Store {
         if *settle == Settle::Checkpoint {
             return Ok(());
         }
-        self.settling(async |session| session.settle(table, *settle, settlement).await).await
+        let mut place = self.settling.lock().await;
+        let settled = async |session: &mut Settling| session.settle(table, *settle, settlement).await;
+        place.with((&self.options, table, *settle), settled).await?;
+        place.settled(settlement);
+        Ok(())
     }
 
     /// The era of the settling session, which begins before the reader that asks for it.
@@ -143,6 +143,7 @@ impl Store {
         if self.settings.settle == Settle::Checkpoint {
             return Ok(None);
         }
+        self.settling.lock().await.reader_opens();
         let era = match self.settling(Settling::era).await {
             Ok(era) => era,
             // One that was lost has left its place by now.
@@ -156,17 +157,8 @@ impl Store {
         &self,
         work: impl AsyncFnOnce(&mut Settling) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut place = self.settling.lock().await;
-        let mut session = match place.take() {
-            Some(session) => session,
-            None => {
-                let era = self.eras.fetch_add(1, Ordering::Relaxed);
-                Settling::begin(&self.options, &self.settings.table, era).await?
-            }
-        };
-        let done = work(&mut session).await?;
-        *place = Some(session);
-        Ok(done)
+        let Settings { table, settle, .. } = &self.settings;
+        self.settling.lock().await.with((&self.options, table, *settle), work).await
     }
 
     /// Works with the session that looks.

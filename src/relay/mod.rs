@@ -304,7 +304,7 @@ fn standby(status: &watch::Sender<Status>, connected: bool) {
 /// Sorts a store's error into how a session ends.
 fn store_verdict(error: StoreError) -> Verdict {
     match error {
-        StoreError::Unavailable { .. } => Verdict::Again(chain(&error)),
+        StoreError::Unavailable { .. } | StoreError::Forgotten => Verdict::Again(chain(&error)),
         StoreError::TermOver { .. } => Verdict::LeaseLost,
         StoreError::Unusable { .. } => Verdict::Failed(Error::Store(error)),
     }

@@ -6,7 +6,9 @@ use chrono::Utc;
 use outboxd::contract::{Inspect, OutboxStore, StoreError};
 use outboxd::outbox::{Held, HoldCause, Lane, Limit, Record, Settle, Settlement, Term};
 
-use super::server::{AMPLE, Outbox, checkpoint, drain, newest, servers};
+use super::server::{AMPLE, Outbox, checkpoint, drain, keys, newest, servers};
+use crate::support::machine;
+use crate::support::throwaway::Postgres;
 
 /// Purges until there is no more; returns how many rows went.
 async fn purge(outbox: &Outbox, term: Term, retention: Duration) -> u64 {
@@ -111,6 +113,38 @@ async fn rows_between_those_that_are_settled_stay() {
         settle_in(era, &outbox, &scattered).await;
         let left = drain(&mut *outbox.open().await, AMPLE).await;
         assert_eq!(left.iter().map(|record| record.id).collect::<Vec<_>>(), [5, 11, 13, 15, 17, 19], "{how}");
+    }
+}
+
+/// A crash of the server takes back settlements that were not flushed. Were a later one recorded after it, the earlier
+/// rows would be published once more behind it, and stay the last that a consumer hears of.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_forgotten_settlement_is_not_settled_before_it() {
+    let _machine = machine::shared().await;
+    for how in [Settle::Mark, Settle::Delete] {
+        let postgres = Postgres::start();
+        let outbox = Outbox::settling(postgres.server().url(), "forgotten", how).await;
+        outbox.run(&mut outbox.connect().await, "alter system set wal_writer_delay = '10s'").await;
+        postgres.restart();
+        write_many(&outbox, 2).await;
+        let mut reader = outbox.open().await;
+        let read = drain(&mut *reader, AMPLE).await;
+        outbox.settle(&read[..1]).await;
+        postgres.kill();
+        postgres.restart();
+
+        let mut second = Settlement::default();
+        second.push(&read[1]);
+        // The session that was lost says so once; what it forgot is told for as long as nobody reads again.
+        assert!(matches!(outbox.store.settle(&second).await, Err(StoreError::Unavailable { .. })));
+        for _ in 0..2 {
+            let refused = outbox.store.settle(&second).await;
+            assert!(matches!(refused, Err(StoreError::Forgotten)), "{how}: {refused:?}");
+        }
+        let again = drain(&mut *outbox.open().await, AMPLE).await;
+        assert_eq!(keys(&again), keys(&read), "{how}");
+        outbox.settle(&again).await;
+        assert!(drain(&mut *outbox.open().await, AMPLE).await.is_empty(), "{how}");
     }
 }
 
