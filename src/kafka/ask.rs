@@ -51,10 +51,10 @@ pub(crate) struct Terms {
     pub(crate) compacted: Option<bool>,
 }
 
-/// Asks about topics, through the producer's own client, so that it knows them too.
+/// Asks about topics, through each of the producer's own clients, so that they know them too.
 #[derive(Clone)]
 pub(crate) struct Asker {
-    pub(crate) client: Handle,
+    pub(crate) clients: Vec<Handle>,
     pub(crate) admin: Arc<Admin>,
 }
 
@@ -112,23 +112,30 @@ impl Asker {
         }
     }
 
-    /// The number of partitions. The client's call blocks, so it has a thread to itself.
+    /// The number of partitions that all clients know of. Their calls block, so they have a thread to themselves.
     async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
-        let (client, topic) = (self.client.clone(), topic.to_owned());
+        let (clients, topic) = (self.clients.clone(), topic.to_owned());
         let asked = tokio::task::spawn_blocking(move || {
-            let metadata = client.client().fetch_metadata(Some(&topic), PATIENCE)?;
-            let found = metadata.topics().iter().find(|found| found.name() == topic);
-            let found = found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?;
-            match found.error() {
-                Some(error) => Err(KafkaError::MetadataFetch(error.into())),
-                // A topic in the making.
-                None if found.partitions().is_empty() => {
-                    Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))
-                }
-                None => Ok(i32::try_from(found.partitions().len()).expect("Kafka counts partitions in 32 bits")),
+            let mut known = i32::MAX;
+            for client in &clients {
+                known = known.min(partitions_by(client, &topic)?);
             }
+            Ok(known)
         });
         asked.await.unwrap_or(Err(KafkaError::Canceled))
+    }
+}
+
+/// The number of partitions that a client is told of. Blocks.
+fn partitions_by(client: &Handle, topic: &str) -> Result<i32, KafkaError> {
+    let metadata = client.client().fetch_metadata(Some(topic), PATIENCE)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let found = found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?;
+    match found.error() {
+        Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+        // A topic in the making.
+        None if found.partitions().is_empty() => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)),
+        None => Ok(i32::try_from(found.partitions().len()).expect("Kafka counts partitions in 32 bits")),
     }
 }
 

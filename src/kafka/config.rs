@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 
-use crate::kafka::producer::Role;
+use crate::kafka::producer::{Role, TRANSACTIONS};
 use crate::kafka::properties;
 use crate::outbox::Delivery;
 
@@ -115,8 +115,21 @@ impl Settings {
         if self.delivery.fences() { Role::Transactional } else { Role::Main }
     }
 
-    /// The configuration of a producer of this shape.
-    pub(crate) fn producer(&self, role: Role, shape: Shape) -> ClientConfig {
+    /// The configurations of a producer's clients: of one, or of as many as it may have transactions under way.
+    pub(crate) fn clients(&self, role: Role, shape: Shape) -> Vec<ClientConfig> {
+        let client = self.client(role, shape);
+        if role != Role::Transactional {
+            return vec![client];
+        }
+        let of_transaction = |number: usize| {
+            let (mut client, source) = (client.clone(), &self.source);
+            client.set("transactional.id", format!("outboxd-{number}-{source}"));
+            client
+        };
+        (1..=TRANSACTIONS).map(of_transaction).collect()
+    }
+
+    fn client(&self, role: Role, shape: Shape) -> ClientConfig {
         let mut config = properties::producer_config(&self.properties);
         config
             .set("batch.size", shape.batch_size.to_string())
@@ -129,7 +142,6 @@ impl Settings {
                 config.set(properties::IN_FLIGHT, "1");
             }
             Role::Transactional => {
-                config.set("transactional.id", format!("outboxd-{}", self.source));
                 config.set("transaction.timeout.ms", self.transaction_timeout().as_millis().to_string());
             }
         }
@@ -227,8 +239,8 @@ mod tests {
             settings(&[("message.max.bytes", "2000"), ("batch.size", "1000"), ("queue.buffering.max.kbytes", "70")]);
         let shape = settings.shape(Some(100_000), 5_000_000);
         assert_eq!((shape.batch_size, shape.message_limit), (1_000, 2_000));
-        assert_eq!(settings.producer(Role::Main, shape).get("queue.buffering.max.kbytes"), Some("70"));
-        let large = settings.producer(Role::Main, Shape { message_limit: 1 << 20, ..shape });
+        assert_eq!(settings.client(Role::Main, shape).get("queue.buffering.max.kbytes"), Some("70"));
+        let large = settings.client(Role::Main, Shape { message_limit: 1 << 20, ..shape });
         assert_eq!(large.get("queue.buffering.max.kbytes"), Some("1025"), "room for one record at least");
     }
 
@@ -246,13 +258,14 @@ mod tests {
         let settings = Settings { delivery: Delivery::Fenced, ..settings(&[("max.in.flight", "5")]) };
         let shape = settings.shape(None, 0);
         assert_eq!(settings.role(), Role::Transactional);
-        let fencing = settings.producer(Role::Transactional, shape);
-        assert_eq!(fencing.get("transactional.id"), Some("outboxd-shop"));
-        let isolation = settings.producer(Role::Isolation, shape);
+        let fencing = settings.clients(Role::Transactional, shape);
+        let ids: Vec<_> = fencing.iter().map(|client| client.get("transactional.id")).collect();
+        assert_eq!(ids, [Some("outboxd-1-shop"), Some("outboxd-2-shop")]);
+        let isolation = settings.client(Role::Isolation, shape);
         assert_eq!((isolation.get("transactional.id"), isolation.get("batch.num.messages")), (None, Some("1")));
         assert_eq!(isolation.get("enable.gapless.guarantee"), Some("false"));
         assert_eq!(isolation.get(properties::IN_FLIGHT), Some("1"));
-        assert_eq!(settings.producer(Role::Main, shape).get("enable.gapless.guarantee"), Some("true"));
+        assert_eq!(settings.client(Role::Main, shape).get("enable.gapless.guarantee"), Some("true"));
     }
 
     #[test]

@@ -69,15 +69,43 @@ pub(crate) struct Ledger {
 struct State {
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
+    /// Submissions and transactions that have not ended.
     open: usize,
+    transactions: Transactions,
     warming: usize,
     reported: u64,
     /// The count of reports at which whoever waits for room is woken.
     room_at: Option<u64>,
     spoil: Option<Spoil>,
-    /// Whether the transaction that was spoilt is aborted, so that the producer can go on.
+    /// Whether a transaction was aborted, so that the producer can go on.
     aborted: bool,
     abandoned: bool,
+}
+
+/// How many transactions there were. They begin one after the other, and are committed in that order.
+#[derive(Debug, Default)]
+struct Transactions {
+    begun: u64,
+    ended: u64,
+    /// Committed since somebody [asked](Ledger::take_committed).
+    committed: usize,
+}
+
+impl Transactions {
+    fn open(&self) -> usize {
+        (self.begun - self.ended) as usize
+    }
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was committed.
+    Committed,
+    /// It was undone, and the producer can go on once that is [mended](Ledger::mend).
+    Undone,
+    /// Nobody knows.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -155,23 +183,46 @@ impl Ledger {
         self.room.notify_one();
     }
 
-    /// Counts a transaction as open, until [`release`](Self::release): its records alone do not end it.
-    pub(crate) fn retain(&self) {
-        self.state().open += 1;
+    /// Counts a transaction as open, until [`release`](Self::release): its records alone do not end it. Returns its
+    /// number.
+    pub(crate) fn retain(&self) -> u64 {
+        let mut state = self.state();
+        state.open += 1;
+        state.transactions.begun += 1;
+        state.transactions.begun
     }
 
-    /// Notes that a transaction has ended. `aborted`: it was undone, and the producer can go on once that is
-    /// [`mended`](Self::mend).
-    pub(crate) fn release(&self, aborted: bool) {
+    /// Notes that a transaction has ended.
+    pub(crate) fn release(&self, ended: Ended) {
         let mut state = self.state();
-        state.aborted = aborted;
+        state.transactions.ended += 1;
+        state.transactions.committed += usize::from(ended == Ended::Committed);
+        state.aborted |= ended == Ended::Undone;
         if !state.abandoned {
             state.open -= 1;
             self.changed.notify_waiters();
         }
     }
 
-    /// Makes a producer good again whose transaction was aborted, and says what that one taught.
+    /// Waits until every transaction before this one has ended, or the producer is found to be no good.
+    pub(crate) async fn turn_of(&self, transaction: u64) {
+        self.until(|state| state.transactions.ended + 1 >= transaction || state.spoil.is_some() || state.abandoned)
+            .await;
+    }
+
+    /// Waits until another transaction may begin, or the producer is found to be no good. Every record of the one before
+    /// is acknowledged then, and the one before that has ended.
+    pub(crate) async fn another(&self) {
+        let may_begin = |state: &State| state.open == state.transactions.open() && state.open <= 1;
+        self.until(|state| may_begin(state) || state.spoil.is_some() || state.abandoned).await;
+    }
+
+    /// How many transactions were committed since this was asked last.
+    pub(crate) fn take_committed(&self) -> usize {
+        std::mem::take(&mut self.state().transactions.committed)
+    }
+
+    /// Makes a producer good again whose transactions were aborted, and says what they taught.
     pub(crate) fn mend(&self) -> Option<Spoil> {
         let mut state = self.state();
         if !state.aborted || state.abandoned || state.open > 0 {
@@ -361,115 +412,4 @@ impl Ticket {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    fn delivered(offset: i64) -> Outcome {
-        Outcome::Delivered { partition: 0, offset }
-    }
-
-    #[test]
-    fn outcomes_come_in_the_order_of_the_submission_whatever_the_order_of_the_reports() {
-        let ledger = Arc::new(Ledger::default());
-        let (mut submission, mut receipt) = ledger.begin(3);
-        submission.set(1, Outcome::Held(HoldCause::MissingTopic));
-        let tickets = [submission.ticket(0), submission.ticket(2)];
-        submission.sent();
-        submission.sent();
-        drop(submission);
-        ledger.report(tickets[1], delivered(8));
-        assert_eq!((&mut receipt).now_or_never(), None);
-        ledger.report(tickets[0], delivered(7));
-        let outcomes = receipt.now_or_never().expect("the last report has come");
-        assert_eq!(outcomes, [delivered(7), Outcome::Held(HoldCause::MissingTopic), delivered(8)]);
-        assert!(ledger.is_idle());
-    }
-
-    #[test]
-    fn a_receipt_resolves_when_the_producer_is_abandoned_and_late_reports_harm_nothing() {
-        let ledger = Arc::new(Ledger::default());
-        let (mut submission, receipt) = ledger.begin(2);
-        let tickets = [submission.ticket(0), submission.ticket(1)];
-        submission.sent();
-        submission.sent();
-        ledger.report(tickets[0], delivered(1));
-        ledger.abandon();
-        drop(submission);
-        ledger.report(tickets[1], delivered(2));
-        assert_eq!(receipt.now_or_never(), Some(vec![delivered(1), Outcome::Unknown]));
-        assert!(!ledger.is_sound());
-    }
-
-    #[test]
-    fn slots_are_used_again_and_keep_their_records_apart() {
-        let ledger = Arc::new(Ledger::default());
-        for round in 0..10 {
-            let (mut a, receipt_a) = ledger.begin(1);
-            let (mut b, receipt_b) = ledger.begin(1);
-            let tickets = [a.ticket(0), b.first_ticket(0)];
-            a.sent();
-            b.sent();
-            drop((a, b));
-            ledger.report(tickets[1], delivered(round));
-            ledger.report(tickets[0], delivered(-round));
-            assert_eq!(receipt_a.now_or_never(), Some(vec![delivered(-round)]));
-            assert_eq!(receipt_b.now_or_never(), Some(vec![delivered(round)]));
-        }
-        assert!(ledger.state().slots.len() <= 2);
-        assert!(ledger.warmed().now_or_never().is_some());
-    }
-
-    #[test]
-    fn a_submission_cut_short_resolves_once_what_was_sent_is_reported() {
-        let ledger = Arc::new(Ledger::default());
-        let (mut submission, mut receipt) = ledger.begin(5);
-        let ticket = submission.ticket(0);
-        submission.sent();
-        drop(submission);
-        assert_eq!((&mut receipt).now_or_never(), None);
-        ledger.report(ticket, delivered(1));
-        let outcomes = receipt.now_or_never().expect("nothing more will come");
-        assert_eq!(outcomes[0], delivered(1));
-        assert_eq!(outcomes[1..], [Outcome::Unknown, Outcome::Unknown, Outcome::Unknown, Outcome::Unknown]);
-    }
-
-    #[tokio::test]
-    async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybody() {
-        let ledger = Arc::new(Ledger::default());
-        let (mut submission, _receipt) = ledger.begin(4);
-        let tickets: Vec<usize> = (0..4).map(|index| submission.first_ticket(index)).collect();
-        (0..4).for_each(|_| submission.sent());
-        let waiting = ledger.room(4);
-        let mut waiting = pin!(waiting);
-        assert!((&mut waiting).now_or_never().is_none());
-        ledger.report(tickets[0], delivered(0));
-        assert!((&mut waiting).now_or_never().is_some());
-
-        assert!(ledger.warmed().now_or_never().is_none());
-        let held = vec![("t".to_owned(), HoldCause::NotAuthorised)];
-        ledger.spoil(Spoil::because("first"));
-        ledger.spoil(Spoil { held: held.clone(), ..Spoil::because("second") });
-        assert!(ledger.warmed().now_or_never().is_some() && ledger.drained().now_or_never().is_some());
-        let spoil = ledger.spoiled().expect("spoilt");
-        assert_eq!((spoil.reason.as_str(), spoil.held), ("first", held));
-    }
-
-    #[test]
-    fn a_producer_whose_transaction_was_aborted_goes_on_once_it_is_mended() {
-        let ledger = Arc::new(Ledger::default());
-        ledger.retain();
-        ledger.spoil(Spoil::because("refused"));
-        assert_eq!(ledger.mend(), None, "the transaction is open");
-        assert!(!ledger.is_idle());
-        ledger.release(true);
-        assert!(ledger.is_idle() && !ledger.is_sound());
-        assert_eq!(ledger.mend(), Some(Spoil::because("refused")));
-        assert!(ledger.is_sound());
-        ledger.retain();
-        ledger.spoil(Spoil::because("fenced"));
-        ledger.release(false);
-        assert_eq!(ledger.mend(), None, "nobody knows what became of it");
-    }
-}
+mod tests;

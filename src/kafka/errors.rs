@@ -56,6 +56,11 @@ pub(crate) fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     }
 }
 
+/// Whether the broker still ends an earlier transaction.
+pub(crate) fn is_concurrent(error: &KafkaError) -> bool {
+    code(error) == Some(RDKafkaErrorCode::ConcurrentTransactions)
+}
+
 #[cfg(test)]
 mod tests {
     use rdkafka::types::RDKafkaRespErr;

@@ -114,13 +114,14 @@ impl Sink {
     ) -> Result<Receipt, SinkError> {
         let Self { producer, topics, settings, memory, .. } = self;
         let Some(producer) = producer else { return Err(not_open()) };
-        let Some(transactor) = producer.transactor.clone() else { return Err(not_open()) };
-        let payload = memory.as_mut().map(|memory| {
+        let step = memory.as_ref().map(|memory| {
             let sent = sendings.iter().map(|sending| &records[sending.index]);
             memory.after(sent, after)
         });
-        let payload = payload.transpose()?;
-        transactor.begin().await.map_err(|error| unavailable("beginning a transaction", error))?;
+        let step = step.transpose()?;
+        let begun = producer.begin_transaction().await;
+        let transactor = begun.map_err(|error| unavailable("beginning a transaction", error))?;
+        let payload = memory.as_mut().zip(step).map(|(memory, step)| memory.take(step));
         let (count, all) = (sendings.len(), sendings.len() + usize::from(payload.is_some()));
         let (submission, receipt) = producer.ledger.begin(all);
         let transaction = Transaction::new(&producer.ledger, &transactor, all, settings.transaction_timeout());
@@ -200,9 +201,7 @@ impl Sink {
         let Some(spoil) = self.mend() else {
             let outcomes = tried?;
             self.sound()?;
-            if let Some(memory) = &mut self.memory {
-                memory.commit();
-            }
+            self.remember_committed();
             return Ok(Tried::Delivered(outcomes));
         };
         let id = records[group[0].index].id;

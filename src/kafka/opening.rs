@@ -12,8 +12,7 @@ use crate::kafka::delivery::Spoil;
 use crate::kafka::errors;
 use crate::kafka::producer::{Producer, Role};
 use crate::kafka::progress::{Memory, Seeker};
-use crate::kafka::sink::{Sink, unavailable};
-use crate::kafka::transaction::Transactor;
+use crate::kafka::sink::{Sink, not_open, unavailable};
 use crate::observe::metrics;
 use crate::outbox::{Delivery, Term};
 
@@ -39,6 +38,7 @@ impl Sink {
         if let Some(ended) = self.isolation.take_if(|isolation| !isolation.is_at_rest()) {
             self.end(ended);
         }
+        self.remember_committed();
         let is_fit = self.producer.as_ref().is_some_and(Producer::is_at_rest);
         let fences = self.settings.delivery.fences();
         if !is_fit || (fences && self.term != Some(term)) {
@@ -77,6 +77,7 @@ impl Sink {
         let producer = self.producer.as_ref()?;
         let spoil = producer.ledger.mend()?;
         let batch = producer.shape.batch_size;
+        self.remember_committed();
         if let Some(memory) = &mut self.memory {
             memory.undo();
         }
@@ -89,11 +90,8 @@ impl Sink {
 
     /// Makes the broker refuse what earlier producers of this outbox send, if that is wanted and not done.
     async fn initialise(&mut self) -> Result<(), SinkError> {
-        let transactor = self.producer.as_ref().and_then(|producer| producer.transactor.clone());
-        if let Some(transactor) = transactor
-            && !self.is_initialised
-        {
-            self.be_let_in(transactor).await?;
+        if self.settings.delivery.fences() && !self.is_initialised {
+            self.be_let_in().await?;
             self.is_initialised = true;
         }
         Ok(())
@@ -101,14 +99,12 @@ impl Sink {
 
     /// Asks to be let in. While the broker still ends an earlier transaction the client waits for half a second before
     /// it asks again; another client asks sooner.
-    async fn be_let_in(&mut self, mut transactor: Transactor) -> Result<(), SinkError> {
+    async fn be_let_in(&mut self) -> Result<(), SinkError> {
         for _ in 0..QUICK_TRIES {
-            match transactor.initialise(QUICKLY).await {
+            match self.producer.as_ref().ok_or_else(not_open)?.initialise(QUICKLY).await {
                 Ok(()) => return Ok(()),
-                Err(error) if errors::code(&error) == Some(RDKafkaErrorCode::ConcurrentTransactions) => {
+                Err(error) if errors::is_concurrent(&error) => {
                     let producer = self.new_producer(Role::Transactional, self.shape())?;
-                    let Some(next) = producer.transactor.clone() else { break };
-                    transactor = next;
                     self.topics.begin_anew();
                     let earlier = self.producer.replace(producer);
                     self.ended.extend(earlier.map(Producer::end));
@@ -116,7 +112,8 @@ impl Sink {
                 Err(_slow) => break,
             }
         }
-        transactor.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))
+        let producer = self.producer.as_ref().ok_or_else(not_open)?;
+        producer.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))
     }
 
     async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {
@@ -161,6 +158,7 @@ impl Sink {
 
     /// Replaces a producer whose last transaction is over, so that what is remembered stays true.
     async fn replace(&mut self, shape: Shape) -> Result<(), SinkError> {
+        self.remember_committed();
         let memory = self.memory.take();
         self.end_producer();
         self.build(shape).await?;
@@ -171,7 +169,7 @@ impl Sink {
 
     /// A producer that connects by itself, when it can.
     pub(crate) fn new_producer(&self, role: Role, shape: Shape) -> Result<Producer, SinkError> {
-        let producer = Producer::build(&self.settings.producer(role, shape), role, shape, &self.reach, &self.patience);
+        let producer = Producer::build(&self.settings.clients(role, shape), role, shape, &self.reach, &self.patience);
         producer.map_err(|error| SinkError::Unusable {
             problem: "the Kafka client cannot be created".to_owned(),
             repair: "correct the kafka properties".to_owned(),

@@ -197,12 +197,13 @@ impl Writer<'_> {
     ) -> Result<(), SinkError> {
         let mut deferred: Vec<(usize, Sending)> = Vec::new();
         let mut is_warming = false;
+        let turn = self.producer.turn();
         for (count, (place, sending)) in sendings.enumerate() {
             if count % STRIDE == STRIDE - 1 {
                 yield_now().await;
             }
             let State::Known(known) = &mut topics.get(sending.topic).state else { continue };
-            match &mut known.warmth[sending.partition as usize] {
+            match &mut known.warmth[sending.partition as usize][turn] {
                 Warmth::Warm => self.send(place, sending).await?,
                 Warmth::Warming => deferred.push((place, sending)),
                 cold @ Warmth::Cold => {

@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -66,43 +67,82 @@ pub(crate) enum Role {
     Transactional,
 }
 
+/// Transactions that may be under way at a time, each with a client of its own. While the broker still makes one visible,
+/// the client that has committed it must wait; another one can go on.
+pub(crate) const TRANSACTIONS: usize = 2;
+
 /// One producer, from its creation to its end.
 pub(crate) struct Producer {
-    client: Handle,
+    /// Its clients: one for each transaction that may be under way.
+    clients: Vec<Handle>,
+    /// Their transactions, if it makes any.
+    transactors: Vec<Transactor>,
+    /// The client that takes records now.
+    turn: usize,
     /// What became of the records.
     pub(crate) ledger: Arc<Ledger>,
     /// What it was built for.
     pub(crate) shape: Shape,
-    /// Its transactions, if it makes any.
-    pub(crate) transactor: Option<Transactor>,
     enqueued: u64,
 }
 
 impl Producer {
-    /// Builds a producer. It connects by itself, when it can. Call it within a tokio runtime.
+    /// Builds a producer with a client for each of the configurations. It connects by itself, when it can. Call it
+    /// within a tokio runtime.
     pub(crate) fn build(
-        config: &ClientConfig,
+        configs: &[ClientConfig],
         role: Role,
         shape: Shape,
         reach: &Arc<Reach>,
         patience: &Arc<Patience>,
     ) -> Result<Self, KafkaError> {
         let ledger = Arc::new(Ledger::default());
-        let log = ClientLog::new(Arc::clone(reach));
-        let context = Context { ledger: Arc::clone(&ledger), log, role };
-        let client: Arc<Client> = Arc::new(Client::start(config, context)?);
-        let handle = Handle::from(Arc::clone(&client));
-        tokio::spawn(stall::watch(Arc::clone(&ledger), Arc::downgrade(&client), Arc::clone(patience)));
-        let transactor = (role == Role::Transactional).then(|| Transactor::start(handle.clone()));
-        if transactor.is_none() {
-            tokio::spawn(wind_up(Arc::clone(&ledger), Arc::downgrade(&client)));
+        let start = |config: &ClientConfig| {
+            let log = ClientLog::new(Arc::clone(reach));
+            let context = Context { ledger: Arc::clone(&ledger), log, role };
+            Client::start(config, context).map(Arc::new)
+        };
+        let clients: Vec<Arc<Client>> = configs.iter().map(start).collect::<Result<_, _>>()?;
+        let first = || Arc::downgrade(&clients[0]);
+        tokio::spawn(stall::watch(Arc::clone(&ledger), first(), Arc::clone(patience)));
+        if role != Role::Transactional {
+            tokio::spawn(wind_up(Arc::clone(&ledger), first()));
         }
-        Ok(Self { client: handle, ledger, shape, transactor, enqueued: 0 })
+        let clients: Vec<Handle> = clients.into_iter().map(Handle::from).collect();
+        let transacting = clients.iter().filter(|_| role == Role::Transactional);
+        let transactors = transacting.cloned().map(Transactor::start).collect();
+        Ok(Self { clients, transactors, turn: 0, ledger, shape, enqueued: 0 })
     }
 
-    /// The client, for questions about topics: it must know them before it is sent records of them.
-    pub(crate) fn client(&self) -> Handle {
-        self.client.clone()
+    /// The clients, for questions about topics: they must know them before they are sent records of them.
+    pub(crate) fn clients(&self) -> Vec<Handle> {
+        self.clients.clone()
+    }
+
+    /// The number of the client that takes records now.
+    pub(crate) fn turn(&self) -> usize {
+        self.turn
+    }
+
+    /// Makes the broker refuse whatever earlier producers of these names still send, and ends their transactions. May
+    /// be called again.
+    ///
+    /// # Errors
+    /// That an earlier transaction has not ended, before anything else.
+    pub(crate) async fn initialise(&self, patience: Duration) -> Result<(), KafkaError> {
+        let asked = join_all(self.transactors.iter().map(|transactor| transactor.initialise(patience))).await;
+        let failed = asked.into_iter().filter_map(Result::err);
+        let worst = failed.reduce(|a, b| if errors::is_concurrent(&a) { a } else { b });
+        worst.map_or(Ok(()), Err)
+    }
+
+    /// Begins a transaction, with the client whose turn it is: records go there until the next one begins.
+    pub(crate) async fn begin_transaction(&mut self) -> Result<Transactor, KafkaError> {
+        let turn = (self.turn + 1) % self.clients.len();
+        let transactor = self.transactors.get(turn).ok_or(KafkaError::Canceled)?;
+        transactor.begin().await?;
+        self.turn = turn;
+        Ok(transactor.clone())
     }
 
     /// Whether it can take records and nothing of earlier ones is left to be told.
@@ -117,7 +157,7 @@ impl Producer {
     pub(crate) async fn send<'a>(&mut self, record: BaseRecord<'a, str, [u8], usize>) -> Result<(), KafkaError> {
         let mut record = record;
         loop {
-            match self.client.send(record) {
+            match self.clients[self.turn].send(record) {
                 Ok(()) => {
                     self.enqueued += 1;
                     return Ok(());
@@ -136,12 +176,14 @@ impl Producer {
     pub(crate) fn end(self) -> oneshot::Receiver<()> {
         self.ledger.abandon();
         let (done, ended) = oneshot::channel();
-        let mut handle = self.client;
-        drop(self.transactor);
+        let mut clients = self.clients;
+        drop(self.transactors);
         std::thread::spawn(move || {
-            handle.purge(PurgeConfig::default().queue().inflight());
+            for client in &clients {
+                client.purge(PurgeConfig::default().queue().inflight());
+            }
             // Here, and not on yet another thread, so that the answer is true.
-            drop(handle.0.take());
+            clients.iter_mut().for_each(|client| drop(client.0.take()));
             // Nobody may be waiting.
             let _ = done.send(());
         });

@@ -1,7 +1,7 @@
 //! What an exactly-once sink remembers at the broker: how far it is, in one record of a compacted topic, written in
 //! the same transactions as the records it tells of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use rdkafka::admin::{NewTopic, TopicReplication};
@@ -55,11 +55,17 @@ pub(crate) struct Memory {
     key: String,
     term: Term,
     committed: State,
-    /// What the transaction that is under way makes of it.
-    pending: Option<State>,
+    /// What the transactions that are under way make of it, in their order.
+    pending: VecDeque<State>,
     /// Whether a record is outstanding, so that the position stands still.
     is_stuck: bool,
     found: Option<Progress>,
+}
+
+/// What a transaction makes of it.
+pub(crate) struct Step {
+    next: State,
+    payload: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -91,7 +97,7 @@ impl Memory {
             position: found.position.clone(),
             beyond: found.beyond.clone(),
         });
-        Ok(Self { topic, partition, key, term, committed, pending: None, is_stuck: false, found })
+        Ok(Self { topic, partition, key, term, committed, pending: VecDeque::new(), is_stuck: false, found })
     }
 
     /// What was found when it was read.
@@ -101,7 +107,6 @@ impl Memory {
 
     /// Begins anew with what is committed: the relay knows of every record that is outstanding.
     pub(crate) fn begin_anew(&mut self, term: Term) {
-        self.commit();
         (self.term, self.is_stuck) = (term, false);
         let State { position, beyond } = self.committed.clone();
         let is_any = position.is_some() || !beyond.is_empty();
@@ -113,16 +118,16 @@ impl Memory {
         self.committed.beyond = Settlement::default();
     }
 
-    /// Notes that the transaction under way was committed.
-    pub(crate) fn commit(&mut self) {
-        if let Some(pending) = self.pending.take() {
-            self.committed = pending;
+    /// Notes that so many of the transactions under way were committed.
+    pub(crate) fn commit(&mut self, transactions: usize) {
+        if let Some(last) = self.pending.drain(..transactions).next_back() {
+            self.committed = last;
         }
     }
 
-    /// Notes that the transaction under way was undone.
+    /// Notes that the transactions under way were undone.
     pub(crate) fn undo(&mut self) {
-        self.pending = None;
+        self.pending.clear();
     }
 
     /// Notes that a record is outstanding: the position stands still until all begins anew.
@@ -130,19 +135,19 @@ impl Memory {
         self.is_stuck = true;
     }
 
-    /// The payload that says what is published once these records are, and `after`, where that is everything up to it.
+    /// What is published once these records are, and `after`, where that is everything up to it.
     ///
     /// # Errors
     /// When that names too many rows: the relay must settle them and begin anew.
     pub(crate) fn after<'a>(
-        &mut self,
+        &self,
         records: impl Iterator<Item = &'a Record>,
         after: Option<&Position>,
-    ) -> Result<Vec<u8>, SinkError> {
+    ) -> Result<Step, SinkError> {
         let next = match after.filter(|_| !self.is_stuck) {
             Some(position) => State { position: Some(position.clone()), beyond: Settlement::default() },
             None => {
-                let mut next = self.committed.clone();
+                let mut next = self.pending.back().unwrap_or(&self.committed).clone();
                 records.for_each(|record| next.beyond.push(record));
                 next
             }
@@ -151,9 +156,13 @@ impl Memory {
             let said = format!("{} rows are published out of line; they are to be settled first", next.beyond.len());
             return Err(unavailable("remembering what is published", said));
         }
-        let payload = write(&next, self.term);
-        self.pending = Some(next);
-        Ok(payload)
+        Ok(Step { payload: write(&next, self.term), next })
+    }
+
+    /// Notes that a transaction is under way that takes this step; returns the payload for [`encode`](Self::encode).
+    pub(crate) fn take(&mut self, step: Step) -> Vec<u8> {
+        self.pending.push_back(step.next);
+        step.payload
     }
 
     /// The record with this payload, in the client's terms.
@@ -354,7 +363,15 @@ mod tests {
     fn memory() -> Memory {
         let committed = State { position: Some(Position::new("5:9")), beyond: Settlement::default() };
         let (topic, key) = ("p".to_owned(), "shop".to_owned());
-        Memory { topic, partition: 0, key, term: Term(3), committed, pending: None, is_stuck: false, found: None }
+        let pending = VecDeque::new();
+        Memory { topic, partition: 0, key, term: Term(3), committed, pending, is_stuck: false, found: None }
+    }
+
+    /// Begins a transaction.
+    fn begin(memory: &mut Memory, ids: std::ops::Range<i64>, position: Option<&str>) -> Progress {
+        let records: Vec<Record> = ids.map(record).collect();
+        let step = memory.after(records.iter(), position.map(Position::new).as_ref()).expect("few rows");
+        read(&memory.take(step), "progress").expect("what was written can be read")
     }
 
     fn record(id: i64) -> Record {
@@ -371,10 +388,9 @@ mod tests {
     }
 
     fn after(memory: &mut Memory, ids: std::ops::Range<i64>, position: Option<&str>) -> Progress {
-        let records: Vec<Record> = ids.map(record).collect();
-        let payload = memory.after(records.iter(), position.map(Position::new).as_ref()).expect("few rows");
-        memory.commit();
-        read(&payload, "progress").expect("what was written can be read")
+        let progress = begin(memory, ids, position);
+        memory.commit(1);
+        progress
     }
 
     #[test]
@@ -403,19 +419,21 @@ mod tests {
     #[test]
     fn a_transaction_that_was_not_committed_is_not_remembered() {
         let mut memory = memory();
-        memory.after([record(1)].iter(), None).expect("few rows");
+        begin(&mut memory, 1..2, None);
+        assert_eq!(begin(&mut memory, 2..3, None).beyond.ids(), [1, 2]);
+        memory.commit(1);
         memory.undo();
-        assert_eq!(after(&mut memory, 2..3, None).beyond.ids(), [2]);
+        assert_eq!(after(&mut memory, 3..4, None).beyond.ids(), [1, 3]);
     }
 
     #[test]
     fn rows_are_named_one_by_one_only_up_to_what_a_record_holds() {
-        let mut memory = memory();
+        let memory = memory();
         let most: Vec<Record> = (0..ROWS as i64).map(|id| record(i64::MAX - id)).collect();
-        let payload = memory.after(most.iter(), None).expect("just fits");
+        let Step { payload, .. } = memory.after(most.iter(), None).expect("just fits");
         assert!(payload.len() < 1_000_000, "{} bytes", payload.len());
         let more = most.iter().chain([&most[0]]);
-        let error = memory.after(more, None).expect_err("one row more");
+        let error = memory.after(more, None).map(drop).expect_err("one row more");
         assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
     }
 

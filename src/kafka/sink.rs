@@ -148,7 +148,11 @@ impl Sink {
         self.topics.hear();
         self.sound()?;
         self.learn(records).await?;
-        self.sound()?.ledger.caught_up(self.settings.oldest).await;
+        let ledger = &self.sound()?.ledger;
+        ledger.caught_up(self.settings.oldest).await;
+        if self.settings.delivery.fences() {
+            ledger.another().await;
+        }
         self.sound().map(drop)
     }
 
@@ -156,7 +160,7 @@ impl Sink {
         self.topics.hear();
         self.sound()?;
         if self.settings.delivery.fences() {
-            self.last_transaction().await?;
+            self.another_transaction().await?;
         }
         self.ask_for_what_is_due()?;
         self.topics.rotate();
@@ -179,17 +183,34 @@ impl Sink {
         }
     }
 
-    /// Waits for the end of the last transaction: there is one at a time.
-    pub(crate) async fn last_transaction(&mut self) -> Result<(), SinkError> {
+    /// Waits until another transaction may begin.
+    async fn another_transaction(&mut self) -> Result<(), SinkError> {
         if !self.is_initialised {
             return Err(not_open());
         }
+        if self.has_gap {
+            self.last_transaction().await?;
+            return self.close_gap().await;
+        }
+        self.sound()?.ledger.another().await;
+        self.sound()?;
+        self.remember_committed();
+        Ok(())
+    }
+
+    /// Waits for the end of all transactions.
+    pub(crate) async fn last_transaction(&mut self) -> Result<(), SinkError> {
         self.sound()?.ledger.drained().await;
         self.sound()?;
-        if let Some(memory) = &mut self.memory {
-            memory.commit();
+        self.remember_committed();
+        Ok(())
+    }
+
+    /// Lets what the broker remembers be what the transactions have made of it that are committed by now.
+    pub(crate) fn remember_committed(&mut self) {
+        if let (Some(memory), Some(producer)) = (&mut self.memory, &self.producer) {
+            memory.commit(producer.ledger.take_committed());
         }
-        self.close_gap().await
     }
 
     /// Hands the records over as planned, the suspects after the others.
@@ -263,7 +284,7 @@ impl Sink {
 
     pub(crate) fn asker(&self) -> Result<Asker, SinkError> {
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
-        Ok(Asker { client: producer.client(), admin: Arc::clone(&self.admin) })
+        Ok(Asker { clients: producer.clients(), admin: Arc::clone(&self.admin) })
     }
 
     /// The producer, if it can take records.

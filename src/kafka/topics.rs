@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::kafka::ask::{Answer, Terms};
 use crate::kafka::partition::Spread;
+use crate::kafka::producer::TRANSACTIONS;
 use crate::outbox::HoldCause;
 
 /// How often a topic in use is asked for again, so that added partitions and changed limits are noticed.
@@ -50,13 +51,16 @@ pub(crate) struct Known {
     pub(crate) terms: Terms,
     /// Where its next record without a key goes.
     pub(crate) spread: Spread,
-    /// By partition: whether this producer has had a record acknowledged there.
-    pub(crate) warmth: Vec<Warmth>,
+    /// By partition and client of the producer: whether it has had a record acknowledged there.
+    pub(crate) warmth: Vec<[Warmth; TRANSACTIONS]>,
     /// Whether the producer at hand knows the topic too.
     introduced: bool,
 }
 
-/// Where a producer stands with a partition.
+/// Of a partition where nothing was sent yet.
+const COLD: [Warmth; TRANSACTIONS] = [Warmth::Cold; TRANSACTIONS];
+
+/// Where a producer's client stands with a partition.
 ///
 /// A broker that has no state of a producer takes any first sequence number. Were two requests under way and the
 /// first one lost, the second would be appended and the retried first one refused: so the first stays alone.
@@ -132,7 +136,7 @@ impl Topics {
                     tracing::info!(topic = %name, before = known.partitions, partitions, "the topic's number of partitions changed; keys move");
                 }
                 known.partitions = partitions;
-                known.warmth.resize(partitions as usize, Warmth::Cold);
+                known.warmth.resize(partitions as usize, COLD);
                 known.terms = terms;
                 known.introduced = true;
             }
@@ -209,12 +213,12 @@ impl Topics {
 
     /// Counts every partition as cold.
     pub(crate) fn cool(&mut self) {
-        self.known().for_each(|known| known.warmth.fill(Warmth::Cold));
+        self.known().for_each(|known| known.warmth.fill(COLD));
     }
 
     /// Notes that the first records of all partitions are acknowledged.
     pub(crate) fn warmed(&mut self) {
-        for warmth in self.known().flat_map(|known| &mut known.warmth) {
+        for warmth in self.known().flat_map(|known| &mut known.warmth).flatten() {
             if *warmth == Warmth::Warming {
                 *warmth = Warmth::Warm;
             }
@@ -256,7 +260,7 @@ impl From<Answer> for State {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Known { partitions, terms } => {
-                let warmth = vec![Warmth::Cold; partitions as usize];
+                let warmth = vec![COLD; partitions as usize];
                 State::Known(Known { partitions, terms, spread: Spread::default(), warmth, introduced: true })
             }
             Answer::Held(cause) => State::Held(cause),

@@ -1,7 +1,7 @@
 //! Transactions: the client's blocking calls on a thread of their own, and how a transaction ends.
 //!
-//! A transaction is one submission. It is committed when every record of it was acknowledged, and undone otherwise;
-//! its receipt resolves after that. A call that failed or timed out leaves nobody knowing what became of the
+//! A transaction is one submission. It is committed when every record of it was acknowledged and the transaction before
+//! it is committed, and undone otherwise; its receipt resolves after that. A call that failed or timed out leaves nobody knowing what became of the
 //! transaction: then the producer is given up, and the next one's initialisation decides.
 
 use std::sync::{Arc, mpsc};
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::contract::{Outcome, Receipt};
-use crate::kafka::delivery::{Ledger, Spoil};
+use crate::kafka::delivery::{Ended, Ledger, Spoil};
 use crate::kafka::producer::Handle;
 
 /// How long the client may take to let go of records that it has reported. A commit before that waits for 100 ms.
@@ -51,16 +51,22 @@ impl Transactor {
     pub(crate) fn start(client: Handle) -> Self {
         let (orders, received) = mpsc::channel::<Order>();
         std::thread::spawn(move || {
+            let mut is_initialised = false;
             for Order { call, reply } in received {
+                let done = match call {
+                    Call::Initialise(_) if is_initialised => Ok(()),
+                    call => make(&client, call),
+                };
+                is_initialised |= matches!(call, Call::Initialise(_)) && done.is_ok();
                 // Whoever asked may have gone.
-                let _ = reply.send(make(&client, call));
+                let _ = reply.send(done);
             }
         });
         Self { orders }
     }
 
     /// Makes the broker refuse whatever earlier producers of this name still send, and ends their transactions. May
-    /// be called again after it timed out.
+    /// be called again, after it timed out as well as after it succeeded.
     pub(crate) async fn initialise(&self, patience: Duration) -> Result<(), KafkaError> {
         self.call(Call::Initialise(patience)).await
     }
@@ -113,6 +119,8 @@ fn abort(client: &Handle, patience: Duration) -> Result<(), KafkaError> {
 pub(crate) struct Transaction {
     ledger: Arc<Ledger>,
     transactor: Transactor,
+    /// Its place among all of the producer.
+    number: u64,
     /// How many of its outcomes must be deliveries.
     planned: usize,
     /// How long committing or aborting may take.
@@ -120,11 +128,11 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    /// A transaction of a submission of which so many records are to be sent. Nobody may submit before it has ended:
-    /// the ledger tells.
+    /// A transaction of a submission of which so many records are to be sent. When another one may begin, the ledger
+    /// tells.
     pub(crate) fn new(ledger: &Arc<Ledger>, transactor: &Transactor, planned: usize, patience: Duration) -> Self {
-        ledger.retain();
-        Self { ledger: Arc::clone(ledger), transactor: transactor.clone(), planned, patience }
+        let (number, ledger) = (ledger.retain(), Arc::clone(ledger));
+        Self { ledger, transactor: transactor.clone(), number, planned, patience }
     }
 
     /// Ends the transaction in the background, when the records' receipt says so. The receipt that is returned
@@ -132,16 +140,16 @@ impl Transaction {
     pub(crate) fn ends_with(self, receipt: Receipt, records: usize) -> Receipt {
         let (answer, outcomes) = oneshot::channel();
         tokio::spawn(async move {
-            let (outcomes, aborted) = self.end(receipt).await;
-            self.ledger.release(aborted);
+            let (outcomes, ended) = self.end(receipt).await;
+            self.ledger.release(ended);
             // A receipt that nobody waits for any more is no failure.
             let _ = answer.send(outcomes);
         });
         Box::pin(async move { outcomes.await.unwrap_or_else(|_cut_off| vec![Outcome::Unknown; records]) })
     }
 
-    /// Ends the transaction. Says what became of the records, and whether the transaction was undone cleanly.
-    async fn end(&self, mut receipt: Receipt) -> (Vec<Outcome>, bool) {
+    /// Ends the transaction. Says what became of the records and of the transaction.
+    async fn end(&self, mut receipt: Receipt) -> (Vec<Outcome>, Ended) {
         let known = tokio::select! {
             biased;
             outcomes = &mut receipt => Some(outcomes),
@@ -149,22 +157,23 @@ impl Transaction {
         };
         let delivered = |outcomes: &Vec<Outcome>| outcomes.iter().filter(|outcome| is_delivered(outcome)).count();
         if let Some(outcomes) = known {
+            self.ledger.turn_of(self.number).await;
             if delivered(&outcomes) == self.planned && self.ledger.is_sound() {
                 return match self.try_to("committing a transaction", Call::Commit(self.patience)).await {
-                    Ok(()) => (outcomes, false),
+                    Ok(()) => (outcomes, Ended::Committed),
                     Err(error) => (undone(outcomes), self.abort_after(&error).await),
                 };
             }
             self.ledger.spoil(Spoil::because("a transaction was broken off"));
             return (undone(outcomes), self.abort().await);
         }
-        let aborted = self.abort().await;
+        let ended = self.abort().await;
         // Aborting makes the client report everything; giving up resolves the receipt as it is.
-        (undone(receipt.await), aborted)
+        (undone(receipt.await), ended)
     }
 
     /// Undoes a transaction whose commit was refused, if that is certain.
-    async fn abort_after(&self, error: &KafkaError) -> bool {
+    async fn abort_after(&self, error: &KafkaError) -> Ended {
         match error {
             KafkaError::Transaction(error) if error.txn_requires_abort() => {
                 self.ledger.spoil(Spoil::because(format!("the broker refused to commit a transaction: {error}")));
@@ -173,18 +182,18 @@ impl Transaction {
             error => {
                 self.ledger.spoil(Spoil::because(format!("whether a transaction was committed is not known: {error}")));
                 self.ledger.abandon();
-                false
+                Ended::Unknown
             }
         }
     }
 
-    async fn abort(&self) -> bool {
+    async fn abort(&self) -> Ended {
         match self.try_to("undoing a transaction", Call::Abort(self.patience)).await {
-            Ok(()) => true,
+            Ok(()) => Ended::Undone,
             Err(error) => {
                 tracing::debug!(error = %error, "the producer is given up with its transaction");
                 self.ledger.abandon();
-                false
+                Ended::Unknown
             }
         }
     }

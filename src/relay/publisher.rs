@@ -151,10 +151,11 @@ impl Publisher<'_> {
     }
 
     async fn publish(&mut self, fetched: Fetched) -> Result<(), Verdict> {
-        let mut gathered = self.gather(fetched);
+        let mut gathered = self.release_and_keep_back(fetched);
         if !self.prepare(&gathered.records).await? {
             return Ok(());
         }
+        self.gather(&mut gathered);
         if !self.leadership.is_trusted() {
             self.ending.abort.cancel();
             return Err(Verdict::LeaseLost);
@@ -188,13 +189,10 @@ impl Publisher<'_> {
         }
     }
 
-    /// The batch, without what is held; and with it what was read meanwhile, where a submission may be of several:
-    /// the more share a transaction, the less it costs each.
-    fn gather(&mut self, first: Fetched) -> Gathered {
-        let mut gathered = self.release_and_keep_back(first);
-        let Some(most) = self.together.filter(|_| !matches!(self.standing, Standing::Still(_))) else {
-            return gathered;
-        };
+    /// Adds what was read meanwhile, where a submission may be of several batches: the more share a transaction, the
+    /// less it costs each.
+    fn gather(&mut self, gathered: &mut Gathered) {
+        let Some(most) = self.together.filter(|_| !matches!(self.standing, Standing::Still(_))) else { return };
         let mut bytes: usize = gathered.records.iter().map(Record::footprint).sum();
         while gathered.records.len() < most.records
             && bytes < most.bytes
@@ -204,7 +202,6 @@ impl Publisher<'_> {
             bytes += next.records.iter().map(Record::footprint).sum::<usize>();
             gathered.add(next);
         }
-        gathered
     }
 
     fn release_and_keep_back(&self, fetched: Fetched) -> Gathered {

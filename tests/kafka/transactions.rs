@@ -201,12 +201,15 @@ async fn the_progress_tells_of_a_transaction_exactly_if_it_was_committed() {
         let reached = sink.progress().and_then(|found| found.position);
         let reached: i64 = reached.map_or(0, |position| position.as_str().parse().expect("a number"));
         both[usize::from(round > 0 && reached == next)] += 1;
-        next = reached + 2_000;
-        let records = said_by(round, reached..next, &topic);
-        let after = Position::new(next.to_string());
-        let _unknown = within(sink.submit_with_progress(&records, Some(&after))).await.expect("taken over");
+        next = reached;
+        for _ in 0..4 {
+            let records = said_by(round, next..next + 500, &topic);
+            next += 500;
+            let after = Position::new(next.to_string());
+            let _unknown = within(sink.submit_with_progress(&records, Some(&after))).await.expect("taken over");
+        }
         // The process ends at any moment: before the commit, while it is under way, after it.
-        tokio::time::sleep(Duration::from_millis(round as u64)).await;
+        tokio::time::sleep(Duration::from_micros(250 * round as u64)).await;
         drop(sink);
     }
     let mut sink = Sink::new(settings).expect("valid settings");

@@ -1,0 +1,141 @@
+//! The ledger by itself.
+
+use futures_util::FutureExt;
+
+use super::*;
+
+fn delivered(offset: i64) -> Outcome {
+    Outcome::Delivered { partition: 0, offset }
+}
+
+#[test]
+fn outcomes_come_in_the_order_of_the_submission_whatever_the_order_of_the_reports() {
+    let ledger = Arc::new(Ledger::default());
+    let (mut submission, mut receipt) = ledger.begin(3);
+    submission.set(1, Outcome::Held(HoldCause::MissingTopic));
+    let tickets = [submission.ticket(0), submission.ticket(2)];
+    submission.sent();
+    submission.sent();
+    drop(submission);
+    ledger.report(tickets[1], delivered(8));
+    assert_eq!((&mut receipt).now_or_never(), None);
+    ledger.report(tickets[0], delivered(7));
+    let outcomes = receipt.now_or_never().expect("the last report has come");
+    assert_eq!(outcomes, [delivered(7), Outcome::Held(HoldCause::MissingTopic), delivered(8)]);
+    assert!(ledger.is_idle());
+}
+
+#[test]
+fn a_receipt_resolves_when_the_producer_is_abandoned_and_late_reports_harm_nothing() {
+    let ledger = Arc::new(Ledger::default());
+    let (mut submission, receipt) = ledger.begin(2);
+    let tickets = [submission.ticket(0), submission.ticket(1)];
+    submission.sent();
+    submission.sent();
+    ledger.report(tickets[0], delivered(1));
+    ledger.abandon();
+    drop(submission);
+    ledger.report(tickets[1], delivered(2));
+    assert_eq!(receipt.now_or_never(), Some(vec![delivered(1), Outcome::Unknown]));
+    assert!(!ledger.is_sound());
+}
+
+#[test]
+fn slots_are_used_again_and_keep_their_records_apart() {
+    let ledger = Arc::new(Ledger::default());
+    for round in 0..10 {
+        let (mut a, receipt_a) = ledger.begin(1);
+        let (mut b, receipt_b) = ledger.begin(1);
+        let tickets = [a.ticket(0), b.first_ticket(0)];
+        a.sent();
+        b.sent();
+        drop((a, b));
+        ledger.report(tickets[1], delivered(round));
+        ledger.report(tickets[0], delivered(-round));
+        assert_eq!(receipt_a.now_or_never(), Some(vec![delivered(-round)]));
+        assert_eq!(receipt_b.now_or_never(), Some(vec![delivered(round)]));
+    }
+    assert!(ledger.state().slots.len() <= 2);
+    assert!(ledger.warmed().now_or_never().is_some());
+}
+
+#[test]
+fn a_submission_cut_short_resolves_once_what_was_sent_is_reported() {
+    let ledger = Arc::new(Ledger::default());
+    let (mut submission, mut receipt) = ledger.begin(5);
+    let ticket = submission.ticket(0);
+    submission.sent();
+    drop(submission);
+    assert_eq!((&mut receipt).now_or_never(), None);
+    ledger.report(ticket, delivered(1));
+    let outcomes = receipt.now_or_never().expect("nothing more will come");
+    assert_eq!(outcomes[0], delivered(1));
+    assert_eq!(outcomes[1..], [Outcome::Unknown, Outcome::Unknown, Outcome::Unknown, Outcome::Unknown]);
+}
+
+#[tokio::test]
+async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybody() {
+    let ledger = Arc::new(Ledger::default());
+    let (mut submission, _receipt) = ledger.begin(4);
+    let tickets: Vec<usize> = (0..4).map(|index| submission.first_ticket(index)).collect();
+    (0..4).for_each(|_| submission.sent());
+    let waiting = ledger.room(4);
+    let mut waiting = pin!(waiting);
+    assert!((&mut waiting).now_or_never().is_none());
+    ledger.report(tickets[0], delivered(0));
+    assert!((&mut waiting).now_or_never().is_some());
+
+    assert!(ledger.warmed().now_or_never().is_none());
+    let held = vec![("t".to_owned(), HoldCause::NotAuthorised)];
+    ledger.spoil(Spoil::because("first"));
+    ledger.spoil(Spoil { held: held.clone(), ..Spoil::because("second") });
+    assert!(ledger.warmed().now_or_never().is_some() && ledger.drained().now_or_never().is_some());
+    let spoil = ledger.spoiled().expect("spoilt");
+    assert_eq!((spoil.reason.as_str(), spoil.held), ("first", held));
+}
+
+#[test]
+fn a_transaction_begins_when_the_one_before_is_acknowledged_and_commits_when_that_is_committed() {
+    let ledger = Arc::new(Ledger::default());
+    let first = ledger.retain();
+    let (mut submission, _receipt) = ledger.begin(1);
+    let ticket = submission.ticket(0);
+    submission.sent();
+    drop(submission);
+    assert!(ledger.turn_of(first).now_or_never().is_some());
+    assert!(ledger.another().now_or_never().is_none(), "a record of the first is under way");
+    ledger.report(ticket, delivered(1));
+    assert!(ledger.another().now_or_never().is_some());
+    let second = ledger.retain();
+    assert!(ledger.turn_of(second).now_or_never().is_none(), "the first is not committed");
+    assert!(ledger.another().now_or_never().is_none(), "two are under way");
+    ledger.release(Ended::Committed);
+    assert!(ledger.turn_of(second).now_or_never().is_some());
+    assert!(ledger.another().now_or_never().is_some());
+    let third = ledger.retain();
+    ledger.spoil(Spoil::because("refused"));
+    assert!(ledger.turn_of(third).now_or_never().is_some(), "it learns that it must not commit");
+    ledger.release(Ended::Undone);
+    assert_eq!(ledger.mend(), None, "one is open");
+    ledger.release(Ended::Undone);
+    assert_eq!(ledger.mend(), Some(Spoil::because("refused")));
+    assert_eq!((ledger.take_committed(), ledger.take_committed()), (1, 0));
+    assert!(ledger.turn_of(ledger.retain()).now_or_never().is_some(), "those that were undone have ended, too");
+}
+
+#[test]
+fn a_producer_whose_transaction_was_aborted_goes_on_once_it_is_mended() {
+    let ledger = Arc::new(Ledger::default());
+    ledger.retain();
+    ledger.spoil(Spoil::because("refused"));
+    assert_eq!(ledger.mend(), None, "the transaction is open");
+    assert!(!ledger.is_idle());
+    ledger.release(Ended::Undone);
+    assert!(ledger.is_idle() && !ledger.is_sound());
+    assert_eq!(ledger.mend(), Some(Spoil::because("refused")));
+    assert!(ledger.is_sound());
+    ledger.retain();
+    ledger.spoil(Spoil::because("fenced"));
+    ledger.release(Ended::Unknown);
+    assert_eq!(ledger.mend(), None, "nobody knows what became of it");
+}
