@@ -14,6 +14,10 @@ use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{ask, sql};
 
+/// Ids in one statement at most: what fits into one record of TLS. Each further one can take forty milliseconds longer,
+/// since the driver does not switch Nagle's algorithm off.
+const IDS: usize = 1_000;
+
 /// An audit over one session.
 pub(super) struct Audit {
     conn: PgConnection,
@@ -66,6 +70,14 @@ impl Audit {
     }
 
     async fn find(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(IDS) {
+            found.extend(self.find_few(ids).await?);
+        }
+        Ok(found)
+    }
+
+    async fn find_few(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
         let text = format!(
             "/* outboxd: audit_known */
              select id, event_id, topic, partition, false from {outbox} where id = any($1)

@@ -287,6 +287,8 @@ fn consumer_that_reads(brokers: &str, isolation: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "outboxd-test").set("enable.auto.commit", "false");
     config.set("allow.auto.create.topics", "false").set("log_level", "3").set("enable.partition.eof", "true");
+    // A broker that has nothing new says so after this many milliseconds: tests wait for the end.
+    config.set("fetch.wait.max.ms", "50");
     config.set("isolation.level", isolation).create().expect("a consumer can be set up")
 }
 

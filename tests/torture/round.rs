@@ -3,11 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep};
 
 use crate::support::audit::{GivenUp, Verdict};
-use crate::support::kafka::Topic;
 use crate::support::ledger::Ledger;
 use crate::support::seed::Seed;
 use crate::support::workload::Writers;
@@ -67,7 +66,7 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     let names: Vec<&str> = topics.iter().map(|topic| topic.name()).collect();
     outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
     let before = done.renewed.as_ref().map(|renewed| renewed.before.clone()).unwrap_or_default();
-    let mut watch = Watch::begin(&topics, before.clone());
+    let mut watch = Watch::begin(&topics, before);
     let draining = watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE);
     let drained = if script.mode.blocks() && script.has_oversized_records() {
         tokio::select! {
@@ -79,7 +78,7 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     };
     let stopped = if drained { stop(stage).await } else { Ok(()) };
     let audited = verify(stage, script.mode, done.renewed.map(|renewed| renewed.at));
-    let (verdict, audited) = tokio::join!(judge(stage, &topics, &names, &ledger, before), audited);
+    let (verdict, audited) = tokio::join!(judge(stage, watch, &names, &ledger), audited);
     outcome.records = verdict.records;
     outcome.duplicates = verdict.duplicates;
     outcome.given_up = stage.given_up().await.len() as u64;
@@ -124,22 +123,22 @@ async fn load(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resu
 
 /// Asks all relays to stop, in peace.
 async fn stop(stage: &Stage<'_>) -> Result<(), String> {
-    for relay in &stage.relays {
+    try_join_all(stage.relays.iter().map(async |relay| {
         let mut running = relay.running.lock().await;
         if let Some(ended) = running.exited() {
             return Err(format!("a relay ended by itself: {ended}\n{}", running.log()));
         }
-        let code = running.stop().await;
-        if code != Some(0) {
-            return Err(format!("a relay that was asked to stop in peace exited with {code:?}"));
+        match running.stop().await {
+            Some(0) => Ok(()),
+            code => Err(format!("a relay that was asked to stop in peace exited with {code:?}")),
         }
-    }
-    Ok(())
+    }))
+    .await
+    .map(drop)
 }
 
-/// Reads everything once more, now that nothing changes any more.
-async fn judge(stage: &Stage<'_>, topics: &[&Topic], names: &[&str], ledger: &Ledger, before: Ledger) -> Verdict {
-    let mut watch = Watch::begin(topics, before);
+/// Reads on to the end, now that nothing changes any more. The other audit reads everything once more.
+async fn judge(stage: &Stage<'_>, mut watch: Watch, names: &[&str], ledger: &Ledger) -> Verdict {
     let given_up = async || -> GivenUp { stage.given_up().await };
     watch.until_all(ledger, names, given_up, VISIBLE).await;
     watch.into_auditor().judge_without(ledger, names, &stage.given_up().await)
