@@ -101,6 +101,7 @@ pub(crate) fn all(quick: bool) -> Vec<Load> {
             Work::Steady(Steady { held_snapshot: true, lasting: Duration::from_secs(120), ..STEADY }),
         ),
         default_mode("big-table", Work::Steady(Steady { history: 10_000_000, ..STEADY })),
+        default_mode("hour-5k", Work::Steady(Steady { rate: 5_000, lasting: Duration::from_secs(3_600), ..STEADY })),
         default_mode("wide-payloads", Work::Drain(Drain { rows: 2_000, bytes: 1_000_000, keys: 100, topics: 1 })),
         default_mode("wide-topics", Work::Drain(Drain { rows: 500_000, topics: 1_000, ..BACKLOG })),
         default_mode("wide-key", Work::Drain(Drain { rows: 500_000, keys: 1, ..BACKLOG })),

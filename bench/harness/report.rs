@@ -14,6 +14,8 @@ enum Aim {
     AtLeast(f64, &'static str),
     /// At most so many times the rival's figure.
     AtMost(f64, &'static str),
+    /// At most so many times what it is under another load.
+    Costs(f64, &'static str),
     /// At most this.
     Within(f64),
 }
@@ -35,6 +37,12 @@ const AIMS: &[(&str, &str, &str, Aim)] = &[
     ("steady-1k", "outboxd/exactly-once", "p50_ms", Aim::Within(8.0)),
     ("steady-1k", "outboxd/exactly-once", "p99_ms", Aim::Within(20.0)),
     ("steady-10k", "outboxd/mark", "p99_ms", Aim::Within(15.0)),
+    ("held-snapshot", "outboxd/mark", "p50_ms", Aim::Costs(1.2, "steady-1k")),
+    ("held-snapshot", "outboxd/mark", "p99_ms", Aim::Costs(1.2, "steady-1k")),
+    ("big-table", "outboxd/mark", "p50_ms", Aim::Costs(1.1, "steady-1k")),
+    ("big-table", "outboxd/mark", "cpu_percent", Aim::Costs(1.1, "steady-1k")),
+    ("hour-5k", "outboxd/hour-deleting", "table_growth", Aim::Within(1.25)),
+    ("hour-5k", "outboxd/hour-purging", "table_growth", Aim::Within(1.25)),
     ("idle", "outboxd/mark", "resident_mib", Aim::Within(20.0)),
     ("idle", "outboxd/mark", "cpu_percent", Aim::Within(0.1)),
     (
@@ -81,15 +89,20 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Fallible<()> {
 fn aims(results: &Results, text: &mut String) -> Fallible<()> {
     let mut rows = String::new();
     for (load, contestant, figure, aim) in AIMS {
-        let of = |contestant: &str| {
-            let load = results.loads().into_iter().find(|(name, _)| name == load)?;
+        let of = |load: &str, contestant: &str| {
+            let load = results.loads().into_iter().find(|(name, _)| *name == load)?;
             Some(results.summary(load, contestant, figure)?.median)
         };
-        let Some(own) = of(contestant) else { continue };
+        let Some(own) = of(load, contestant) else { continue };
         let (is_reached, value, wanted) = match aim {
             Aim::Within(limit) => (own <= *limit, rounded(own), format!("≤ {limit}")),
+            Aim::Costs(times, other) => {
+                let Some(usual) = of(other, contestant) else { continue };
+                let ratio = own / usual;
+                (ratio <= *times, format!("{ratio:.2} × {other}"), format!("≤ {times:.2} ×"))
+            }
             Aim::AtLeast(times, rival) | Aim::AtMost(times, rival) => {
-                let Some(rival_has) = of(rival) else { continue };
+                let Some(rival_has) = of(load, rival) else { continue };
                 let ratio = own / rival_has;
                 let at_least = matches!(aim, Aim::AtLeast(..));
                 let sign = if at_least { "≥" } else { "≤" };

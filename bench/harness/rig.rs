@@ -138,6 +138,13 @@ impl Rig {
         Ok(sqlx::query_scalar(count).fetch_one(&mut connection).await?)
     }
 
+    /// What the contestant's table takes on disk with all that belongs to it, in MiB.
+    pub(crate) async fn table_mib(&self) -> Fallible<f64> {
+        let mut connection = self.connect().await?;
+        let size = format!("select pg_total_relation_size('{TABLE}') / 1048576.0::float8");
+        Ok(sqlx::query_scalar(AssertSqlSafe(size)).fetch_one(&mut connection).await?)
+    }
+
     /// Bytes that were written ahead so far.
     pub(crate) async fn wal_bytes(&self) -> Fallible<f64> {
         let mut connection = self.connect().await?;

@@ -58,8 +58,10 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
     }
     sleep_until(began + steady.warm_up).await;
     let (from, cpu_before) = (micros(), running.cpu_seconds());
+    sleep_until(end - steady.lasting / 2).await;
+    let table_before = rig.table_mib().await?;
     sleep_until(end).await;
-    let (until, cpu) = (micros(), running.cpu_seconds() - cpu_before);
+    let (until, cpu, table) = (micros(), running.cpu_seconds() - cpu_before, rig.table_mib().await?);
     let mut lags = Vec::new();
     for task in tasks {
         lags.extend(task.await??);
@@ -90,6 +92,8 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
         ("cpu_percent", 100.0 * cpu / seconds),
         ("resident_mib", resident),
         ("peak_mib", peak),
+        ("table_mib", table),
+        ("table_growth", table / table_before),
     ]))
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
+use tokio::sync::oneshot;
 
 use crate::kafka::producer::Context;
 
@@ -24,14 +25,16 @@ pub(crate) struct Client {
     producer: Arc<BaseProducer<Context>>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// Closes when all of it has ended: fields are dropped in their order.
+    _end: oneshot::Sender<()>,
 }
 
 impl Client {
-    /// Starts it. It connects by itself, when it can.
+    /// Starts it. It connects by itself, when it can. What is returned with it closes when it has ended.
     ///
     /// # Errors
     /// When the client cannot be created like this.
-    pub(crate) fn start(config: &ClientConfig, context: Context) -> Result<Self, KafkaError> {
+    pub(crate) fn start(config: &ClientConfig, context: Context) -> Result<(Self, oneshot::Receiver<()>), KafkaError> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, context)?);
         let is_over = Arc::new(AtomicBool::new(false));
         let (heard, over) = (Arc::clone(&producer), Arc::clone(&is_over));
@@ -41,7 +44,8 @@ impl Client {
             }
         });
         let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self { producer, is_over, thread: Some(thread) })
+        let (end, ended) = oneshot::channel();
+        Ok((Self { producer, is_over, thread: Some(thread), _end: end }, ended))
     }
 }
 

@@ -107,7 +107,9 @@ impl Sink {
                     let producer = self.new_producer(Role::Transactional, self.shape())?;
                     self.topics.begin_anew();
                     let earlier = self.producer.replace(producer);
-                    self.ended.extend(earlier.map(Producer::end));
+                    // Its clients go on asking until they have ended, and whoever is let in last shuts out the others.
+                    let ended = join_all(earlier.map(Producer::end).unwrap_or_default());
+                    let _ = timeout(OLD_PRODUCER, ended).await;
                 }
                 Err(_slow) => break,
             }
@@ -192,7 +194,7 @@ impl Sink {
         if let Some(spoil) = producer.ledger.spoiled() {
             self.learn_from(&spoil, producer.shape.batch_size);
         }
-        self.ended.push(producer.end());
+        self.ended.extend(producer.end());
     }
 
     /// Remembers what a producer, whose batches held so many bytes at most, has learnt of records and topics.

@@ -77,6 +77,8 @@ pub(crate) struct Producer {
     clients: Vec<Handle>,
     /// Their transactions, if it makes any.
     transactors: Vec<Transactor>,
+    /// Each closes when a client has ended.
+    ended: Vec<oneshot::Receiver<()>>,
     /// The client that takes records now.
     turn: usize,
     /// What became of the records.
@@ -100,9 +102,10 @@ impl Producer {
         let start = |config: &ClientConfig| {
             let log = ClientLog::new(Arc::clone(reach));
             let context = Context { ledger: Arc::clone(&ledger), log, role };
-            Client::start(config, context).map(Arc::new)
+            Client::start(config, context).map(|(client, ended)| (Arc::new(client), ended))
         };
-        let clients: Vec<Arc<Client>> = configs.iter().map(start).collect::<Result<_, _>>()?;
+        let started = configs.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+        let (clients, ended): (Vec<Arc<Client>>, Vec<_>) = started.into_iter().unzip();
         let first = || Arc::downgrade(&clients[0]);
         tokio::spawn(stall::watch(Arc::clone(&ledger), first(), Arc::clone(patience)));
         if role != Role::Transactional {
@@ -111,7 +114,7 @@ impl Producer {
         let clients: Vec<Handle> = clients.into_iter().map(Handle::from).collect();
         let transacting = clients.iter().filter(|_| role == Role::Transactional);
         let transactors = transacting.cloned().map(Transactor::start).collect();
-        Ok(Self { clients, transactors, turn: 0, ledger, shape, enqueued: 0 })
+        Ok(Self { clients, transactors, ended, turn: 0, ledger, shape, enqueued: 0 })
     }
 
     /// The clients, for questions about topics: they must know them before they are sent records of them.
@@ -171,23 +174,14 @@ impl Producer {
         }
     }
 
-    /// Forgets everything that is not delivered and answers its receipts. The client ends on a thread of its own,
-    /// since that can take a while; the answer says when it has.
-    pub(crate) fn end(self) -> oneshot::Receiver<()> {
+    /// Forgets everything that is not delivered and answers its receipts. The clients end on threads of their own, since
+    /// that can take a while; what is returned closes when they have.
+    pub(crate) fn end(self) -> Vec<oneshot::Receiver<()>> {
         self.ledger.abandon();
-        let (done, ended) = oneshot::channel();
-        let mut clients = self.clients;
-        drop(self.transactors);
-        std::thread::spawn(move || {
-            for client in &clients {
-                client.purge(PurgeConfig::default().queue().inflight());
-            }
-            // Here, and not on yet another thread, so that the answer is true.
-            clients.iter_mut().for_each(|client| drop(client.0.take()));
-            // Nobody may be waiting.
-            let _ = done.send(());
-        });
-        ended
+        for client in self.clients {
+            std::thread::spawn(move || client.purge(PurgeConfig::default().queue().inflight()));
+        }
+        self.ended
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Sink {
     pub(crate) is_initialised: bool,
     /// Whether the producer must be replaced before its next transaction.
     pub(crate) has_gap: bool,
-    /// Each resolves when an earlier producer has ended.
+    /// Each closes when a client of an earlier producer has ended.
     pub(crate) ended: Vec<oneshot::Receiver<()>>,
     pub(crate) built_before: bool,
     pub(crate) cooled: Instant,

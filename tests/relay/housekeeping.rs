@@ -2,6 +2,7 @@
 
 use crate::support::kafka::Topic;
 use crate::support::scene::Scene;
+use crate::support::throwaway::Postgres;
 use crate::support::workload::bulk;
 use crate::support::{machine, wait};
 
@@ -38,6 +39,24 @@ async fn old_rows_go(settle: &str) {
         scene.database.number("select count(*) from outbox").await == 0
     })
     .await;
+}
+
+/// A table that is emptied as fast as it is filled is all dead rows, and grows for ever if nobody clears them away.
+#[tokio::test(flavor = "multi_thread")]
+async fn autovacuum_keeps_up_with_a_table_that_is_emptied_all_the_time() {
+    const ROWS: i64 = 150_000;
+    let _machine = machine::alone().await;
+    let postgres = Postgres::start();
+    let scene = Scene::set_on(postgres.server()).await;
+    // By default it looks once a minute.
+    scene.database.run("alter system set autovacuum_naptime = '1s'").await;
+    scene.database.run("select pg_reload_conf()").await;
+    let relay = scene.relay().with("outbox.settle", "delete").start().await;
+    let ledger = scene.writers(ROWS).start(&scene.seed).await.finish().await;
+    scene.topic.holds(ledger.rows_of(scene.topic.name())).await;
+    let size = scene.database.number("select pg_total_relation_size('outbox')").await;
+    assert!(size < 16 << 20, "after {ROWS} rows that are gone the table takes {} MB", size >> 20);
+    drop(relay);
 }
 
 #[tokio::test(flavor = "multi_thread")]
