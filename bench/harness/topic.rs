@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::time::Instant;
 
@@ -18,6 +19,9 @@ pub(crate) const PARTITIONS: i32 = 12;
 
 /// How long the broker may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long to wait before it is asked again.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Topics of one measurement, which are deleted with this value.
 pub(crate) struct Topics {
@@ -93,7 +97,7 @@ impl Topics {
         let mut sum = 0;
         for name in &self.names {
             for partition in 0..self.partitions {
-                sum += watcher.fetch_watermarks(name, partition, ANSWER)?.1.max(0) as u64;
+                sum += end_of(watcher, name, partition)?.max(0) as u64;
             }
         }
         Ok(sum)
@@ -127,6 +131,23 @@ impl Topics {
         }
         contents.appended.sort_unstable();
         Ok(contents)
+    }
+}
+
+/// The end of a partition. One that was just made has no leader yet, or nobody knows of it.
+fn end_of(watcher: &BaseConsumer, topic: &str, partition: i32) -> Fallible<i64> {
+    use RDKafkaErrorCode as Code;
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        match watcher.fetch_watermarks(topic, partition, ANSWER) {
+            Err(KafkaError::MetadataFetch(
+                Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownPartition
+                | Code::UnknownTopicOrPartition,
+            )) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            answer => return Ok(answer?.1),
+        }
     }
 }
 
