@@ -1,6 +1,7 @@
 //! Reading a topic back, for audits, tests and the demo: from the beginning, without a group, changing nothing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Deref;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -90,7 +91,7 @@ pub enum ConsumerError {
 
 /// Reads one topic from its beginning, or one partition of many after the other. Its methods block: call them from a thread that may.
 pub struct Consumer {
-    inner: BaseConsumer<ClientLog>,
+    inner: Leisurely,
     /// Partitions whose end was seen, and nothing after it.
     at_end: HashSet<i32>,
     partitions: usize,
@@ -241,12 +242,28 @@ pub async fn read_to_end(
     read.await?
 }
 
-pub(super) fn client(
-    properties: &BTreeMap<String, String>,
-    isolation: Isolation,
-) -> Result<BaseConsumer<ClientLog>, ConsumerError> {
+/// A client that takes a tenth of a second to end, for which nobody waits.
+pub(super) struct Leisurely(Option<BaseConsumer<ClientLog>>);
+
+impl Deref for Leisurely {
+    type Target = BaseConsumer<ClientLog>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("taken at the drop only")
+    }
+}
+
+impl Drop for Leisurely {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        std::thread::spawn(move || drop(client));
+    }
+}
+
+pub(super) fn client(properties: &BTreeMap<String, String>, isolation: Isolation) -> Result<Leisurely, ConsumerError> {
     let config = reading(properties, isolation);
-    config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))
+    let client = config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))?;
+    Ok(Leisurely(Some(client)))
 }
 
 /// The configuration of a client that reads what it is told to.

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 
-use crate::kafka::client_log::ClientLog;
-use crate::kafka::consumer::{ConsumerError, Isolation, ask, client};
+use crate::kafka::consumer::{ConsumerError, Isolation, Leisurely, ask, client};
 
 /// The offsets between which a partition holds records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +19,8 @@ pub struct Extent {
 
 /// Asks brokers how far partitions reach. Its methods block: call them from a thread that may.
 pub struct Extents {
-    committed: BaseConsumer<ClientLog>,
-    uncommitted: BaseConsumer<ClientLog>,
+    committed: Leisurely,
+    uncommitted: Leisurely,
 }
 
 impl Extents {
@@ -41,7 +40,7 @@ impl Extents {
     /// # Errors
     /// When the broker does not answer in time.
     pub fn of(&self, topic: &str, partition: i32) -> Result<Extent, ConsumerError> {
-        let reach = |client: &BaseConsumer<ClientLog>| {
+        let reach = |client: &Leisurely| {
             ask("asking how far a partition reaches", |patience| client.fetch_watermarks(topic, partition, patience))
         };
         // The end first: the other way round it could be behind what is stable by then.

@@ -65,7 +65,6 @@ pub async fn run(audit: Box<dyn Audit>, settings: Settings) -> anyhow::Result<Re
     let visible = Reader::new(&settings, settings.isolation)?;
     let all = Reader::new(&settings, Isolation::ReadUncommitted)?;
     let (report, everything) = (Report::default(), Everything::default());
-    let _clients = Leisurely(Some((Arc::clone(&extents), visible.clone(), all.clone())));
     let mut auditor = Auditor { audit, extents, visible, all, settings, report, everything };
     let expected = auditor.read_rows().await?;
     let places = auditor.places().await?;
@@ -74,16 +73,6 @@ pub async fn run(audit: Box<dyn Audit>, settings: Settings) -> anyhow::Result<Re
         auditor.read_partition(&at, extent, deadline).await?;
     }
     auditor.conclude(expected).await
-}
-
-/// Clients of Kafka, which take a tenth of a second each to end. Nobody need wait for that.
-struct Leisurely<T: Send + 'static>(Option<T>);
-
-impl<T: Send + 'static> Drop for Leisurely<T> {
-    fn drop(&mut self) {
-        let clients = self.0.take();
-        std::thread::spawn(move || drop(clients));
-    }
 }
 
 struct Auditor {

@@ -73,7 +73,6 @@ impl Reading {
 }
 
 /// Reads the partitions one after the other, all with one client: another one costs half a second.
-#[derive(Clone)]
 pub(crate) struct Reader {
     settings: Settings,
     consumer: Arc<Mutex<Consumer>>,
