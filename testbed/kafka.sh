@@ -58,6 +58,8 @@ listener.name.secure.ssl.keystore.location=$tls/server.pem
 log.dirs=$dir/broker-$i/data
 # On, so that the tests can show that nothing of ours triggers it.
 auto.create.topics.enable=true
+# Tests send records with times of long ago.
+log.retention.ms=-1
 num.partitions=3
 default.replication.factor=$replicas
 min.insync.replicas=$((replicas < 3 ? 1 : 2))
