@@ -28,10 +28,12 @@ pub(crate) struct Drain {
     pub(crate) topics: u64,
 }
 
-/// Transactions of one row each, at a rate that is kept.
+/// Transactions at a rate that is kept.
 pub(crate) struct Steady {
     /// Rows a second.
     pub(crate) rate: u64,
+    /// Rows of a transaction.
+    pub(crate) rows: u64,
     pub(crate) warm_up: Duration,
     pub(crate) lasting: Duration,
     /// Whether another session holds an old snapshot all the while.
@@ -67,6 +69,7 @@ pub(crate) struct Stages {
 pub(crate) const BACKLOG: Drain = Drain { rows: 1_000_000, bytes: 300, keys: 10_000, topics: 1 };
 const STEADY: Steady = Steady {
     rate: 1_000,
+    rows: 1,
     warm_up: Duration::from_secs(10),
     lasting: Duration::from_secs(30),
     held_snapshot: false,
@@ -91,8 +94,8 @@ pub(crate) fn all(quick: bool) -> Vec<Load> {
         all_modes("drain", Work::Drain(BACKLOG)),
         all_modes("stages", Work::Stages(Stages { rows: 500_000 })),
         all_modes("steady-1k", Work::Steady(STEADY)),
-        default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, ..STEADY })),
-        default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(30) })),
+        default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, rows: 10, ..STEADY })),
+        default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(120) })),
         all_modes("writers", Work::Writers(Writers { writers: 32, lasting: Duration::from_secs(10) })),
         all_modes("inserts-1", Work::Inserts(Inserts { messages: 1, ..INSERTS })),
         all_modes("inserts-10", Work::Inserts(Inserts { messages: 10, ..INSERTS })),
@@ -118,8 +121,9 @@ impl Load {
             Work::Drain(Drain { rows, bytes, keys, topics }) => {
                 format!("{rows} rows of {bytes} bytes, {keys} keys, {topics} topics")
             }
-            Work::Steady(Steady { rate, warm_up, lasting, held_snapshot, history }) => format!(
-                "{rate} rows a second for {lasting:?} after {warm_up:?}{}{}",
+            Work::Steady(Steady { rate, rows, warm_up, lasting, held_snapshot, history }) => format!(
+                "{rate} rows a second for {lasting:?} after {warm_up:?}{}{}{}",
+                if *rows > 1 { format!(", {rows} a transaction") } else { String::new() },
                 if *held_snapshot { ", an old snapshot held" } else { "" },
                 if *history > 0 { format!(", {history} rows of history") } else { String::new() },
             ),

@@ -46,15 +46,20 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
     begin(rig, contestant, &name, &watch, &mut running).await?;
     let snapshot = if steady.held_snapshot { Some(hold_snapshot(rig).await?) } else { None };
 
-    let writers = WRITERS * steady.rate.div_ceil(4_000);
+    let Steady { rate, rows, .. } = *steady;
+    let writers = WRITERS * (rate / rows).div_ceil(4_000);
     let began = Instant::now() + Duration::from_millis(100);
     let end = began + steady.warm_up + steady.lasting;
     let next = Arc::new(AtomicU64::new(1));
     let mut tasks = Vec::new();
     for _ in 0..writers {
-        let (connection, insert) = (rig.connect().await?, one_row(rig, contestant));
-        let (next, name, rate) = (Arc::clone(&next), name.clone(), steady.rate);
-        tasks.push(tokio::spawn(write(connection, insert, name, rate, next, began, end)));
+        let writer = Writer {
+            connection: rig.connect().await?,
+            insert: insert(rig, contestant, rows),
+            topic: name.clone(),
+            next: Arc::clone(&next),
+        };
+        tasks.push(tokio::spawn(writer.write(rate, rows, began, end)));
     }
     sleep_until(began + steady.warm_up).await;
     let (from, cpu_before) = (micros(), running.cpu_seconds());
@@ -105,7 +110,7 @@ pub(crate) async fn begin(
     watch: &Watch,
     running: &mut Running,
 ) -> Fallible<()> {
-    let (mut connection, insert) = (rig.connect().await?, one_row(rig, contestant));
+    let (mut connection, insert) = (rig.connect().await?, insert(rig, contestant, 1));
     let end = Instant::now() + BEGINNING;
     while watch.arrived.load(Ordering::Relaxed) == 0 {
         running.is_alive()?;
@@ -118,37 +123,45 @@ pub(crate) async fn begin(
     Ok(())
 }
 
-/// A statement that inserts one row: a topic, and a number.
-pub(crate) fn one_row(rig: &Rig, contestant: &Contestant) -> String {
-    let body = body("($2::bigint)::text", "(extract(epoch from clock_timestamp()) * 1e6)::bigint", 300);
+/// A statement that inserts rows: of a topic, from a number on. What does not depend on that number is planned once.
+pub(crate) fn insert(rig: &Rig, contestant: &Contestant, rows: u64) -> String {
+    let body = body("n::text", "(extract(epoch from clock_timestamp()) * 1e6)::bigint", 300);
+    let offsets: Vec<String> = (0..rows).map(|offset| format!("({offset})")).collect();
     format!(
-        "with rows(topic, key, body) as (select $1::text, 'key-' || $2::bigint % 10000, {body}) {}",
-        rig.fill_in(&contestant.insert)
+        "with rows(topic, key, body) as (
+             select $1::text, 'key-' || n % 10000, {body}
+             from (values {}) offsets (o), lateral (select $2::bigint + o) numbers (n)
+         ) {}",
+        offsets.join(", "),
+        rig.fill_in(&contestant.insert),
     )
 }
 
-/// Writes every row at its time, or as soon after it as it can. Says by how many milliseconds it was late.
-async fn write(
-    mut connection: PgConnection,
+/// One of those who write, in turns.
+struct Writer {
+    connection: PgConnection,
     insert: String,
     topic: String,
-    rate: u64,
+    /// The number of the next row that nobody has taken on.
     next: Arc<AtomicU64>,
-    began: Instant,
-    end: Instant,
-) -> Fallible<Vec<f64>> {
-    let mut lags = Vec::new();
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        let due = began + Duration::from_nanos(number * 1_000_000_000 / rate);
-        if due >= end {
-            next.fetch_sub(1, Ordering::Relaxed);
-            return Ok(lags);
+}
+
+impl Writer {
+    /// Writes every transaction at its time, or as soon after it as it can. Says by how many milliseconds each was late.
+    async fn write(mut self, rate: u64, rows: u64, began: Instant, end: Instant) -> Fallible<Vec<f64>> {
+        let mut lags = Vec::new();
+        loop {
+            let number = self.next.fetch_add(rows, Ordering::Relaxed);
+            let due = began + Duration::from_nanos(number * 1_000_000_000 / rate);
+            if due >= end {
+                self.next.fetch_sub(rows, Ordering::Relaxed);
+                return Ok(lags);
+            }
+            sleep_until(due).await;
+            lags.push(due.elapsed().as_secs_f64() * 1e3);
+            let written = sqlx::query(AssertSqlSafe(self.insert.as_str())).bind(&self.topic).bind(number as i64);
+            written.execute(&mut self.connection).await?;
         }
-        sleep_until(due).await;
-        lags.push(due.elapsed().as_secs_f64() * 1e3);
-        let row = sqlx::query(AssertSqlSafe(insert.as_str())).bind(&topic).bind(number as i64);
-        row.execute(&mut connection).await?;
     }
 }
 

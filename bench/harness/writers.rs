@@ -8,7 +8,7 @@ use crate::contestant::{Contestant, Mode};
 use crate::load::Writers;
 use crate::results::Figures;
 use crate::rig::Rig;
-use crate::steady::one_row;
+use crate::steady::insert;
 use crate::topic::Topics;
 
 /// How long everything runs before it counts.
@@ -23,7 +23,7 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, load: &
     let (from, until) = (Instant::now() + WARM_UP, Instant::now() + WARM_UP + load.lasting);
     let mut tasks = Vec::new();
     for writer in 0..load.writers {
-        let (mut connection, insert, name) = (rig.connect().await?, one_row(rig, contestant), name.clone());
+        let (mut connection, insert, name) = (rig.connect().await?, insert(rig, contestant, 1), name.clone());
         tasks.push(tokio::spawn(async move {
             let (mut committed, mut number) = (0_u64, writer as i64);
             while Instant::now() < until {
