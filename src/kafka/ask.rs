@@ -1,27 +1,34 @@
 //! Questions to the broker about topics: does it exist, how many partitions, how large may a batch be.
 //!
 //! A question never creates a topic, whatever the broker's `auto.create.topics.enable` says: the client asks with
-//! `allow.auto.create.topics=false`, always for one topic by name (asked for "the local ones" it would allow it).
+//! `allow.auto.create.topics=false`, for one topic by name or for all there are (asked for "the local ones" it would
+//! allow it).
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::future::ready;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::ClientConfig;
+use futures_util::stream::{self, Stream, StreamExt};
+use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::Producer as _;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
-use crate::kafka::client_log::{ClientLog, Reach};
+use crate::kafka::admin::{Admin, Terms};
 use crate::kafka::config::OnMissingTopic;
 use crate::kafka::errors::{self, Verdict};
 use crate::kafka::producer::Handle;
-use crate::outbox::HoldCause;
+use crate::outbox::{HoldCause, is_topic_name};
+
+/// Topics that are asked for one by one, so many at once. Of more, all that the broker has are asked for: it answers the
+/// questions of a client one after the other.
+const QUESTIONS: usize = 16;
 
 /// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a topic that was just created is asked for before it is held like a missing one.
 const CREATED_ASKS: usize = 10;
@@ -42,15 +49,6 @@ pub(crate) enum Answer {
     Impossible,
 }
 
-/// What a topic demands of records.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Terms {
-    /// Its `max.message.bytes`, where the broker tells. Where not, the broker is the judge.
-    pub(crate) limit: Option<usize>,
-    /// Whether it is compacted, so that every record needs a key; where the broker tells.
-    pub(crate) compacted: Option<bool>,
-}
-
 /// Asks about topics, through each of the producer's own clients, so that they know them too.
 #[derive(Clone)]
 pub(crate) struct Asker {
@@ -59,6 +57,55 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
+    /// Answers about all of these topics, each as soon as there is one.
+    pub(crate) fn answers(self, topics: Vec<Arc<str>>) -> impl Stream<Item = (Arc<str>, Answer)> {
+        let (possible, impossible): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| is_topic_name(topic));
+        let impossible = impossible.into_iter().map(|topic| (topic, Answer::Impossible));
+        let asker = self.clone();
+        let together = stream::once(async move { asker.ask_together(possible).await });
+        let possible = together.flat_map(move |(answers, rest)| {
+            let asker = self.clone();
+            let one_by_one = stream::iter(rest).map(move |topic| {
+                let asker = asker.clone();
+                async move {
+                    let answer = asker.ask_patiently(&topic).await;
+                    (topic, answer)
+                }
+            });
+            stream::iter(answers).chain(one_by_one.buffer_unordered(QUESTIONS))
+        });
+        stream::iter(impossible).chain(possible)
+    }
+
+    /// Asks again about topics that are known, once: another time will do as well for those that it says nothing of.
+    pub(crate) async fn refresh(&self, topics: Vec<Arc<str>>) -> Vec<(Arc<str>, Answer)> {
+        let (mut answers, rest) = self.ask_together(topics).await;
+        let one_by_one = stream::iter(rest).map(async |topic| {
+            let answer = self.ask(&topic).await.ok()?;
+            Some((topic, answer))
+        });
+        answers.extend(one_by_one.buffer_unordered(QUESTIONS).filter_map(ready).collect::<Vec<_>>().await);
+        answers
+    }
+
+    /// Asks for many topics with few questions. What that does not tell is to be asked for one by one: topics that are
+    /// missing, or that the broker will not name.
+    async fn ask_together(&self, topics: Vec<Arc<str>>) -> (Vec<(Arc<str>, Answer)>, Vec<Arc<str>>) {
+        if topics.len() <= QUESTIONS {
+            return (Vec::new(), topics);
+        }
+        let Ok(known) = self.counts().await else { return (Vec::new(), topics) };
+        self.admin.reach.answered();
+        let (found, rest): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| known.contains_key(&**topic));
+        let terms = self.admin.terms(&found).await;
+        let answer = |topic: Arc<str>| {
+            let terms = terms.get(&*topic).copied().unwrap_or_default();
+            let answer = Answer::Known { partitions: known[&*topic], terms };
+            (topic, answer)
+        };
+        (found.into_iter().map(answer).collect(), rest)
+    }
+
     /// Asks once, and creates the topic if it is missing and that is wanted.
     ///
     /// # Errors
@@ -103,7 +150,10 @@ impl Asker {
 
     pub(crate) async fn look(&self, topic: &str) -> Result<Answer, KafkaError> {
         match self.partitions(topic).await {
-            Ok(partitions) => Ok(Answer::Known { partitions, terms: self.admin.terms(topic).await }),
+            Ok(partitions) => {
+                let terms = self.admin.terms(&[topic]).await;
+                Ok(Answer::Known { partitions, terms: terms.get(topic).copied().unwrap_or_default() })
+            }
             Err(error) => match errors::code(&error).map(errors::verdict) {
                 Some(Verdict::Hold(cause)) => Ok(Answer::Held(cause)),
                 Some(Verdict::Reject(_)) => Ok(Answer::Impossible),
@@ -112,127 +162,55 @@ impl Asker {
         }
     }
 
-    /// The number of partitions that all clients know of. Their calls block, so they have a thread to themselves.
+    /// The number of partitions that all clients know of.
     async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
-        let (clients, topic) = (self.clients.clone(), topic.to_owned());
-        let asked = tokio::task::spawn_blocking(move || {
-            let mut known = i32::MAX;
-            for client in &clients {
-                known = known.min(partitions_by(client, &topic)?);
-            }
-            Ok(known)
+        let topic = topic.to_owned();
+        self.ask_clients(move |client| {
+            let metadata = client.client().fetch_metadata(Some(&topic), PATIENCE)?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            count(found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?)
+        })
+        .await
+        .map(|counts| counts.into_iter().min().unwrap_or(i32::MAX))
+    }
+
+    /// The numbers of partitions of all topics that all clients know of.
+    async fn counts(&self) -> Result<HashMap<String, i32>, KafkaError> {
+        let counts = self.ask_clients(|client| {
+            let metadata = client.client().fetch_metadata(None, PATIENCE)?;
+            let known =
+                metadata.topics().iter().filter_map(|topic| Some((topic.name().to_owned(), count(topic).ok()?)));
+            Ok(known.collect::<HashMap<_, _>>())
         });
+        let known_to_both = |mut a: HashMap<String, i32>, b: HashMap<String, i32>| {
+            a.retain(|topic, count| {
+                b.get(topic).is_some_and(|other| {
+                    *count = (*count).min(*other);
+                    true
+                })
+            });
+            a
+        };
+        counts.await.map(|counts| counts.into_iter().reduce(known_to_both).unwrap_or_default())
+    }
+
+    /// Asks each of the clients. Their calls block, so they have a thread to themselves.
+    async fn ask_clients<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Handle) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<Vec<T>, KafkaError> {
+        let clients = self.clients.clone();
+        let asked = tokio::task::spawn_blocking(move || clients.iter().map(ask).collect());
         asked.await.unwrap_or(Err(KafkaError::Canceled))
     }
 }
 
-/// The number of partitions that a client is told of. Blocks.
-fn partitions_by(client: &Handle, topic: &str) -> Result<i32, KafkaError> {
-    let metadata = client.client().fetch_metadata(Some(topic), PATIENCE)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let found = found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?;
+/// The number of partitions that a client is told of.
+fn count(found: &MetadataTopic) -> Result<i32, KafkaError> {
     match found.error() {
         Some(error) => Err(KafkaError::MetadataFetch(error.into())),
         // A topic in the making.
         None if found.partitions().is_empty() => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)),
         None => Ok(i32::try_from(found.partitions().len()).expect("Kafka counts partitions in 32 bits")),
-    }
-}
-
-/// What needs the admin client: a connection of its own, opened at the first question.
-pub(crate) struct Admin {
-    config: ClientConfig,
-    on_missing_topic: OnMissingTopic,
-    client: Mutex<Option<Arc<AdminClient<ClientLog>>>>,
-    /// Topics of which it was said that they cannot be created.
-    said: Mutex<HashSet<String>>,
-    reach: Arc<Reach>,
-}
-
-impl Admin {
-    /// An admin client with this configuration; nothing connects yet.
-    pub(crate) fn new(config: ClientConfig, on_missing_topic: OnMissingTopic, reach: Arc<Reach>) -> Self {
-        Self { config, on_missing_topic, client: Mutex::default(), said: Mutex::default(), reach }
-    }
-
-    fn client(&self) -> Result<Arc<AdminClient<ClientLog>>, KafkaError> {
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = &*client {
-            return Ok(Arc::clone(client));
-        }
-        let mut config = self.config.clone();
-        config.set("allow.auto.create.topics", "false");
-        // Outages are the producer's to report.
-        let made = Arc::new(config.create_with_context(ClientLog::default())?);
-        Ok(Arc::clone(client.insert(made)))
-    }
-
-    /// What the topic demands of records, as far as the broker tells.
-    async fn terms(&self, topic: &str) -> Terms {
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-        let Ok(client) = self.client() else { return Terms::default() };
-        let described = client.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
-        let described = described.map(|resources| resources.into_iter().next().and_then(Result::ok));
-        let settings = match described {
-            Ok(settings) => settings,
-            Err(error) => {
-                tracing::debug!(topic, error = %error, "the topic's settings are not readable");
-                None
-            }
-        };
-        let value = |name| settings.as_ref()?.get(name)?.value.as_deref();
-        Terms {
-            limit: value("max.message.bytes").and_then(|limit| limit.parse().ok()),
-            compacted: value("cleanup.policy").map(|policy| policy.contains("compact")),
-        }
-    }
-
-    /// Creates a topic; `false` when that is not possible, which is said once for each topic.
-    pub(crate) async fn create(&self, new: &NewTopic<'_>) -> Result<bool, KafkaError> {
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
-        let client = self.client()?;
-        let created = client.create_topics([new], &options).await?;
-        let (topic, partitions) = (new.name, new.num_partitions);
-        let refused = created.into_iter().find_map(Result::err).map(|(_, code)| code);
-        match refused {
-            None => {
-                tracing::info!(topic, partitions, "created the missing topic");
-                Ok(true)
-            }
-            Some(RDKafkaErrorCode::TopicAlreadyExists) => Ok(true),
-            Some(code) if is_passing(code) => Err(KafkaError::AdminOp(code)),
-            Some(code) => {
-                let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-                if said.insert(topic.to_owned()) {
-                    tracing::warn!(topic, partitions, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
-                }
-                Ok(false)
-            }
-        }
-    }
-}
-
-/// Whether creating a topic may succeed when it is tried again, with nothing changed by anybody.
-fn is_passing(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        code,
-        Code::BrokerTransportFailure
-            | Code::OperationTimedOut
-            | Code::RequestTimedOut
-            | Code::NotController
-            | Code::NetworkException
-            | Code::BrokerNotAvailable
-            | Code::ThrottlingQuotaExceeded
-    )
-}
-
-impl Drop for Admin {
-    /// The client's end waits for its threads: not on ours.
-    fn drop(&mut self) {
-        let client = self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if client.is_some() {
-            std::thread::spawn(move || drop(client));
-        }
     }
 }

@@ -11,14 +11,17 @@ use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::BaseProducer;
+use rdkafka::producer::{BaseProducer, Producer as _};
 use tokio::sync::oneshot;
 
 use crate::kafka::producer::Context;
 
-/// How long the thread waits at once, and so how long the client's end may have to wait for it: whole milliseconds, and
-/// as much more as waking up takes.
-const WAIT: Duration = Duration::from_micros(100_060);
+/// How long the thread hears at once while there is something to hear, and at most: so long the client's end may have to
+/// wait for it.
+const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
+
+/// What waking up takes: the driver would spin through the part of a wait that is left.
+const WAKING: Duration = Duration::from_micros(60);
 
 /// The client itself. Dropping it waits for its thread.
 pub(crate) struct Client {
@@ -39,8 +42,12 @@ impl Client {
         let is_over = Arc::new(AtomicBool::new(false));
         let (heard, over) = (Arc::clone(&producer), Arc::clone(&is_over));
         let thread = thread::Builder::new().name("kafka reports".to_owned()).spawn(move || {
+            let reports = || heard.context().ledger.reports();
+            let mut wait = WAITS.0;
             while !over.load(Ordering::Relaxed) {
-                heard.poll(WAIT);
+                let before = reports();
+                heard.poll(wait + WAKING);
+                wait = if reports() == before { (wait * 2).min(WAITS.1) } else { WAITS.0 };
             }
         });
         let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;

@@ -249,6 +249,11 @@ impl Ledger {
         self.state().oldest()
     }
 
+    /// How many reports came by now.
+    pub(crate) fn reports(&self) -> u64 {
+        self.state().reported
+    }
+
     /// Whether every submission is answered.
     pub(crate) fn is_idle(&self) -> bool {
         self.state().open == 0

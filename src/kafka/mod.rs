@@ -19,6 +19,7 @@
 //!
 //! [`Consumer`] reads topics back, and [`Broker`] is a broker in this process, for the demo and for tests.
 
+mod admin;
 mod ask;
 mod broker;
 mod client;

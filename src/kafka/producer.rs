@@ -205,7 +205,7 @@ async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
 
 /// Hears the client.
 pub(crate) struct Context {
-    ledger: Arc<Ledger>,
+    pub(crate) ledger: Arc<Ledger>,
     log: ClientLog,
     role: Role,
 }

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::StreamExt;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::contract::{BoxFuture, Receipt, Refusal, Sink as Contract, SinkError};
-use crate::kafka::ask::{Admin, Answer, Asker, Terms};
+use crate::kafka::admin::{Admin, Terms};
+use crate::kafka::ask::{Answer, Asker};
 use crate::kafka::client_log::Reach;
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::plan::{Plan, Writer};
@@ -20,10 +21,7 @@ use crate::kafka::properties::check_properties;
 use crate::kafka::stall::Patience;
 use crate::kafka::suspects::Suspects;
 use crate::kafka::topics::Topics;
-use crate::outbox::{Lane, Position, Progress, Record, Term, is_topic_name};
-
-/// Topics that are asked for at once.
-const QUESTIONS: usize = 16;
+use crate::outbox::{Lane, Position, Progress, Record, Term};
 
 /// How often every partition counts as cold again. Brokers forget a producer that was silent there for long (a day by
 /// default), and with it the sequence that its records must follow.
@@ -242,14 +240,7 @@ impl Sink {
         }
         let asker = self.asker()?;
         let ledger = Arc::clone(&self.sound()?.ledger);
-        let questions = stream::iter(wanted).map(|name| {
-            let asker = asker.clone();
-            async move {
-                let answer = if is_topic_name(&name) { asker.ask_patiently(&name).await } else { Answer::Impossible };
-                (name, answer)
-            }
-        });
-        let mut answers = std::pin::pin!(questions.buffer_unordered(QUESTIONS));
+        let mut answers = std::pin::pin!(asker.answers(wanted));
         loop {
             tokio::select! {
                 answer = answers.next() => match answer {
@@ -270,15 +261,16 @@ impl Sink {
 
     /// Asks again for topics that were not asked for in a while, beside publishing.
     fn ask_for_what_is_due(&mut self) -> Result<(), SinkError> {
-        for name in self.topics.due() {
-            let (asker, inbox) = (self.asker()?, self.topics.inbox());
-            tokio::spawn(async move {
-                // Another time will do as well.
-                if let Ok(answer) = asker.ask(&name).await {
-                    inbox.refreshed(&name, answer);
-                }
-            });
+        let due = self.topics.due();
+        if due.is_empty() {
+            return Ok(());
         }
+        let (asker, inbox) = (self.asker()?, self.topics.inbox());
+        tokio::spawn(async move {
+            for (topic, answer) in asker.refresh(due).await {
+                inbox.refreshed(&topic, answer);
+            }
+        });
         Ok(())
     }
 

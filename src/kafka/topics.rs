@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kafka::ask::{Answer, Terms};
+use crate::kafka::admin::Terms;
+use crate::kafka::ask::Answer;
 use crate::kafka::partition::Spread;
 use crate::kafka::producer::TRANSACTIONS;
 use crate::outbox::HoldCause;

@@ -157,12 +157,7 @@ async fn add_partitions(properties: &BTreeMap<String, String>, topic: &str, part
     let new = NewPartitions::new(topic, partitions);
     let added = admin(properties).create_partitions([&new], &AdminOptions::new()).await.expect("an answer");
     added.into_iter().for_each(|topic| drop(topic.expect("partitions are added")));
-    within(async {
-        while partition_count(properties, topic).await != partitions {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    wait_for_partitions(properties, &[topic.to_owned()], partitions).await;
 }
 
 async fn delete_topic(properties: &BTreeMap<String, String>, topic: &str) {
@@ -186,23 +181,36 @@ async fn set_topic(properties: &BTreeMap<String, String>, topic: &str, name: &st
     changed.into_iter().for_each(|topic| drop(topic.expect("the setting is changed")));
 }
 
-/// All topics of the broker, asked in a way that creates none.
-async fn topic_names(properties: &BTreeMap<String, String>) -> Vec<String> {
+/// All topics of the broker, with their numbers of partitions; asked in a way that creates none.
+async fn topics(properties: &BTreeMap<String, String>) -> BTreeMap<String, usize> {
     let admin = admin(properties);
-    let names = tokio::task::spawn_blocking(move || {
+    let topics = tokio::task::spawn_blocking(move || {
         let metadata = admin.inner().fetch_metadata(None, PATIENCE).expect("the broker answers");
-        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+        metadata.topics().iter().map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect()
     });
-    names.await.expect("an answer")
+    topics.await.expect("an answer")
+}
+
+async fn topic_names(properties: &BTreeMap<String, String>) -> Vec<String> {
+    topics(properties).await.into_keys().collect()
 }
 
 async fn partition_count(properties: &BTreeMap<String, String>, topic: &str) -> usize {
-    let (admin, topic) = (admin(properties), topic.to_owned());
-    let count = tokio::task::spawn_blocking(move || {
-        let metadata = admin.inner().fetch_metadata(None, PATIENCE).expect("the broker answers");
-        metadata.topics().iter().find(|found| found.name() == topic).map_or(0, |found| found.partitions().len())
-    });
-    count.await.expect("an answer")
+    topics(properties).await.get(topic).copied().unwrap_or_default()
+}
+
+/// Waits until the broker knows of these topics, with so many partitions each.
+async fn wait_for_partitions(properties: &BTreeMap<String, String>, names: &[String], partitions: usize) {
+    within(async {
+        loop {
+            let known = topics(properties).await;
+            if names.iter().all(|name| known.get(name) == Some(&partitions)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 fn millis(time: DateTime<Utc>) -> i64 {

@@ -88,6 +88,52 @@ async fn a_row_that_names_a_partition_added_meanwhile_is_published_there() {
 }
 
 #[tokio::test]
+async fn many_topics_at_once_are_each_known_for_what_they_are_and_their_new_partitions_too() {
+    const TOPICS: usize = 40;
+    let (broker, prefix) = (testbed(), unique("many"));
+    let names: Vec<String> = (0..TOPICS).map(|n| format!("{prefix}.{n}")).collect();
+    let new: Vec<NewTopic<'_>> = names
+        .iter()
+        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "2000"))
+        .collect();
+    let created = admin(&broker).create_topics(&new, &AdminOptions::new()).await.expect("an answer");
+    created.into_iter().for_each(|topic| drop(topic.expect("the topic is created")));
+    wait_for_partitions(&broker, &names, 1).await;
+    let mut sink = open(settings(&broker)).await;
+
+    let mut records: Vec<Record> = names.iter().zip(1..).map(|(name, id)| record(id, name, "a")).collect();
+    records[TOPICS / 2].payload = Some(vec![b'x'; 3_000]);
+    records.push(record(1_000, &format!("{prefix}.missing"), "a"));
+    records.push(record(1_001, "not a topic", "a"));
+    let refused = within(sink.examine(&records)).await.expect("the topics are known");
+    let refused: Vec<_> = refused.iter().map(|refusal| (refusal.index, refusal.rejection.code)).collect();
+    assert_eq!(refused, [(TOPICS / 2, "message_too_large"), (TOPICS + 1, "invalid_topic")]);
+    records.remove(TOPICS + 1);
+    records.remove(TOPICS / 2);
+    let outcomes = publish(&mut sink, &records).await;
+    let (last, others) = outcomes.split_last().expect("outcomes");
+    assert_eq!(*last, Outcome::Held(HoldCause::MissingTopic));
+    assert!(others.iter().all(is_delivered), "{others:?}");
+    assert!(!topic_names(&broker).await.contains(&format!("{prefix}.missing")), "nobody was to create it");
+
+    let more: Vec<NewPartitions<'_>> = names.iter().map(|name| NewPartitions::new(name, 3)).collect();
+    let added = admin(&broker).create_partitions(&more, &AdminOptions::new()).await.expect("an answer");
+    added.into_iter().for_each(|topic| drop(topic.expect("partitions are added")));
+    wait_for_partitions(&broker, &names, 3).await;
+    let placed: Vec<Record> =
+        names.iter().zip(1..).map(|(name, id)| Record { partition: Some(2), ..record(id, name, "b") }).collect();
+    within(async {
+        // A topic is asked for again for such a row, but not at once.
+        while !sink.examine(&placed).await.expect("the topics are known").is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let outcomes = publish(&mut sink, &placed).await;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered { partition: 2, .. })), "{outcomes:?}");
+}
+
+#[tokio::test]
 async fn a_topic_to_which_writing_is_not_allowed_is_held_and_not_tried_again_at_once() {
     const TOPIC_AUTHORIZATION_FAILED: i32 = 29;
     let (broker, properties) = in_process("refused", 1);

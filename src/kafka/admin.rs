@@ -1,0 +1,160 @@
+//! What only an admin client can ask and do: read the settings of topics, and create them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::time::{Instant, sleep};
+
+use crate::kafka::ask::PATIENCE;
+use crate::kafka::client_log::{ClientLog, Reach};
+use crate::kafka::config::OnMissingTopic;
+
+/// Topics whose settings one question asks for.
+const TOGETHER: usize = 100;
+
+/// How long an admin client stays open for the next question: topics in use are asked for more often than that.
+const UNNEEDED: Duration = Duration::from_secs(60);
+
+/// What a topic demands of records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Its `max.message.bytes`, where the broker tells. Where not, the broker is the judge.
+    pub(crate) limit: Option<usize>,
+    /// Whether it is compacted, so that every record needs a key; where the broker tells.
+    pub(crate) compacted: Option<bool>,
+}
+
+/// What needs the admin client: a connection of its own, open while there are questions.
+pub(crate) struct Admin {
+    config: ClientConfig,
+    pub(crate) on_missing_topic: OnMissingTopic,
+    pub(crate) reach: Arc<Reach>,
+    client: Arc<Mutex<Option<Open>>>,
+    /// Topics of which it was said that they cannot be created.
+    said: Mutex<HashSet<String>>,
+}
+
+/// An admin client, and when it was last needed.
+struct Open {
+    client: Arc<AdminClient<ClientLog>>,
+    needed: Instant,
+}
+
+impl Admin {
+    /// An admin client with this configuration; nothing connects yet.
+    pub(crate) fn new(config: ClientConfig, on_missing_topic: OnMissingTopic, reach: Arc<Reach>) -> Self {
+        Self { config, on_missing_topic, reach, client: Arc::default(), said: Mutex::default() }
+    }
+
+    fn client(&self) -> Result<Arc<AdminClient<ClientLog>>, KafkaError> {
+        let mut open = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &mut *open {
+            open.needed = Instant::now();
+            return Ok(Arc::clone(&open.client));
+        }
+        let mut config = self.config.clone();
+        config.set("allow.auto.create.topics", "false");
+        // Outages are the producer's to report.
+        let client = Arc::new(config.create_with_context(ClientLog::default())?);
+        *open = Some(Open { client: Arc::clone(&client), needed: Instant::now() });
+        tokio::spawn(close_unneeded(Arc::downgrade(&self.client)));
+        Ok(client)
+    }
+
+    /// What topics demand of records, as far as the broker tells.
+    pub(crate) async fn terms(&self, topics: &[impl AsRef<str>]) -> HashMap<String, Terms> {
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let Ok(client) = self.client() else { return HashMap::new() };
+        let mut terms = HashMap::with_capacity(topics.len());
+        for some in topics.chunks(TOGETHER) {
+            let asked: Vec<_> = some.iter().map(|topic| ResourceSpecifier::Topic(topic.as_ref())).collect();
+            let described = client.describe_configs(&asked, &options).await.unwrap_or_else(|error| {
+                tracing::debug!(topics = some.len(), error = %error, "the topics' settings are not readable");
+                Vec::new()
+            });
+            terms.extend(described.into_iter().filter_map(|resource| named_terms(&resource.ok()?)));
+        }
+        terms
+    }
+
+    /// Creates a topic; `false` when that is not possible, which is said once for each topic.
+    pub(crate) async fn create(&self, new: &NewTopic<'_>) -> Result<bool, KafkaError> {
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+        let client = self.client()?;
+        let created = client.create_topics([new], &options).await?;
+        let (topic, partitions) = (new.name, new.num_partitions);
+        let refused = created.into_iter().find_map(Result::err).map(|(_, code)| code);
+        match refused {
+            None => {
+                tracing::info!(topic, partitions, "created the missing topic");
+                Ok(true)
+            }
+            Some(RDKafkaErrorCode::TopicAlreadyExists) => Ok(true),
+            Some(code) if is_passing(code) => Err(KafkaError::AdminOp(code)),
+            Some(code) => {
+                let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+                if said.insert(topic.to_owned()) {
+                    tracing::warn!(topic, partitions, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
+                }
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// A topic, and what it demands of records.
+fn named_terms(settings: &ConfigResource) -> Option<(String, Terms)> {
+    let OwnedResourceSpecifier::Topic(topic) = &settings.specifier else { return None };
+    let value = |name| settings.get(name)?.value.as_deref();
+    let terms = Terms {
+        limit: value("max.message.bytes").and_then(|limit| limit.parse().ok()),
+        compacted: value("cleanup.policy").map(|policy| policy.contains("compact")),
+    };
+    Some((topic.clone(), terms))
+}
+
+/// Whether creating a topic may succeed when it is tried again, with nothing changed by anybody.
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::NotController
+            | Code::NetworkException
+            | Code::BrokerNotAvailable
+            | Code::ThrottlingQuotaExceeded
+    )
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        close(&self.client);
+    }
+}
+
+/// Closes an admin client that was not needed for a while: its thread, which never rests, is a fifth of what an idle relay
+/// costs.
+async fn close_unneeded(client: Weak<Mutex<Option<Open>>>) {
+    loop {
+        sleep(UNNEEDED).await;
+        let Some(client) = client.upgrade() else { return };
+        let is_needed = |open: &Open| open.needed.elapsed() < UNNEEDED;
+        if !client.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(is_needed) {
+            return close(&client);
+        }
+    }
+}
+
+/// A client's end waits for its threads: not on ours.
+fn close(client: &Mutex<Option<Open>>) {
+    let open = client.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if open.is_some() {
+        std::thread::spawn(move || drop(open));
+    }
+}
