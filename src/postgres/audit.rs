@@ -46,7 +46,7 @@ impl Audit {
                  and ($4::text is not null and pg_visible_in_snapshot(xid, (select $4::pg_snapshot))
                      or $5::text is not null and id <= $6 and pg_visible_in_snapshot(xid, (select $5::pg_snapshot)))
              from {outbox} where id > $1 and created_at >= $2 order by id limit $3",
-            free = not_held(7),
+            free = not_held("$7"),
             outbox = self.table.outbox()
         );
         let frozen = by_position.and_then(|at| at.frozen.as_ref());

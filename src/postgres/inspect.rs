@@ -96,7 +96,7 @@ async fn count_new(
              (select created_at from {outbox} where xid = any($2) and xid < $1 and sent_at is null and {free} limit $3)
          ) new",
         outbox = table.outbox(),
-        free = not_held(4)
+        free = not_held("$4")
     );
     let statement = sqlx::query(sql(text)).bind(Xid(snapshot.xmax)).bind(Xid::all(&snapshot.open));
     let statement = statement.bind(rows_of(count_limit)).bind(Json(holds.to_json().unwrap_or_default()));
@@ -122,7 +122,7 @@ async fn count_walked(
              from (select * from {outbox} where id > $1 order by id limit $2) looked_at
          ) walked",
         outbox = table.outbox(),
-        free = not_held(6)
+        free = not_held("$6")
     );
     let statement = sqlx::query(sql(text))
         .bind(after)
@@ -151,7 +151,7 @@ async fn count_held(
              from (select * from {outbox} where id >= $1 order by id limit $2) looked_at
          ) walked",
         outbox = table.outbox(),
-        free = not_held(3)
+        free = not_held("$3")
     );
     let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(LOOK)));
     let statement = statement.bind(Json(holds.to_json().unwrap_or_default()));
@@ -177,7 +177,7 @@ async fn look_for_late(
          ) looked_at",
         outbox = table.outbox(),
         checkpoint = table.checkpoint(),
-        free = not_held(6)
+        free = not_held("$6")
     );
     let statement = sqlx::query(sql(text))
         .bind(sweep.after)

@@ -12,6 +12,8 @@ mod audit;
 #[cfg(feature = "relay")]
 mod checkpoint;
 #[cfg(feature = "relay")]
+mod copy;
+#[cfg(feature = "relay")]
 mod dead;
 #[cfg(feature = "relay")]
 mod delta;
@@ -53,6 +55,8 @@ mod settle;
 mod snapshot;
 #[cfg(feature = "relay")]
 mod store;
+#[cfg(feature = "relay")]
+mod values;
 #[cfg(feature = "relay")]
 mod walk;
 #[cfg(feature = "relay")]

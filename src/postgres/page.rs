@@ -8,17 +8,19 @@
 use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
-use sqlx::postgres::PgArguments;
-use sqlx::{Arguments, Encode, PgConnection, Postgres, Row, Type};
+use sqlx::{PgConnection, Row};
 
 use crate::contract::StoreError;
 use crate::outbox::{Lane, Limit, Table};
+use crate::postgres::copy::Message;
 use crate::postgres::errors::classify;
 use crate::postgres::holds::not_held;
 use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page};
 use crate::postgres::session::{BACKLOG, ask, bounded, sql};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::xid::Xid;
+use crate::postgres::values::{Bound, Values, Written};
+
+const READING: &str = "reading the outbox";
 
 /// What to read of a window, besides where it is.
 #[derive(Debug, Default)]
@@ -46,7 +48,7 @@ pub(super) async fn new_rows(
     which: &Which<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
-    let mut statement = Statement::new();
+    let mut statement = Statement::<Bound>::default();
     let newest = statement.by_xid(table, prev, which, None, limit);
     // One statement, one snapshot. It is told by a row of its own, first, because it can be long.
     let text = format!(
@@ -68,7 +70,7 @@ pub(super) async fn window_by_xid(
     which: &Which<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
-    let mut statement = Statement::new();
+    let mut statement = Statement::<Bound>::default();
     let rows = statement.by_xid(table, window.0, which, Some((window.1, after)), limit);
     let text = format!("/* outboxd: read_window_by_xid */ {rows} order by id");
     statement.read(conn, text, limit).await
@@ -83,18 +85,18 @@ pub(super) async fn window_by_id(
     which: &Which<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
-    let mut statement = Statement::new();
-    let (after, upto) = (statement.bind(span.after), statement.bind(span.upto));
+    let mut statement = Statement { values: Written };
+    let (after, upto) = (statement.values.number(span.after), statement.values.number(span.upto));
     let rest = statement.rest(which);
     let new = statement.unseen_in(window.0);
     let seen = statement.seen_in(window.1);
-    let rows = statement.bind(rows_of(limit));
+    let rows = statement.values.number(rows_of(limit));
     let text = format!(
-        "/* outboxd: read_window */ select null::text, {COLUMNS} from {outbox}
-         where id > ${after} and id <= ${upto} {new} {seen} {rest} order by id limit ${rows}",
+        "select null::text, {COLUMNS} from {outbox}
+         where id > {after} and id <= {upto} {new} {seen} {rest} order by id limit {rows}",
         outbox = table.outbox()
     );
-    statement.read(conn, text, limit).await
+    copy(conn, &format!("/* outboxd: read_window */ copy ({text}) to stdout (format binary)"), limit).await
 }
 
 /// Fills in the payloads that were left out. Records whose rows are gone by now are left out too: somebody
@@ -125,22 +127,32 @@ fn rows_of(limit: Limit) -> i64 {
     i64::try_from(limit.records).unwrap_or(i64::MAX)
 }
 
-/// A statement in the making: its parameters, numbered as they are bound.
-struct Statement {
-    arguments: PgArguments,
+/// Reads many rows by copying them, which costs the driver and the server less. Keeps what fits, as
+/// [`Statement::read`] does.
+async fn copy(conn: &mut PgConnection, text: &str, limit: Limit) -> Result<Page, StoreError> {
+    let failed = |error| classify(READING, error);
+    bounded(READING, BACKLOG, async {
+        let mut page = Page::default();
+        let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;
+        while let Some(bytes) = messages.try_next().await.map_err(failed)? {
+            let unreadable = |error| failed(sqlx::Error::Decode(error));
+            let mut message = Message::new(&bytes).map_err(unreadable)?;
+            while let Some(row) = message.next().map_err(unreadable)? {
+                page.take(&row, limit)?;
+            }
+        }
+        Ok(page)
+    })
+    .await
 }
 
-impl Statement {
-    fn new() -> Self {
-        Self { arguments: PgArguments::default() }
-    }
+/// A statement in the making.
+#[derive(Default)]
+struct Statement<V> {
+    values: V,
+}
 
-    /// Adds a parameter, and returns its number.
-    fn bind<'q>(&mut self, value: impl Encode<'q, Postgres> + Type<Postgres>) -> usize {
-        self.arguments.add(value).expect("numbers, text and JSON can always be encoded");
-        self.arguments.len()
-    }
-
+impl<V: Values> Statement<V> {
     /// The select that is led by the index on xid.
     fn by_xid(
         &mut self,
@@ -150,24 +162,24 @@ impl Statement {
         seen: Option<(&Snapshot, i64)>,
         limit: Limit,
     ) -> String {
-        let (xmax, open) = (self.bind(Xid(prev.xmax)), self.bind(Xid::all(&prev.open)));
+        let (xmax, open) = (self.values.xid(prev.xmax), self.values.xids(&prev.open));
         let mut rest = self.rest(which);
         if let Some((cur, after)) = seen {
             // The sum keeps the planner from the primary key, as below.
-            let after = self.bind(after);
-            rest = format!("{seen} and id + 0 > ${after} {rest}", seen = self.seen_in(cur));
+            let after = self.values.number(after);
+            rest = format!("{seen} and id + 0 > {after} {rest}", seen = self.seen_in(cur));
         }
-        let rows = self.bind(rows_of(limit));
+        let rows = self.values.number(rows_of(limit));
         let outbox = table.outbox();
         // Sorted by a sum, which the primary key cannot serve: on a table that was never analysed the planner
         // would walk it, filtering every row by xid. Only ids are sorted: the window may be large.
         format!(
             "select null::text, {COLUMNS} from (
                  select u.id from (
-                     select id from {outbox} where xid >= ${xmax} {rest}
+                     select id from {outbox} where xid >= {xmax} {rest}
                      union all
-                     select id from {outbox} where xid = any(${open}) and xid < ${xmax} {rest}
-                 ) u order by u.id + 0 limit ${rows}
+                     select id from {outbox} where xid = any({open}) and xid < {xmax} {rest}
+                 ) u order by u.id + 0 limit {rows}
              ) page join {outbox} using (id)"
         )
     }
@@ -176,42 +188,42 @@ impl Statement {
         if snapshot.is_nothing() {
             return String::new();
         }
-        let (xmax, open) = (self.bind(Xid(snapshot.xmax)), self.bind(Xid::all(&snapshot.open)));
-        format!("and (xid >= ${xmax} or xid = any(${open}))")
+        let (xmax, open) = (self.values.xid(snapshot.xmax), self.values.xids(&snapshot.open));
+        format!("and (xid >= {xmax} or xid = any({open}))")
     }
 
     /// The inner select makes it read the snapshot's text once instead of once a row.
     fn seen_in(&mut self, snapshot: &Snapshot) -> String {
-        format!("and pg_visible_in_snapshot(xid, (select ${}::pg_snapshot))", self.bind(snapshot.to_string()))
+        format!("and pg_visible_in_snapshot(xid, (select {}::pg_snapshot))", self.values.text(snapshot.to_string()))
     }
 
     /// Rows that are marked as sent are left out in every mode, so that changing it publishes nothing again.
     fn rest(&mut self, which: &Which<'_>) -> String {
         let mut rest = "and sent_at is null".to_owned();
         if let Some(held) = &which.without {
-            let held = self.bind(sqlx::types::Json(held));
-            rest = format!("{rest} and {}", not_held(held));
+            rest = format!("{rest} and {}", not_held(&self.values.json(held)));
         }
         if let Some((lane, from_id)) = which.lane {
-            let (topic, from_id) = (self.bind(lane.topic().to_owned()), self.bind(from_id));
-            rest = format!("{rest} and topic = ${topic} and id + 0 >= ${from_id}");
+            let (topic, from_id) = (self.values.text(lane.topic().to_owned()), self.values.number(from_id));
+            rest = format!("{rest} and topic = {topic} and id + 0 >= {from_id}");
             if let Some(key) = lane.key() {
-                rest = format!("{rest} and key = ${} and partition is null", self.bind(key.to_owned()));
+                rest = format!("{rest} and key = {} and partition is null", self.values.text(key.to_owned()));
             }
             if let Some(partition) = lane.partition() {
-                rest = format!("{rest} and partition = ${}", self.bind(partition));
+                rest = format!("{rest} and partition = {}", self.values.int(partition));
             }
         }
         rest
     }
+}
 
+impl Statement<Bound> {
     /// Keeps what fits and lets the rest of the rows pass by, so that memory is bounded.
     async fn read(self, conn: &mut PgConnection, text: String, limit: Limit) -> Result<Page, StoreError> {
-        let doing = "reading the outbox";
-        bounded(doing, BACKLOG, async {
+        bounded(READING, BACKLOG, async {
             let mut page = Page::default();
-            let mut rows = sqlx::query_with(sql(text), self.arguments).fetch(conn);
-            while let Some(row) = rows.try_next().await.map_err(|error| classify(doing, error))? {
+            let mut rows = sqlx::query_with(sql(text), self.values.arguments).fetch(conn);
+            while let Some(row) = rows.try_next().await.map_err(|error| classify(READING, error))? {
                 page.take(&row, limit)?;
             }
             Ok(page)

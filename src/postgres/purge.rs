@@ -156,6 +156,6 @@ fn statement(table: &Table) -> String {
          from looked_at",
         lease = table.lease(),
         outbox = table.outbox(),
-        free = not_held(10)
+        free = not_held("$10")
     )
 }

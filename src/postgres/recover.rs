@@ -104,7 +104,7 @@ async fn settle_between(
     let wanted = format!(
         "sent_at is null and {free} and (pg_visible_in_snapshot(xid, (select $3::pg_snapshot))
              or $4::text is not null and id <= $5 and pg_visible_in_snapshot(xid, (select $4::pg_snapshot)))",
-        free = not_held(6)
+        free = not_held("$6")
     );
     let text = format!(
         "/* outboxd: settle_progress */ {change} where id in (

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgRow, PgValueRef};
+use sqlx::postgres::PgRow;
 use sqlx::{Row, ValueRef};
 use uuid::Uuid;
 
@@ -23,6 +23,22 @@ pub(super) const NO_COLUMNS: &str = "null::bigint as id, null::uuid, null::text,
 
 /// Where the columns begin: before them comes the snapshot, or null.
 const SNAPSHOT: usize = 0;
+
+/// How many columns there are, with that one.
+pub(super) const WIDTH: usize = 10;
+
+/// A row's columns, in the binary format.
+pub(super) trait Columns {
+    /// A column's bytes; nothing for null.
+    fn bytes(&self, column: usize) -> Result<Option<&[u8]>, BoxError>;
+}
+
+impl Columns for PgRow {
+    fn bytes(&self, column: usize) -> Result<Option<&[u8]>, BoxError> {
+        let value = self.try_get_raw(column)?;
+        if value.is_null() { Ok(None) } else { value.as_bytes().map(Some) }
+    }
+}
 
 /// What one statement returned, cut where the limit of bytes is reached.
 #[derive(Debug, Default)]
@@ -57,7 +73,7 @@ impl Page {
     }
 
     /// Takes a row. Once a row does not fit, none after it does.
-    pub(super) fn take(&mut self, row: &PgRow, limit: Limit) -> Result<(), StoreError> {
+    pub(super) fn take(&mut self, row: &impl Columns, limit: Limit) -> Result<(), StoreError> {
         let snapshot = optional_text(row, SNAPSHOT).map_err(unreadable)?;
         if let Some(text) = snapshot {
             self.snapshot = Some(text.parse().map_err(|error| unreadable(Box::new(error)))?);
@@ -81,16 +97,16 @@ impl Page {
     }
 
     /// Reads a record, and the size of its payload if that was left out.
-    fn record(&mut self, row: &PgRow) -> Result<(Record, Option<usize>), StoreError> {
+    fn record(&mut self, row: &impl Columns) -> Result<(Record, Option<usize>), StoreError> {
         let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
         let json = text(row, 7).map_err(unreadable)?;
         let headers = headers_from_json(json.as_bytes()).map_err(|error| headers_of(id, error))?;
         self.columns(row, id, headers).map_err(unreadable)
     }
 
-    fn columns(&mut self, row: &PgRow, id: i64, headers: Headers) -> Result<(Record, Option<usize>), BoxError> {
-        let size = optional(row, 5)?.map(|value| int(&value)).transpose()?;
-        let payload = optional(row, 6)?.map(|value| value.as_bytes().map(<[u8]>::to_vec)).transpose()?;
+    fn columns(&mut self, row: &impl Columns, id: i64, headers: Headers) -> Result<(Record, Option<usize>), BoxError> {
+        let size = optional_int(row, 5)?;
+        let payload = row.bytes(6)?.map(<[u8]>::to_vec);
         let left_out = size.filter(|_| payload.is_none()).map(usize::try_from).transpose()?;
         let record = Record {
             id,
@@ -99,7 +115,7 @@ impl Page {
             key: optional_text(row, 4)?.map(str::to_owned),
             payload,
             headers,
-            partition: optional(row, 8)?.map(|value| int(&value)).transpose()?,
+            partition: optional_int(row, 8)?,
             created_at: timestamp(i64::from_be_bytes(fixed(row, 9)?)),
         };
         Ok((record, left_out))
@@ -136,28 +152,24 @@ fn headers_of(id: i64, error: InvalidHeaders) -> StoreError {
     }
 }
 
-fn optional(row: &PgRow, column: usize) -> Result<Option<PgValueRef<'_>>, BoxError> {
-    let value = row.try_get_raw(column)?;
-    Ok((!value.is_null()).then_some(value))
+fn optional_text(row: &impl Columns, column: usize) -> Result<Option<&str>, BoxError> {
+    Ok(row.bytes(column)?.map(str::from_utf8).transpose()?)
 }
 
-fn optional_text(row: &PgRow, column: usize) -> Result<Option<&str>, BoxError> {
-    match row.try_get_raw(column)? {
-        value if value.is_null() => Ok(None),
-        value => Ok(Some(value.as_str()?)),
-    }
+fn text(row: &impl Columns, column: usize) -> Result<&str, BoxError> {
+    Ok(str::from_utf8(present(row, column)?)?)
 }
 
-fn text(row: &PgRow, column: usize) -> Result<&str, BoxError> {
-    row.try_get_raw(column)?.as_str()
+fn fixed<const N: usize>(row: &impl Columns, column: usize) -> Result<[u8; N], BoxError> {
+    Ok(present(row, column)?.try_into()?)
 }
 
-fn fixed<const N: usize>(row: &PgRow, column: usize) -> Result<[u8; N], BoxError> {
-    Ok(row.try_get_raw(column)?.as_bytes()?.try_into()?)
+fn optional_int(row: &impl Columns, column: usize) -> Result<Option<i32>, BoxError> {
+    row.bytes(column)?.map(|bytes| Ok(i32::from_be_bytes(bytes.try_into()?))).transpose()
 }
 
-fn int(value: &PgValueRef<'_>) -> Result<i32, BoxError> {
-    Ok(i32::from_be_bytes(value.as_bytes()?.try_into()?))
+fn present(row: &impl Columns, column: usize) -> Result<&[u8], BoxError> {
+    row.bytes(column)?.ok_or_else(|| format!("column {column} is null").into())
 }
 
 /// Microseconds since 2000, or infinity, which no `DateTime` knows.

@@ -11,12 +11,19 @@ fn at_partition(topic: &str, key: &str, partition: i32) -> Message {
 }
 
 pub(crate) async fn a_held_lane_is_left_out_while_others_flow(implementation: &dyn Implementation) {
-    for lane in [Lane::topic_of("held"), key_lane("held", "a"), Lane::from_columns("held", None, Some(3))] {
+    let lanes = [
+        Lane::topic_of("held"),
+        key_lane("held", "a"),
+        key_lane("held", r#"it's ' "$1" ☃"#),
+        Lane::from_columns("held", None, Some(3)),
+    ];
+    for lane in lanes {
         let outbox = implementation.outbox(Settle::Mark).await;
         let mut session = Session::open(&outbox.store()).await;
         session.reader.hold(held(lane.clone(), 0));
         let partition = lane.partition();
-        let left_out = partition.map_or_else(|| message("held", "a"), |partition| at_partition("held", "a", partition));
+        let key = lane.key().unwrap_or("a");
+        let left_out = partition.map_or_else(|| message("held", key), |partition| at_partition("held", key, partition));
         let others = [message("flowing", "a"), message("flowing", "b")];
         write_all(&*outbox, &[left_out.clone(), others[0].clone(), left_out_again(&left_out), others[1].clone()]).await;
         assert_eq!(events(&session.read(1).await), event_ids(&others), "{lane}");
