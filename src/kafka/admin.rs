@@ -9,9 +9,11 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::{Instant, sleep};
 
-use crate::kafka::ask::PATIENCE;
 use crate::kafka::client_log::{ClientLog, Reach};
 use crate::kafka::config::OnMissingTopic;
+
+/// How long one question may take, to this client or another.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Topics whose settings one question asks for.
 const TOGETHER: usize = 100;
@@ -138,8 +140,7 @@ impl Drop for Admin {
     }
 }
 
-/// Closes an admin client that was not needed for a while: its thread, which never rests, is a fifth of what an idle relay
-/// costs.
+/// Closes an admin client that was not needed for a while: its threads are a fifth of what an idle relay costs.
 async fn close_unneeded(client: Weak<Mutex<Option<Open>>>) {
     loop {
         sleep(UNNEEDED).await;

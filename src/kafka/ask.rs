@@ -17,7 +17,7 @@ use rdkafka::producer::Producer as _;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
-use crate::kafka::admin::{Admin, Terms};
+use crate::kafka::admin::{Admin, PATIENCE, Terms};
 use crate::kafka::config::OnMissingTopic;
 use crate::kafka::errors::{self, Verdict};
 use crate::kafka::producer::Handle;
@@ -26,9 +26,6 @@ use crate::outbox::{HoldCause, is_topic_name};
 /// Topics that are asked for one by one, so many at once. Of more, all that the broker has are asked for: it answers the
 /// questions of a client one after the other.
 const QUESTIONS: usize = 16;
-
-/// How long one question may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a topic that was just created is asked for before it is held like a missing one.
 const CREATED_ASKS: usize = 10;

@@ -15,12 +15,10 @@ use crate::outbox::{Lane, Limit, Table};
 use crate::postgres::copy::Message;
 use crate::postgres::errors::classify;
 use crate::postgres::holds::not_held;
-use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page};
+use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page, READING, unreadable};
 use crate::postgres::session::{BACKLOG, ask, bounded, sql};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::values::{Bound, Values, Written};
-
-const READING: &str = "reading the outbox";
 
 /// What to read of a window, besides where it is.
 #[derive(Debug, Default)]
@@ -127,7 +125,7 @@ fn rows_of(limit: Limit) -> i64 {
     i64::try_from(limit.records).unwrap_or(i64::MAX)
 }
 
-/// Reads many rows by copying them, which costs the driver and the server less. Keeps what fits, as
+/// Reads many rows by copying them, which costs the driver less. Keeps what fits, as
 /// [`Statement::read`] does.
 async fn copy(conn: &mut PgConnection, text: &str, limit: Limit) -> Result<Page, StoreError> {
     let failed = |error| classify(READING, error);
@@ -135,7 +133,6 @@ async fn copy(conn: &mut PgConnection, text: &str, limit: Limit) -> Result<Page,
         let mut page = Page::default();
         let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;
         while let Some(bytes) = messages.try_next().await.map_err(failed)? {
-            let unreadable = |error| failed(sqlx::Error::Decode(error));
             let mut message = Message::new(&bytes).map_err(unreadable)?;
             while let Some(row) = message.next().map_err(unreadable)? {
                 page.take(&row, limit)?;

@@ -13,6 +13,9 @@ use crate::outbox::{Headers, InvalidHeaders, Limit, Record, headers_from_json};
 use crate::postgres::errors::classify;
 use crate::postgres::snapshot::Snapshot;
 
+/// What is being done, for errors.
+pub(super) const READING: &str = "reading the outbox";
+
 /// What is selected of a row. A payload of more than 8 KiB is left out at first: how many rows fit into the
 /// limit of bytes is known only when their sizes are.
 pub(super) const COLUMNS: &str = "id, event_id, topic, key, octet_length(payload), \
@@ -139,8 +142,9 @@ impl Page {
     }
 }
 
-fn unreadable(error: BoxError) -> StoreError {
-    classify("reading the outbox", sqlx::Error::Decode(error))
+/// What came cannot be what was asked for.
+pub(super) fn unreadable(error: BoxError) -> StoreError {
+    classify(READING, sqlx::Error::Decode(error))
 }
 
 fn headers_of(id: i64, error: InvalidHeaders) -> StoreError {
