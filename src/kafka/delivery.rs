@@ -61,8 +61,12 @@ pub(crate) struct Ledger {
     state: Mutex<State>,
     /// Signalled when there may be room again.
     room: Notify,
-    /// Signalled at every change that somebody may wait for, other than room.
+    /// Signalled when a submission begins.
+    begun: Notify,
+    /// Signalled at every other change that somebody may wait for.
     changed: Notify,
+    /// Signalled when the producer is found to be no good. Who waits for that is not woken by every report.
+    over: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +128,7 @@ impl Ledger {
         let slot = Slot { outcomes: vec![Outcome::Unknown; records], left: records + 1, began: Instant::now(), answer };
         let mut state = self.state();
         state.open += 1;
+        self.begun.notify_waiters();
         let number = match state.free.pop() {
             Some(number) => {
                 state.slots[number] = Some(slot);
@@ -179,8 +184,8 @@ impl Ledger {
             }
             none => *none = Some(spoil),
         }
-        self.changed.notify_waiters();
-        self.room.notify_one();
+        drop(state);
+        self.tell_of_the_end();
     }
 
     /// Counts a transaction as open, until [`release`](Self::release): its records alone do not end it. Returns its
@@ -270,6 +275,12 @@ impl Ledger {
             let _ = slot.answer.send(slot.outcomes);
         }
         drop(state);
+        self.tell_of_the_end();
+    }
+
+    /// Wakes whoever waits for an end, or in vain.
+    fn tell_of_the_end(&self) {
+        self.over.notify_waiters();
         self.changed.notify_waiters();
         self.room.notify_one();
     }
@@ -279,9 +290,14 @@ impl Ledger {
         self.until(|state| state.open == 0 || state.spoil.is_some() || state.abandoned).await;
     }
 
+    /// Waits until a submission is not answered.
+    pub(crate) async fn busy(&self) {
+        wait_for(&self.begun, || self.state().open > 0).await;
+    }
+
     /// Waits until the producer is given up.
     pub(crate) async fn given_up(&self) {
-        self.until(|state| state.abandoned).await;
+        wait_for(&self.over, || self.state().abandoned).await;
     }
 
     /// Waits until every submission is answered, good producer or not.
@@ -296,7 +312,7 @@ impl Ledger {
 
     /// Waits until the producer is found to be no good.
     pub(crate) async fn ended(&self) {
-        self.until(|state| state.spoil.is_some() || state.abandoned).await;
+        wait_for(&self.over, || !self.is_sound()).await;
     }
 
     /// Waits until no submission has been under way for longer than this, or the producer is found to be no good.
@@ -317,14 +333,7 @@ impl Ledger {
     }
 
     async fn until(&self, done: impl Fn(&State) -> bool) {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if done(&self.state()) {
-                return;
-            }
-            changed.await;
-        }
+        wait_for(&self.changed, || done(&self.state())).await;
     }
 
     fn count_down(&self, state: &mut State, number: usize, by: usize) {
@@ -343,6 +352,18 @@ impl Ledger {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until it is so. The signal comes whenever that may have changed.
+async fn wait_for(signal: &Notify, is_so: impl Fn() -> bool) {
+    loop {
+        let mut signalled = pin!(signal.notified());
+        signalled.as_mut().enable();
+        if is_so() {
+            return;
+        }
+        signalled.await;
     }
 }
 

@@ -41,11 +41,11 @@ impl Patience {
     }
 }
 
-/// Watches a producer until it is found to be no good.
+/// Watches a producer until it is given up.
 pub(crate) async fn watch(ledger: Arc<Ledger>, client: Weak<Client>, patience: Arc<Patience>) {
     let mut oldest = None;
     let mut since = Instant::now();
-    while timeout(STEP, ledger.ended()).await.is_err() {
+    while timeout(STEP, ledger.given_up()).await.is_err() {
         let now = ledger.oldest();
         if now != oldest {
             if oldest.is_some() {
@@ -54,9 +54,17 @@ pub(crate) async fn watch(ledger: Arc<Ledger>, client: Weak<Client>, patience: A
             oldest = now;
             since = Instant::now();
         }
-        let Some(client) = client.upgrade() else { return };
+        let Some(client) = client.upgrade().map(Handle::from) else { return };
+        if now.is_none() {
+            drop(client);
+            tokio::select! {
+                () = ledger.busy() => since = Instant::now(),
+                () = ledger.given_up() => return,
+            }
+            continue;
+        }
         // An outage is no fault of the client: only time counts in which the broker answered throughout.
-        if now.is_none() || !answers(Handle::from(client)).await {
+        if !answers(client).await {
             since = Instant::now();
         } else if since.elapsed() >= patience.get() {
             let waited = since.elapsed().as_secs();

@@ -95,6 +95,22 @@ async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybo
 }
 
 #[test]
+fn a_submission_wakes_whoever_waits_for_work_and_an_end_whoever_waits_for_that() {
+    let ledger = Arc::new(Ledger::default());
+    let (mut busy, mut ended, mut given_up) = (pin!(ledger.busy()), pin!(ledger.ended()), pin!(ledger.given_up()));
+    assert!((&mut busy).now_or_never().is_none());
+    let (submission, _receipt) = ledger.begin(1);
+    assert!(busy.now_or_never().is_some());
+    drop(submission);
+    assert!((&mut ended).now_or_never().is_none());
+    ledger.spoil(Spoil::because("refused"));
+    assert!(ended.now_or_never().is_some());
+    assert!((&mut given_up).now_or_never().is_none());
+    ledger.abandon();
+    assert!(given_up.now_or_never().is_some());
+}
+
+#[test]
 fn a_transaction_begins_when_the_one_before_is_acknowledged_and_commits_when_that_is_committed() {
     let ledger = Arc::new(Ledger::default());
     let first = ledger.retain();
