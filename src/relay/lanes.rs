@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use tokio::sync::Notify;
 
 use crate::outbox::{Held, HoldCause, Lane, Record};
 
@@ -46,6 +47,8 @@ pub(crate) struct Lanes {
     commands: VecDeque<Command>,
     /// How many commands were given in all.
     given: u64,
+    /// Signalled when a lane waits that did not.
+    news: Arc<Notify>,
 }
 
 impl Lanes {
@@ -106,6 +109,7 @@ impl Lanes {
                     entry.commanded = self.given;
                     // The reader breaks a release off when it hears of a hold.
                     entry.state = State::Held;
+                    self.news.notify_one();
                 }
                 return true;
             }
@@ -132,6 +136,7 @@ impl Lanes {
             self.commands.push_back(Command::Hold(entry.held.clone()));
             self.given += 1;
             entry.commanded = self.given;
+            self.news.notify_one();
         }
         news
     }
@@ -184,6 +189,11 @@ impl Lanes {
         self.entries.values().filter(waits).map(|entry| entry.held.lane.clone()).collect()
     }
 
+    /// Signalled when one of these may have been added.
+    pub(crate) fn news(&self) -> Arc<Notify> {
+        Arc::clone(&self.news)
+    }
+
     /// What must be stored beside a checkpoint: every lane of which something may be unsettled.
     pub(crate) fn stored(&self) -> Vec<Held> {
         let mut held: Vec<Held> = self.entries.values().map(|entry| entry.held.clone()).collect();
@@ -203,6 +213,7 @@ mod properties;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use uuid::Uuid;
 
     const CAUSE: HoldCause = HoldCause::MissingTopic;
@@ -253,6 +264,20 @@ mod tests {
         assert_eq!(lanes.stored()[0].from_id, 3);
         let (told, _) = lanes.take_commands();
         assert!(matches!(&told[0], Command::Hold(held) if held.from_id == 3), "{told:?}");
+    }
+
+    #[test]
+    fn a_lane_that_waits_or_waits_again_is_news() {
+        let mut lanes = Lanes::default();
+        let (lane, news) = (Lane::topic_of("a"), lanes.news());
+        let is_news = || news.notified().now_or_never().is_some();
+        assert!(!is_news());
+        lanes.hold(lane.clone(), 5, CAUSE);
+        assert!(is_news());
+        lanes.release(&lane);
+        assert!(!is_news() && lanes.waiting().is_empty());
+        kept_back(&mut lanes, &[record(3, "a", "k")]);
+        assert!(is_news() && lanes.waiting() == [lane]);
     }
 
     #[test]

@@ -136,12 +136,18 @@ impl Publisher<'_> {
         let mut questions = Questions::new();
         let mut tick = interval(self.release_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // While nothing waits no timer need wake anybody.
+        let (mut is_ticking, news) = (true, self.lanes().news());
         loop {
             tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => return Ok(()),
                 Some(answer) = questions.next(), if !questions.is_empty() => self.answered(answer),
-                _ = tick.tick(), if questions.is_empty() => self.ask(&mut questions),
+                _ = tick.tick(), if is_ticking && questions.is_empty() => is_ticking = self.ask(&mut questions),
+                () = news.notified(), if !is_ticking => {
+                    is_ticking = true;
+                    tick.reset();
+                }
                 fetched = self.fetched.recv() => match fetched {
                     Some(fetched) => self.publish(fetched).await?,
                     None => return Ok(()),
@@ -290,15 +296,15 @@ impl Publisher<'_> {
     }
 
     /// Asks the sink about every held topic that nobody has asked to be released yet, and the store whose release
-    /// operators ask for.
-    fn ask(&self, questions: &mut Questions) {
+    /// operators ask for. Says whether anything waits.
+    fn ask(&self, questions: &mut Questions) -> bool {
         let waiting = self.lanes().waiting();
-        if !waiting.is_empty() {
-            let store = Arc::clone(&self.rejections.store);
-            questions.push(Box::pin(async move {
-                store.release_requests().await.map_or(Answer::Nothing, Answer::Requested)
-            }));
+        if waiting.is_empty() {
+            return false;
         }
+        let store = Arc::clone(&self.rejections.store);
+        let requests = async move { store.release_requests().await.map_or(Answer::Nothing, Answer::Requested) };
+        questions.push(Box::pin(requests));
         for lane in waiting {
             if let Lane::Topic { topic } = &lane {
                 let answer = self.sink.accepts(topic);
@@ -314,6 +320,7 @@ impl Publisher<'_> {
                 }));
             }
         }
+        true
     }
 
     fn answered(&self, answer: Answer) {
