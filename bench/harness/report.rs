@@ -6,13 +6,13 @@ use std::path::Path;
 
 use crate::Fallible;
 use crate::plot;
-use crate::results::{Results, Summary, rounded};
+use crate::results::{Results, Summary};
 
 /// How a figure is held against an aim.
 enum Aim {
-    /// At least so many times the rival's figure.
+    /// At least so many times the rival's figure of the same round.
     AtLeast(f64, &'static str),
-    /// At most so many times the rival's figure.
+    /// At most so many times the rival's figure of the same round.
     AtMost(f64, &'static str),
     /// At most so many times what it is under another load.
     Costs(f64, &'static str),
@@ -89,25 +89,29 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Fallible<()> {
 fn aims(results: &Results, text: &mut String) -> Fallible<()> {
     let mut rows = String::new();
     for (load, contestant, figure, aim) in AIMS {
-        let of = |load: &str, contestant: &str| {
+        let of = |load: &str| {
             let load = results.loads().into_iter().find(|(name, _)| *name == load)?;
-            Some(results.summary(load, contestant, figure)?.median)
+            results.summary(load, contestant, figure)
         };
-        let Some(own) = of(load, contestant) else { continue };
+        let beside = |rival: &str| {
+            let load = results.loads().into_iter().find(|(name, _)| name == load)?;
+            results.ratio(load, contestant, rival, figure)
+        };
+        let Some(own) = of(load) else { continue };
         let (is_reached, value, wanted) = match aim {
-            Aim::Within(limit) => (own <= *limit, rounded(own), format!("≤ {limit}")),
+            Aim::Within(limit) => (own.median <= *limit, own.to_string(), format!("≤ {limit}")),
             Aim::Costs(times, other) => {
-                let Some(usual) = of(other, contestant) else { continue };
-                let ratio = own / usual;
+                let Some(usual) = of(other) else { continue };
+                let ratio = own.median / usual.median;
                 (ratio <= *times, format!("{ratio:.2} × {other}"), format!("≤ {times:.2} ×"))
             }
-            Aim::AtLeast(times, rival) | Aim::AtMost(times, rival) => {
-                let Some(rival_has) = of(load, rival) else { continue };
-                let ratio = own / rival_has;
-                let at_least = matches!(aim, Aim::AtLeast(..));
-                let sign = if at_least { "≥" } else { "≤" };
-                let is_reached = if at_least { ratio >= *times } else { ratio <= *times };
-                (is_reached, format!("{ratio:.2} × {rival}"), format!("{sign} {times:.2} ×"))
+            Aim::AtLeast(times, rival) => {
+                let Some(ratio) = beside(rival) else { continue };
+                (ratio.median >= *times, format!("{ratio} × {rival}"), format!("≥ {times:.2} ×"))
+            }
+            Aim::AtMost(times, rival) => {
+                let Some(ratio) = beside(rival) else { continue };
+                (ratio.median <= *times, format!("{ratio} × {rival}"), format!("≤ {times:.2} ×"))
             }
         };
         let word = if is_reached { "yes" } else { "**no**" };
@@ -134,10 +138,7 @@ fn table(results: &Results, load: (&str, &str), text: &mut String) -> Fallible<(
         write!(text, "| {contestant} |")?;
         for figure in &figures {
             match results.summary(load, contestant, figure) {
-                Some(Summary { median, least, most }) if least < most => {
-                    write!(text, " {} ({}–{}) |", rounded(median), rounded(least), rounded(most))?;
-                }
-                Some(Summary { median, .. }) => write!(text, " {} |", rounded(median))?,
+                Some(summary) => write!(text, " {summary} |")?,
                 None => text.push_str(" |"),
             }
         }

@@ -67,6 +67,23 @@ pub(crate) struct Summary {
     pub(crate) most: f64,
 }
 
+impl Summary {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        Some(Self { median: *values.get(values.len() / 2)?, least: *values.first()?, most: *values.last()? })
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { median, least, most } = *self;
+        match least < most {
+            true => write!(f, "{} ({}–{})", rounded(median), rounded(least), rounded(most)),
+            false => f.write_str(&rounded(median)),
+        }
+    }
+}
+
 /// All measurements, and where they were made.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Results {
@@ -161,13 +178,20 @@ impl Results {
 
     /// One figure of one contestant, over its rounds.
     pub(crate) fn summary(&self, load: (&str, &str), contestant: &str, figure: &str) -> Option<Summary> {
-        let mut values: Vec<f64> = self
-            .of(load)
-            .filter(|one| one.contestant == contestant)
-            .filter_map(|one| one.figures.0.get(figure).copied())
-            .collect();
-        values.sort_by(f64::total_cmp);
-        Some(Summary { median: *values.get(values.len() / 2)?, least: *values.first()?, most: *values.last()? })
+        Summary::of(self.rounds(load, contestant, figure).into_values().collect())
+    }
+
+    /// The same as a multiple of a rival's, round by round: what is measured at once has the same noise.
+    pub(crate) fn ratio(&self, load: (&str, &str), contestant: &str, rival: &str, figure: &str) -> Option<Summary> {
+        let rivals = self.rounds(load, rival, figure);
+        let own = self.rounds(load, contestant, figure).into_iter();
+        Summary::of(own.filter_map(|(round, value)| Some(value / rivals.get(&round)?)).collect())
+    }
+
+    /// One figure of one contestant in each round.
+    fn rounds(&self, load: (&str, &str), contestant: &str, figure: &str) -> BTreeMap<u32, f64> {
+        let own = self.of(load).filter(|one| one.contestant == contestant);
+        own.filter_map(|one| Some((one.round, *one.figures.0.get(figure)?))).collect()
     }
 
     fn of(&self, (name, parameters): (&str, &str)) -> impl Iterator<Item = &Measurement> {
