@@ -24,9 +24,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, Mode};
 use crate::load::{Load, Work};
-use crate::results::Results;
+use crate::results::{Figures, Results};
 use crate::rig::Rig;
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -83,29 +83,53 @@ async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
     let rounds = if options.quick { 1 } else { options.rounds };
     let rig = Rig::start()?;
     results.describe(&rig).await?;
+    let mut is_warm = false;
     for load in &loads {
         for round in 1..=rounds {
-            for contestant in &contestants {
-                for mode in contestant.modes_for(load) {
-                    let name = format!("{}/{}", contestant.name, mode.name);
-                    if !Options::wants(&options.contestants, &name) || results.has(load, &name, round) {
-                        continue;
-                    }
-                    contestant.prepare()?;
-                    let figures = match &load.work {
-                        Work::Drain(drain) => drain::run(&rig, contestant, mode, drain).await,
-                        Work::Steady(steady) => steady::run(&rig, contestant, mode, steady).await,
-                        Work::Idle(idle) => idle::run(&rig, contestant, mode, idle).await,
-                        Work::Inserts(load) => inserts::run(&rig, contestant, mode, load).await,
-                        Work::Stages(load) => stages::run(&rig, contestant, mode, load),
-                        Work::Writers(writers) => writers::run(&rig, contestant, mode, writers).await,
-                    };
-                    let figures = figures.map_err(|error| format!("{}, {name}: {error}", load.name))?;
-                    eprintln!("{}, round {round}, {name}: {figures}", load.name);
-                    results.add(load, &name, round, figures)?;
+            let mut entrants: Vec<_> =
+                contestants.iter().flat_map(|one| one.modes_for(load).map(move |mode| (one, mode))).collect();
+            if round % 2 == 0 {
+                // There and back: what drifts favours nobody.
+                entrants.reverse();
+            }
+            for (contestant, mode) in entrants {
+                let name = format!("{}/{}", contestant.name, mode.name);
+                if !Options::wants(&options.contestants, &name) || results.has(load, &name, round) {
+                    continue;
                 }
+                contestant.prepare()?;
+                if !std::mem::replace(&mut is_warm, true) {
+                    // Servers that were just started are slow: whoever came first would pay for it.
+                    warm_up(&rig, &contestants).await?;
+                }
+                let figures = put_through(&rig, contestant, mode, load).await;
+                let figures = figures.map_err(|error| format!("{}, {name}: {error}", load.name))?;
+                eprintln!("{}, round {round}, {name}: {figures}", load.name);
+                results.add(load, &name, round, figures)?;
             }
         }
     }
+    Ok(())
+}
+
+/// Puts a contestant through a load.
+async fn put_through(rig: &Rig, contestant: &Contestant, mode: &Mode, load: &Load) -> Fallible<Figures> {
+    match &load.work {
+        Work::Drain(drain) => drain::run(rig, contestant, mode, drain).await,
+        Work::Steady(steady) => steady::run(rig, contestant, mode, steady).await,
+        Work::Idle(idle) => idle::run(rig, contestant, mode, idle).await,
+        Work::Inserts(load) => inserts::run(rig, contestant, mode, load).await,
+        Work::Stages(load) => stages::run(rig, contestant, mode, load),
+        Work::Writers(writers) => writers::run(rig, contestant, mode, writers).await,
+    }
+}
+
+/// Lets the bare loop drain a backlog, which nobody counts.
+async fn warm_up(rig: &Rig, contestants: &[Contestant]) -> Fallible<()> {
+    let bare_loop = contestants.iter().find(|contestant| contestant.name == "bare-loop").ok_or("no bare loop")?;
+    bare_loop.prepare()?;
+    let load = Load { name: "drain", all_modes: true, work: Work::Drain(load::WARM_UP) };
+    let mode = bare_loop.modes_for(&load).next().ok_or("it drains nothing")?;
+    drain::run(rig, bare_loop, mode, &load::WARM_UP).await?;
     Ok(())
 }

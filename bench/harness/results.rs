@@ -70,7 +70,9 @@ pub(crate) struct Summary {
 impl Summary {
     fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
-        Some(Self { median: *values.get(values.len() / 2)?, least: *values.first()?, most: *values.last()? })
+        let (least, most) = (*values.first()?, *values.last()?);
+        let median = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
+        Some(Self { median, least, most })
     }
 }
 

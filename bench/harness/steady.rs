@@ -1,7 +1,7 @@
 //! A steady load: how long from a commit until a consumer has the record.
 //!
 //! The time is taken by `clock_timestamp()` inside the insert, hence before the commit, and when the consumer's poll
-//! returns; both are of one host's clock.
+//! returns; both are of one host's clock. What insert and commit take is shown beside it: most of that is in it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,9 +67,11 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
     let table_before = rig.table_mib().await?;
     sleep_until(end).await;
     let (until, cpu, table) = (micros(), running.cpu_seconds() - cpu_before, rig.table_mib().await?);
-    let mut lags = Vec::new();
+    let (mut lags, mut inserts) = (Vec::new(), Vec::new());
     for task in tasks {
-        lags.extend(task.await??);
+        let Timings { late, took } = task.await??;
+        lags.extend(late);
+        inserts.extend(took);
     }
     running.is_alive()?;
     let written = next.load(Ordering::Relaxed) - 1;
@@ -83,8 +85,7 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
     let measured = |&&(_, sent, _): &&Arrival| sent >= from && sent < until;
     let mut latencies: Vec<f64> =
         arrivals.iter().filter(measured).map(|(_, sent, came)| came.saturating_sub(*sent) as f64 / 1e3).collect();
-    latencies.sort_by(f64::total_cmp);
-    lags.sort_by(f64::total_cmp);
+    [&mut latencies, &mut lags, &mut inserts].into_iter().for_each(|values| values.sort_by(f64::total_cmp));
     let quantile = |values: &[f64], q: f64| values[((values.len() - 1) as f64 * q) as usize];
     let seconds = steady.lasting.as_secs_f64();
     Ok(Figures::from([
@@ -93,6 +94,8 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
         ("p99_ms", quantile(&latencies, 0.99)),
         ("max_ms", quantile(&latencies, 1.0)),
         ("rows_per_second", latencies.len() as f64 / seconds),
+        ("insert_p50_ms", quantile(&inserts, 0.5)),
+        ("insert_p99_ms", quantile(&inserts, 0.99)),
         ("writers_late_p99_ms", quantile(&lags, 0.99)),
         ("cpu_percent", 100.0 * cpu / seconds),
         ("resident_mib", resident),
@@ -137,6 +140,15 @@ pub(crate) fn insert(rig: &Rig, contestant: &Contestant, rows: u64) -> String {
     )
 }
 
+/// What a writer's transactions took, in milliseconds.
+#[derive(Default)]
+struct Timings {
+    /// How much later than they should have they began.
+    late: Vec<f64>,
+    /// From the insert until the commit was confirmed. The greater part of that is in every latency.
+    took: Vec<f64>,
+}
+
 /// One of those who write, in turns.
 struct Writer {
     connection: PgConnection,
@@ -147,20 +159,22 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes every transaction at its time, or as soon after it as it can. Says by how many milliseconds each was late.
-    async fn write(mut self, rate: u64, rows: u64, began: Instant, end: Instant) -> Fallible<Vec<f64>> {
-        let mut lags = Vec::new();
+    /// Writes every transaction at its time, or as soon after it as it can.
+    async fn write(mut self, rate: u64, rows: u64, began: Instant, end: Instant) -> Fallible<Timings> {
+        let mut timings = Timings::default();
         loop {
             let number = self.next.fetch_add(rows, Ordering::Relaxed);
             let due = began + Duration::from_nanos(number * 1_000_000_000 / rate);
             if due >= end {
                 self.next.fetch_sub(rows, Ordering::Relaxed);
-                return Ok(lags);
+                return Ok(timings);
             }
             sleep_until(due).await;
-            lags.push(due.elapsed().as_secs_f64() * 1e3);
+            let started = Instant::now();
             let written = sqlx::query(AssertSqlSafe(self.insert.as_str())).bind(&self.topic).bind(number as i64);
             written.execute(&mut self.connection).await?;
+            timings.late.push((started - due).as_secs_f64() * 1e3);
+            timings.took.push(started.elapsed().as_secs_f64() * 1e3);
         }
     }
 }
