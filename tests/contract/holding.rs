@@ -14,7 +14,7 @@ pub(crate) async fn a_held_lane_is_left_out_while_others_flow(implementation: &d
     let lanes = [
         Lane::topic_of("held"),
         key_lane("held", "a"),
-        key_lane("held", r#"it's ' "$1" ☃"#),
+        key_lane("held", r#"it's \' "$1" ☃"#),
         Lane::from_columns("held", None, Some(3)),
     ];
     for lane in lanes {
