@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 
 use crate::outbox::{Held, Lane};
 
-/// The condition on a row that no held lane covers it, given what stands for [`Holds::to_json`] in the statement. One lookup a row by the topic and one by the lane, whatever the number of lanes;
-/// and no join, which could cost the order of the primary key.
+/// The condition on a row that no held lane covers it, given what stands for [`Holds::to_json`] in the statement. One
+/// lookup a row by the topic and one by the lane, whatever the number of lanes; and no join, which could cost the order
+/// of the primary key.
 pub(super) fn not_held(held: &str) -> String {
     format!(
         "id < least(coalesce(({held} ->> topic)::bigint, 9223372036854775807), \

@@ -47,7 +47,7 @@ pub(crate) struct Lanes {
     commands: VecDeque<Command>,
     /// How many commands were given in all.
     given: u64,
-    /// Signalled when a lane waits that did not.
+    /// Signalled when a lane may wait that did not.
     news: Arc<Notify>,
 }
 
@@ -129,6 +129,7 @@ impl Lanes {
         if news || from_id < entry.held.from_id {
             if news {
                 entry.held.since = now();
+                self.news.notify_one();
             }
             entry.state = State::Held;
             entry.held.cause = cause;
@@ -136,7 +137,6 @@ impl Lanes {
             self.commands.push_back(Command::Hold(entry.held.clone()));
             self.given += 1;
             entry.commanded = self.given;
-            self.news.notify_one();
         }
         news
     }
