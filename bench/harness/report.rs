@@ -73,7 +73,7 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Fallible<()> {
         table(results, load, &mut text)?;
     }
     for (load, figure, title) in PLOTS {
-        let Some(load) = results.loads().into_iter().find(|(name, _)| name == load) else { continue };
+        let Some(load) = results.load(load) else { continue };
         let bars: Vec<(&str, Summary)> = results
             .contestants(load)
             .into_iter()
@@ -89,14 +89,8 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Fallible<()> {
 fn aims(results: &Results, text: &mut String) -> Fallible<()> {
     let mut rows = String::new();
     for (load, contestant, figure, aim) in AIMS {
-        let of = |load: &str| {
-            let load = results.loads().into_iter().find(|(name, _)| *name == load)?;
-            results.summary(load, contestant, figure)
-        };
-        let beside = |rival: &str| {
-            let load = results.loads().into_iter().find(|(name, _)| name == load)?;
-            results.ratio(load, contestant, rival, figure)
-        };
+        let of = |load: &str| results.summary(results.load(load)?, contestant, figure);
+        let beside = |rival: &str| results.ratio(results.load(load)?, contestant, rival, figure);
         let Some(own) = of(load) else { continue };
         let (is_reached, value, wanted) = match aim {
             Aim::Within(limit) => (own.median <= *limit, own.to_string(), format!("≤ {limit}")),

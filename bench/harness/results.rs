@@ -162,6 +162,11 @@ impl Results {
         loads
     }
 
+    /// The load of this name that was measured first, with what it was.
+    pub(crate) fn load(&self, name: &str) -> Option<(&str, &str)> {
+        self.loads().into_iter().find(|(load, _)| *load == name)
+    }
+
     /// Contestants that were measured under a load, sorted.
     pub(crate) fn contestants(&self, load: (&str, &str)) -> Vec<&str> {
         let mut names: Vec<&str> = self.of(load).map(|one| one.contestant.as_str()).collect();
