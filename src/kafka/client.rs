@@ -18,7 +18,7 @@ use crate::kafka::producer::Context;
 
 /// How long the thread hears at once while there is something to hear, and at most: so long the client's end may have to
 /// wait for it.
-const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
+const WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
 
 /// What waking up takes: the driver would spin through the part of a wait that is left.
 const WAKING: Duration = Duration::from_micros(60);

@@ -276,6 +276,8 @@ pub(super) fn reading(properties: &BTreeMap<String, String>, isolation: Isolatio
         .set("enable.partition.eof", "true")
         // A broker that has nothing new yet answers after this many milliseconds: the end is near then.
         .set("fetch.wait.max.ms", "10")
+        // So long does the client wait before it asks for a topic that it meets for the first time.
+        .set("topic.metadata.refresh.fast.interval.ms", "10")
         .set("allow.auto.create.topics", "false")
         .set("isolation.level", isolation.as_str());
     config

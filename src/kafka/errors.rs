@@ -61,6 +61,11 @@ pub(crate) fn is_concurrent(error: &KafkaError) -> bool {
     code(error) == Some(RDKafkaErrorCode::ConcurrentTransactions)
 }
 
+/// Whether the broker did not answer in time.
+pub(crate) fn is_timeout(error: &KafkaError) -> bool {
+    code(error) == Some(RDKafkaErrorCode::OperationTimedOut)
+}
+
 #[cfg(test)]
 mod tests {
     use rdkafka::types::RDKafkaRespErr;

@@ -23,11 +23,11 @@ const OLD_PRODUCER: Duration = Duration::from_secs(5);
 /// transactions of this outbox have ended.
 const INITIALISING: Duration = Duration::from_secs(10);
 
-/// How long it may take before another producer asks.
-const QUICKLY: Duration = Duration::from_millis(200);
+/// How long it may take before the relay looks whether another producer had better ask.
+const QUICKLY: Duration = Duration::from_millis(100);
 
-/// How often that is tried.
-const QUICK_TRIES: usize = 3;
+/// How often it looks.
+const QUICK_TRIES: usize = 8;
 
 impl Sink {
     /// Makes ready for a session of this term, with the producer at hand if that can go on.
@@ -111,7 +111,8 @@ impl Sink {
                     let ended = join_all(earlier.map(Producer::end).unwrap_or_default());
                     let _ = timeout(OLD_PRODUCER, ended).await;
                 }
-                Err(_slow) => break,
+                Err(error) if errors::is_timeout(&error) => {}
+                Err(_refused) => break,
             }
         }
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
