@@ -18,7 +18,7 @@ use crate::postgres::holds::not_held;
 use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page, READING, unreadable};
 use crate::postgres::session::{BACKLOG, ask, bounded, sql};
 use crate::postgres::snapshot::Snapshot;
-use crate::postgres::values::{Bound, Values, Written};
+use crate::postgres::values::{Bound, Preset, Values};
 
 /// What to read of a window, besides where it is.
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ pub(super) async fn window_by_id(
     which: &Which<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
-    let mut statement = Statement { values: Written };
+    let mut statement = Statement::<Preset>::default();
     let (after, upto) = (statement.values.number(span.after), statement.values.number(span.upto));
     let rest = statement.rest(which);
     let new = statement.unseen_in(window.0);
@@ -94,7 +94,8 @@ pub(super) async fn window_by_id(
          where id > {after} and id <= {upto} {new} {seen} {rest} order by id limit {rows}",
         outbox = table.outbox()
     );
-    copy(conn, &format!("/* outboxd: read_window */ copy ({text}) to stdout (format binary)"), limit).await
+    let text = format!("/* outboxd: read_window */ copy ({text}) to stdout (format binary)");
+    statement.copy(conn, &text, limit).await
 }
 
 /// Fills in the payloads that were left out. Records whose rows are gone by now are left out too: somebody
@@ -123,24 +124,6 @@ pub(super) async fn load_wide(conn: &mut PgConnection, table: &Table, page: &mut
 /// The driver counts rows as PostgreSQL does, in `bigint`.
 fn rows_of(limit: Limit) -> i64 {
     i64::try_from(limit.records).unwrap_or(i64::MAX)
-}
-
-/// Reads many rows by copying them, which costs the driver less. Keeps what fits, as
-/// [`Statement::read`] does.
-async fn copy(conn: &mut PgConnection, text: &str, limit: Limit) -> Result<Page, StoreError> {
-    let failed = |error| classify(READING, error);
-    bounded(READING, BACKLOG, async {
-        let mut page = Page::default();
-        let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;
-        while let Some(bytes) = messages.try_next().await.map_err(failed)? {
-            let mut message = Message::new(&bytes).map_err(unreadable)?;
-            while let Some(row) = message.next().map_err(unreadable)? {
-                page.take(&row, limit)?;
-            }
-        }
-        Ok(page)
-    })
-    .await
 }
 
 /// A statement in the making.
@@ -222,6 +205,27 @@ impl Statement<Bound> {
             let mut rows = sqlx::query_with(sql(text), self.values.arguments).fetch(conn);
             while let Some(row) = rows.try_next().await.map_err(|error| classify(READING, error))? {
                 page.take(&row, limit)?;
+            }
+            Ok(page)
+        })
+        .await
+    }
+}
+
+impl Statement<Preset> {
+    /// Reads many rows by copying them, which costs the driver less. Keeps what fits, as
+    /// [`read`](Statement::read) does.
+    async fn copy(self, conn: &mut PgConnection, text: &str, limit: Limit) -> Result<Page, StoreError> {
+        let failed = |error| classify(READING, error);
+        bounded(READING, BACKLOG, async {
+            self.values.set(conn).await.map_err(failed)?;
+            let mut page = Page::default();
+            let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;
+            while let Some(bytes) = messages.try_next().await.map_err(failed)? {
+                let mut message = Message::new(&bytes).map_err(unreadable)?;
+                while let Some(row) = message.next().map_err(unreadable)? {
+                    page.take(&row, limit)?;
+                }
             }
             Ok(page)
         })

@@ -1,7 +1,7 @@
-//! The values of a statement: bound to it as parameters, or written into it where it takes none.
+//! The values of a statement: bound to it as parameters, or set for the session where it takes none.
 
 use sqlx::postgres::PgArguments;
-use sqlx::{Arguments, Encode, Postgres, Type};
+use sqlx::{Arguments, Encode, PgConnection, Postgres, Type};
 
 use crate::postgres::xid::Xid;
 
@@ -60,50 +60,57 @@ impl Values for Bound {
     }
 }
 
-/// Values that are written as literals of their types.
-pub(super) struct Written;
+/// Values that are settings of the session when the statement runs, for one that takes no parameters: its text stays
+/// the same, so that statistics of statements count it as one, and no log of the server's shows a key.
+#[derive(Default)]
+pub(super) struct Preset {
+    values: Vec<String>,
+}
 
-impl Values for Written {
+impl Preset {
+    /// Makes the settings.
+    pub(super) async fn set(self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let text = "/* outboxd: preset */ select count(set_config('outboxd.value_' || at, value, false))
+             from unnest($1::text[]) with ordinality preset (value, at)";
+        sqlx::query(text).bind(self.values).execute(conn).await?;
+        Ok(())
+    }
+
+    fn preset(&mut self, value: String, of_type: &str) -> String {
+        self.values.push(value);
+        format!("current_setting('outboxd.value_{}')::{of_type}", self.values.len())
+    }
+
+    /// A value that is read once for all rows.
+    fn once(&mut self, value: String, of_type: &str) -> String {
+        format!("(select {})::{of_type}", self.preset(value, of_type))
+    }
+}
+
+impl Values for Preset {
+    /// The planner must know it, to see how far apart two ids are.
     fn number(&mut self, value: i64) -> String {
-        format!("'{value}'::bigint")
+        self.preset(value.to_string(), "bigint")
     }
 
     fn int(&mut self, value: i32) -> String {
-        format!("'{value}'::int")
+        self.once(value.to_string(), "int")
     }
 
     fn xid(&mut self, value: u64) -> String {
-        format!("'{value}'::xid8")
+        self.once(value.to_string(), "xid8")
     }
 
     fn xids(&mut self, values: &[u64]) -> String {
         let values: Vec<String> = values.iter().map(u64::to_string).collect();
-        format!("'{{{}}}'::xid8[]", values.join(","))
+        self.once(format!("{{{}}}", values.join(",")), "xid8[]")
     }
 
     fn text(&mut self, value: String) -> String {
-        format!("{}::text", quoted(&value))
+        self.once(value, "text")
     }
 
     fn json(&mut self, value: &serde_json::Value) -> String {
-        format!("{}::jsonb", quoted(&value.to_string()))
-    }
-}
-
-/// A string constant with escapes, which means the same whatever `standard_conforming_strings` says.
-fn quoted(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', r"\\").replace('\'', "''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_in_a_text_ends_its_constant() {
-        assert_eq!(Written.text(r"o'Neil \' $1".to_owned()), r"E'o''Neil \\'' $1'::text");
-        assert_eq!(Written.json(&serde_json::json!({"t o'\\": 1})), r#"E'{"t o''\\\\":1}'::jsonb"#);
-        assert_eq!(Written.xids(&[1, 2]), "'{1,2}'::xid8[]");
-        assert_eq!(Written.number(i64::MIN), "'-9223372036854775808'::bigint");
+        self.once(value.to_string(), "jsonb")
     }
 }

@@ -10,5 +10,6 @@ mod reading;
 mod restoring;
 mod schema;
 mod server;
+mod statistics;
 mod waking;
 mod workload;
