@@ -1,7 +1,8 @@
 //! A producing client, and the thread that hears what becomes of records.
 //!
-//! The driver's own `ThreadedProducer` is the same but for its pauses: it waits in whole milliseconds and spins through
-//! what is left of a hundred, which costs an idle relay a hundredth of a core.
+//! The driver's own `ThreadedProducer` is the same but for its pauses. The driver's `poll` goes on to its deadline
+//! whatever it has heard, waits in whole milliseconds and spins through the last one: with a deadline every hundred
+//! milliseconds that costs a hundredth of a core.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -16,12 +17,18 @@ use tokio::sync::oneshot;
 
 use crate::kafka::producer::Context;
 
-/// How long the thread hears at once while there is something to hear, and at most: so long the client's end may have to
-/// wait for it.
+/// How long the thread listens at once, at first and at most: so long the client's end may have to wait for it.
 const WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
 
 /// What waking up takes: the driver would spin through the part of a wait that is left.
 const WAKING: Duration = Duration::from_micros(60);
+
+/// How long the thread sleeps between two looks while reports come one after the other: being woken for each costs more
+/// than any of them is worth.
+const REST: Duration = Duration::from_millis(4);
+
+/// After so many looks in vain it listens again.
+const LOOKS: u32 = 4;
 
 /// The client itself. Dropping it waits for its thread.
 pub(crate) struct Client {
@@ -41,15 +48,7 @@ impl Client {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, context)?);
         let is_over = Arc::new(AtomicBool::new(false));
         let (heard, over) = (Arc::clone(&producer), Arc::clone(&is_over));
-        let thread = thread::Builder::new().name("kafka reports".to_owned()).spawn(move || {
-            let reports = || heard.context().ledger.reports();
-            let mut wait = WAITS.0;
-            while !over.load(Ordering::Relaxed) {
-                let before = reports();
-                heard.poll(wait + WAKING);
-                wait = if reports() == before { (wait * 2).min(WAITS.1) } else { WAITS.0 };
-            }
-        });
+        let thread = thread::Builder::new().name("kafka reports".to_owned()).spawn(move || hear(&heard, &over));
         let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         let (end, ended) = oneshot::channel();
         Ok((Self { producer, is_over, thread: Some(thread), _end: end }, ended))
@@ -71,5 +70,38 @@ impl Drop for Client {
             // One that panicked has ended, too.
             let _ = thread.join();
         }
+    }
+}
+
+/// Hears reports until all is over.
+fn hear(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
+    let heard = || producer.context().ledger.reports();
+    let mut wait = WAITS.0;
+    while !is_over.load(Ordering::Relaxed) {
+        let before = heard();
+        producer.poll(wait + WAKING);
+        wait = (wait * 2).min(WAITS.1);
+        if heard() != before && producer.context().is_patient() {
+            look_now_and_then(producer, is_over);
+        }
+    }
+}
+
+/// Hears reports until they are few.
+fn look_now_and_then(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
+    let heard = || producer.context().ledger.reports();
+    let mut in_vain = 0;
+    while in_vain < LOOKS && !is_over.load(Ordering::Relaxed) {
+        thread::sleep(REST);
+        let before = heard();
+        loop {
+            let last = heard();
+            // This hears one event, which tells of many records or of few.
+            producer.poll(Duration::ZERO);
+            if heard() == last {
+                break;
+            }
+        }
+        in_vain = if heard() == before { in_vain + 1 } else { 0 };
     }
 }

@@ -211,6 +211,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Whether reports may be heard a little later: nobody waits for them, neither consumers, as with transactions, nor
+    /// the next record, as in isolation.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.role == Role::Main
+    }
+
     /// Judges a record that was not delivered. Whatever the cause, nothing of the record's lane may follow it, so the
     /// producer takes no more; but in isolation nothing of it is under way.
     fn failed(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>) -> Outcome {

@@ -27,7 +27,7 @@ const SETTLEMENT: usize = 10_000;
 const FEW: usize = 500;
 
 /// That pause.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long an attempt to settle that was under way may still take once the session has to end.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
