@@ -117,11 +117,14 @@ impl Contestant {
         rig.run_ignoring_errors(&self.fill_in(rig, &self.teardown, "")).await
     }
 
-    /// Starts it. What it says goes to a file.
+    /// Starts it. What it says goes to a file. It dies with the harness, whatever kills that: who is left over slows
+    /// down all that are measured later.
     pub(crate) fn start(&self, rig: &Rig, mode: &Mode, topic: &str) -> Fallible<Running> {
         let log = rig.folder().join(format!("{}.log", self.name));
         let output = File::create(&log)?;
-        let child = Command::new(self.folder.join("run"))
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(self.folder.join("run"))
             .envs(self.variables(rig, mode, topic))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
