@@ -35,12 +35,12 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
     let mut last = (0, Instant::now());
     loop {
         // Some end once they are done: what they had appended is to be seen after that.
-        let has_ended = running.has_ended();
+        let alive = running.is_alive();
         let appended = block_in_place(|| topics.appended(&watcher))?;
         if appended != last.0 {
             last = (appended, Instant::now());
         }
-        let is_quiet = last.1.elapsed() > Duration::from_secs(1) || has_ended;
+        let is_quiet = last.1.elapsed() > Duration::from_secs(1) || alive.is_err();
         if appended >= drain.rows && is_quiet && settled.is_finished() {
             break;
         }
@@ -48,8 +48,8 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
             settled.abort();
             return Err(format!("stuck: {appended} of {} records, or not settled", drain.rows).into());
         }
-        if appended < drain.rows && has_ended {
-            running.is_alive()?;
+        if appended < drain.rows {
+            alive?;
         }
         sleep(LOOK).await;
     }

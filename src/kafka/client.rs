@@ -75,13 +75,11 @@ impl Drop for Client {
 
 /// Hears reports until all is over.
 fn hear(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
-    let heard = || producer.context().ledger.reports();
     let mut wait = WAITS.0;
     while !is_over.load(Ordering::Relaxed) {
-        let before = heard();
-        producer.poll(wait + WAKING);
+        let is_any = listen(producer, wait + WAKING);
         wait = (wait * 2).min(WAITS.1);
-        if heard() != before && producer.context().is_patient() {
+        if is_any && producer.context().is_patient() {
             look_now_and_then(producer, is_over);
         }
     }
@@ -89,19 +87,21 @@ fn hear(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
 
 /// Hears reports until they are few.
 fn look_now_and_then(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
-    let heard = || producer.context().ledger.reports();
     let mut in_vain = 0;
     while in_vain < LOOKS && !is_over.load(Ordering::Relaxed) {
         thread::sleep(REST);
-        let before = heard();
-        loop {
-            let last = heard();
-            // This hears one event, which tells of many records or of few.
-            producer.poll(Duration::ZERO);
-            if heard() == last {
-                break;
-            }
+        in_vain += 1;
+        // Without a wait it hears one event, which tells of many records or of few.
+        while listen(producer, Duration::ZERO) {
+            in_vain = 0;
         }
-        in_vain = if heard() == before { in_vain + 1 } else { 0 };
     }
+}
+
+/// Whether any record was reported.
+fn listen(producer: &BaseProducer<Context>, wait: Duration) -> bool {
+    let reports = || producer.context().ledger.reports();
+    let before = reports();
+    producer.poll(wait);
+    reports() != before
 }

@@ -81,7 +81,7 @@ impl Preset {
         format!("current_setting('outboxd.value_{}')::{of_type}", self.values.len())
     }
 
-    /// A value that is read once for all rows.
+    /// A value that is read once for all rows. Without the second cast an array would be taken for a subquery's rows.
     fn once(&mut self, value: String, of_type: &str) -> String {
         format!("(select {})::{of_type}", self.preset(value, of_type))
     }
