@@ -78,10 +78,10 @@ pub trait Reader: Send {
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>>;
 
     /// Makes sure that all that was read is durable in the database, and stays so whatever becomes of the server: by a
-    /// flushed commit of our own, made after the read.
+    /// flushed commit of our own, made after all of it had been committed. Does nothing where that is known already.
     ///
     /// # Errors
-    /// [`StoreError::TermOver`] when `term` is no longer the leader's.
+    /// [`StoreError::TermOver`] when `term` turns out to be no longer the leader's.
     fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Leaves the lane out from the next fetch on, from `held.from_id` on. Holding a held lane again lowers

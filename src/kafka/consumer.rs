@@ -89,7 +89,8 @@ pub enum ConsumerError {
     CutOff(#[from] tokio::task::JoinError),
 }
 
-/// Reads one topic from its beginning, or one partition of many after the other. Its methods block: call them from a thread that may.
+/// Reads one topic from its beginning, or one partition of many after the other. Its methods block: call them from a
+/// thread that may.
 pub struct Consumer {
     inner: Leisurely,
     /// Partitions whose end was seen, and nothing after it.

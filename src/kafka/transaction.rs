@@ -1,8 +1,9 @@
 //! Transactions: the client's blocking calls on a thread of their own, and how a transaction ends.
 //!
-//! A transaction is one submission. It is committed when every record of it was acknowledged and the transaction before
-//! it is committed, and undone otherwise; its receipt resolves after that. A call that failed or timed out leaves nobody knowing what became of the
-//! transaction: then the producer is given up, and the next one's initialisation decides.
+//! A transaction is one submission. It is committed when every record of it was acknowledged and the transaction
+//! before it is committed, and undone otherwise; its receipt resolves after that. A call that failed or timed out leaves
+//! nobody knowing what became of the transaction: then the producer is given up, and the next one's initialisation
+//! decides.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;

@@ -34,6 +34,9 @@ pub(super) struct DeltaReader {
     holds: Holds,
     releases: Releases,
     stored_held: Vec<Held>,
+    /// Whether a flushed commit was made since the last snapshot was taken. All that a frozen window shows was committed
+    /// before its snapshot, so that one proof is enough for all of its pages.
+    proven: bool,
     /// Set while a statement is under way: a session that failed or was cut short is not to be used again.
     broken: bool,
 }
@@ -66,6 +69,7 @@ impl DeltaReader {
             holds: Holds::new(&stored.held),
             releases: Releases::default(),
             stored_held: stored.held,
+            proven: false,
             broken: false,
         })
     }
@@ -109,6 +113,7 @@ impl DeltaReader {
         let which = Which { without: self.holds.to_json(), lane: None };
         let mut page = page::new_rows(&mut self.conn, &self.table, &self.at.prev, &which, limit).await?;
         let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
+        self.proven = false;
         match page.last_id().filter(|_| page.is_full(limit)) {
             Some(last) => {
                 self.walk = Some(Walk::after(&mut self.conn, &self.table, last).await?);
@@ -188,9 +193,13 @@ impl Reader for DeltaReader {
 
     fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
+            if self.proven {
+                return Ok(());
+            }
             self.enter()?;
             let proven = recover::prove(&mut self.conn, &self.table, term).await;
             self.broken = !matches!(proven, Ok(()) | Err(StoreError::TermOver { .. }));
+            self.proven = proven.is_ok();
             proven
         })
     }

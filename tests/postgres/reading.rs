@@ -42,6 +42,36 @@ async fn a_key_comes_in_the_order_of_commits_where_transaction_ids_say_otherwise
 }
 
 #[tokio::test]
+async fn each_window_is_proven_durable_and_its_pages_need_no_proof_of_their_own() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "proof").await;
+        let term = outbox.lead().await;
+        let mut conn = outbox.connect().await;
+        let insert = "insert into outbox (topic, key) select 't', n::text from generate_series(1, 5) n";
+        let mut reader = None;
+        let mut proofs = Vec::new();
+        for _window in 0..3 {
+            outbox.run(&mut conn, insert).await;
+            // The first window is what is there when a reader begins.
+            if reader.is_none() {
+                reader = Some(outbox.open().await);
+            }
+            let reader = reader.as_mut().unwrap();
+            let (mut pages, mut read) = (0, 0);
+            while read < 5 {
+                read += reader.fetch(Limit { records: 2, ..AMPLE }).await.unwrap().records.len();
+                reader.prove(term).await.unwrap();
+                proofs.push(outbox.number("select xmin::text::bigint from outbox_lease").await);
+                pages += 1;
+            }
+            assert!(pages >= 3, "{pages}");
+        }
+        proofs.dedup();
+        assert_eq!(proofs.len(), 3, "one for each window");
+    }
+}
+
+#[tokio::test]
 async fn a_savepoint_is_read_once_its_transaction_commits_and_never_when_rolled_back() {
     for url in servers() {
         let outbox = Outbox::new(&url, "savepoints").await;
