@@ -111,8 +111,11 @@ impl Settler {
             }
             let were_few = fold.settlement.len() < FEW;
             self.settled(fold);
-            if were_few && !self.ending.soft.is_cancelled() {
-                sleep(PAUSE).await;
+            if were_few {
+                tokio::select! {
+                    () = sleep(PAUSE) => {}
+                    () = self.ending.soft.cancelled() => {}
+                }
             }
         }
         verdict
