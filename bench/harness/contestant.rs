@@ -55,6 +55,8 @@ pub(crate) struct Mode {
     /// Loads that it cannot do.
     #[serde(default)]
     not: Vec<String>,
+    /// The mode, of whatever contestant, beside which it is measured, if that has another name.
+    beside: Option<String>,
     #[serde(default)]
     environment: BTreeMap<String, String>,
     /// Statements after the schema's.
@@ -169,6 +171,11 @@ impl Contestant {
 }
 
 impl Mode {
+    /// The name of the mode beside which it is measured.
+    pub(crate) fn beside(&self) -> &str {
+        self.beside.as_deref().unwrap_or(&self.name)
+    }
+
     fn takes(&self, load: &Load) -> bool {
         let is_among = |names: &[String]| names.iter().any(|name| load.name.starts_with(name.as_str()));
         if is_among(&self.not) {

@@ -3,8 +3,9 @@
 //! A contestant is a folder of `bench/peers/`; a load is a variant of [`load::Work`]. Each measurement gets a fresh
 //! table and a fresh topic on a PostgreSQL and a Kafka of the benchmark's own, and is kept in
 //! `target/bench/results.json` at once, so that a run that was interrupted goes on where it was. What is on record
-//! becomes a table, plots and ratios: `target/bench/report.md` and the SVGs beside it.
+//! becomes a table, plots and ratios: `target/bench/report.md`, the same in `report.json`, and the SVGs beside them.
 
+mod aims;
 mod contestant;
 mod drain;
 mod idle;
@@ -88,6 +89,8 @@ async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
         for round in 1..=rounds {
             let mut entrants: Vec<_> =
                 contestants.iter().flat_map(|one| one.modes_for(load).map(move |mode| (one, mode))).collect();
+            // What is compared is measured one right after the other: the machine's speed changes within minutes.
+            entrants.sort_by_key(|(_, mode)| mode.beside());
             if round % 2 == 0 {
                 // There and back: what drifts favours nobody.
                 entrants.reverse();

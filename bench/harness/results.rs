@@ -60,7 +60,7 @@ struct Measurement {
 }
 
 /// A figure over all rounds.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
     pub(crate) least: f64,
@@ -68,7 +68,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
         let median = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
