@@ -27,7 +27,7 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Fallible<()> {
     for (name, fact) in &results.machine {
         writeln!(text, "- {name}: {fact}")?;
     }
-    aims(&judged, &mut text)?;
+    table_of_aims(&judged, &mut text)?;
     for load in results.loads() {
         table(results, load, &mut text)?;
     }
@@ -46,7 +46,7 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Fallible<()> {
     Ok(())
 }
 
-fn aims(judged: &[Judged], text: &mut String) -> Fallible<()> {
+fn table_of_aims(judged: &[Judged], text: &mut String) -> Fallible<()> {
     if judged.is_empty() {
         return Ok(());
     }
