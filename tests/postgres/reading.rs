@@ -48,15 +48,11 @@ async fn each_window_is_proven_durable_and_its_pages_need_no_proof_of_their_own(
         let term = outbox.lead().await;
         let mut conn = outbox.connect().await;
         let insert = "insert into outbox (topic, key) select 't', n::text from generate_series(1, 5) n";
-        let mut reader = None;
         let mut proofs = Vec::new();
+        // The first window is what is there when a reader begins.
+        outbox.run(&mut conn, insert).await;
+        let mut reader = outbox.open().await;
         for _window in 0..3 {
-            outbox.run(&mut conn, insert).await;
-            // The first window is what is there when a reader begins.
-            if reader.is_none() {
-                reader = Some(outbox.open().await);
-            }
-            let reader = reader.as_mut().unwrap();
             let (mut pages, mut read) = (0, 0);
             while read < 5 {
                 read += reader.fetch(Limit { records: 2, ..AMPLE }).await.unwrap().records.len();
@@ -65,6 +61,7 @@ async fn each_window_is_proven_durable_and_its_pages_need_no_proof_of_their_own(
                 pages += 1;
             }
             assert!(pages >= 3, "{pages}");
+            outbox.run(&mut conn, insert).await;
         }
         proofs.dedup();
         assert_eq!(proofs.len(), 3, "one for each window");
