@@ -10,7 +10,7 @@ enum Aim {
     AtLeast(f64, &'static str),
     /// At most so many times the rival's figure of the same round.
     AtMost(f64, &'static str),
-    /// At most so many times what it is under another load.
+    /// At most so many times what it is under another load in the same round.
     Costs(f64, &'static str),
     /// At most this.
     Within(f64),
@@ -81,15 +81,13 @@ fn judge_one(
     results: &Results,
     (load, contestant, figure, aim): &(&'static str, &'static str, &'static str, Aim),
 ) -> Option<Judged> {
-    let under = |load| results.summary(results.load(load)?, contestant, figure);
-    let beside = |rival| results.ratio(results.load(load)?, contestant, rival, figure);
+    let against =
+        |other, rival| results.ratio((results.load(load)?, contestant), (results.load(other)?, rival), figure);
     let (measured, times, aim, at_least) = match *aim {
-        Aim::Within(limit) => (under(load)?, None, limit, false),
-        Aim::Costs(limit, other) => {
-            (Summary::of(vec![under(load)?.median / under(other)?.median])?, Some(other), limit, false)
-        }
-        Aim::AtMost(limit, rival) => (beside(rival)?, Some(rival), limit, false),
-        Aim::AtLeast(limit, rival) => (beside(rival)?, Some(rival), limit, true),
+        Aim::Within(limit) => (results.summary(results.load(load)?, contestant, figure)?, None, limit, false),
+        Aim::Costs(limit, other) => (against(other, contestant)?, Some(other), limit, false),
+        Aim::AtMost(limit, rival) => (against(load, rival)?, Some(rival), limit, false),
+        Aim::AtLeast(limit, rival) => (against(load, rival)?, Some(rival), limit, true),
     };
     let is_reached = if at_least { measured.median >= aim } else { measured.median <= aim };
     Some(Judged { load, contestant, figure, measured, times, aim, at_least, is_reached })

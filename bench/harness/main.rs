@@ -79,25 +79,17 @@ async fn main() -> Fallible<()> {
 
 async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
     let contestants = Contestant::all()?;
-    let loads: Vec<Load> =
-        load::all(options.quick).into_iter().filter(|load| Options::wants(&options.loads, load.name)).collect();
     let rounds = if options.quick { 1 } else { options.rounds };
     let rig = Rig::start()?;
     results.describe(&rig).await?;
     let mut is_warm = false;
-    for load in &loads {
+    for loads in load::groups(options.quick) {
         for round in 1..=rounds {
-            let mut entrants: Vec<_> =
-                contestants.iter().flat_map(|one| one.modes_for(load).map(move |mode| (one, mode))).collect();
-            // What is compared is measured one right after the other: the machine's speed changes within minutes.
-            entrants.sort_by_key(|(_, mode)| mode.beside());
-            if round % 2 == 0 {
-                // There and back: what drifts favours nobody.
-                entrants.reverse();
-            }
-            for (contestant, mode) in entrants {
+            for (load, contestant, mode) in turns(&loads, &contestants, round) {
                 let name = format!("{}/{}", contestant.name, mode.name);
-                if !Options::wants(&options.contestants, &name) || results.has(load, &name, round) {
+                let is_wanted =
+                    Options::wants(&options.loads, load.name) && Options::wants(&options.contestants, &name);
+                if !is_wanted || results.has(load, &name, round) {
                     continue;
                 }
                 contestant.prepare()?;
@@ -113,6 +105,25 @@ async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
         }
     }
     Ok(())
+}
+
+/// Who is put through what in a round, in this order. What is held against each other is measured one right after the
+/// other: the machine's speed changes within minutes.
+fn turns<'a>(
+    loads: &'a [Load],
+    contestants: &'a [Contestant],
+    round: u32,
+) -> Vec<(&'a Load, &'a Contestant, &'a Mode)> {
+    let mut turns: Vec<_> = loads
+        .iter()
+        .flat_map(|load| contestants.iter().flat_map(move |one| one.modes_for(load).map(move |mode| (load, one, mode))))
+        .collect();
+    turns.sort_by_key(|(_, _, mode)| mode.beside());
+    if round.is_multiple_of(2) {
+        // There and back: what drifts favours nobody.
+        turns.reverse();
+    }
+    turns
 }
 
 /// Puts a contestant through a load.

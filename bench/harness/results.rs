@@ -188,9 +188,15 @@ impl Results {
         Summary::of(self.rounds(load, contestant, figure).into_values().collect())
     }
 
-    /// The same as a multiple of a rival's, round by round: what is measured at once has the same noise.
-    pub(crate) fn ratio(&self, load: (&str, &str), contestant: &str, rival: &str, figure: &str) -> Option<Summary> {
-        let rivals = self.rounds(load, rival, figure);
+    /// The same as a multiple of what it is for a rival, or under another load, round by round: what is measured at once
+    /// has the same noise.
+    pub(crate) fn ratio(
+        &self,
+        (load, contestant): ((&str, &str), &str),
+        (other, rival): ((&str, &str), &str),
+        figure: &str,
+    ) -> Option<Summary> {
+        let rivals = self.rounds(other, rival, figure);
         let own = self.rounds(load, contestant, figure).into_iter();
         Summary::of(own.filter_map(|(round, value)| Some(value / rivals.get(&round)?)).collect())
     }
