@@ -80,6 +80,9 @@ const STEADY: Steady = Steady {
     history: 0,
 };
 
+/// What a disk gets to finish history: gigabytes that were just written slow down commits long after they are synced.
+pub(crate) const REST: Duration = Duration::from_secs(120);
+
 const HOUR: Duration = Duration::from_secs(3_600);
 
 const INSERTS: Inserts = Inserts { messages: 1, warm_up: Duration::from_secs(1), lasting: Duration::from_secs(5) };
@@ -134,7 +137,7 @@ impl Load {
                 "{rate} rows a second for {lasting:?} after {warm_up:?}{}{}{}",
                 if *rows > 1 { format!(", {rows} a transaction") } else { String::new() },
                 if *held_snapshot { ", an old snapshot held" } else { "" },
-                if *history > 0 { format!(", {history} rows of history") } else { String::new() },
+                if *history > 0 { format!(", {history} rows of history, {REST:?} old") } else { String::new() },
             ),
             Work::Idle(Idle { lasting }) => format!("nothing for {lasting:?}"),
             Work::Stages(Stages { rows }) => format!("{rows} rows of 300 bytes, each stage alone"),

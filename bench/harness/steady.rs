@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::Fallible;
 use crate::contestant::{Contestant, Mode};
-use crate::load::{BACKLOG, Drain, Steady};
+use crate::load::{BACKLOG, Drain, REST, Steady};
 use crate::process::Running;
 use crate::results::Figures;
 use crate::rig::{Rig, body};
@@ -39,6 +39,7 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, steady:
     if steady.history > 0 {
         let history = contestant.history.as_ref().ok_or("it keeps no history")?;
         rig.fill(history, &name, &Drain { rows: steady.history, ..BACKLOG }).await?;
+        sleep(REST).await;
     }
     let topics = Topics::create(rig, &name, 1).await?;
     let mut running = contestant.start(rig, mode, &name)?;
