@@ -5,6 +5,8 @@ use std::time::Duration;
 /// A load, by the name it has in reports and on the command line.
 pub(crate) struct Load {
     pub(crate) name: &'static str,
+    /// The load, by its name, that it is held against: a round has them one right after the other.
+    pub(crate) beside: &'static str,
     /// Whether every mode of a contestant is measured, or only its default one.
     pub(crate) all_modes: bool,
     pub(crate) work: Work,
@@ -83,46 +85,42 @@ const STEADY: Steady = Steady {
 /// What a disk gets to finish history: gigabytes that were just written slow down commits long after they are synced.
 pub(crate) const REST: Duration = Duration::from_secs(120);
 
-const HOUR: Duration = Duration::from_secs(3_600);
-
 const INSERTS: Inserts = Inserts { messages: 1, warm_up: Duration::from_secs(1), lasting: Duration::from_secs(5) };
 
-/// Every load, or short ones for the main ratios. Loads of a group are held against each other: a round has them one
-/// right after the other.
-pub(crate) fn groups(quick: bool) -> Vec<Vec<Load>> {
-    let all_modes = |name, work| Load { name, all_modes: true, work };
-    let default_mode = |name, work| Load { name, all_modes: false, work };
+/// Every load, or short ones for the main ratios. Those that are measured beside each other are neighbours.
+pub(crate) fn all(quick: bool) -> Vec<Load> {
+    let all_modes = |name, work| Load { name, beside: name, all_modes: true, work };
+    let default_mode = |name, work| Load { all_modes: false, ..all_modes(name, work) };
+    let beside_steady = |name, work| Load { beside: "steady-1k", ..default_mode(name, work) };
     if quick {
         let (warm_up, lasting) = (Duration::from_secs(3), Duration::from_secs(8));
         return vec![
-            vec![default_mode("drain", Work::Drain(Drain { rows: 500_000, ..BACKLOG }))],
-            vec![default_mode("steady-1k", Work::Steady(Steady { warm_up, lasting, ..STEADY }))],
-            vec![default_mode("idle", Work::Idle(Idle { lasting }))],
+            default_mode("drain", Work::Drain(Drain { rows: 500_000, ..BACKLOG })),
+            default_mode("steady-1k", Work::Steady(Steady { warm_up, lasting, ..STEADY })),
+            default_mode("idle", Work::Idle(Idle { lasting })),
         ];
     }
     vec![
-        vec![all_modes("drain", Work::Drain(BACKLOG))],
-        vec![all_modes("stages", Work::Stages(Stages { rows: 500_000 }))],
-        vec![
-            default_mode(
-                "held-snapshot",
-                Work::Steady(Steady { held_snapshot: true, lasting: Duration::from_secs(120), ..STEADY }),
-            ),
-            all_modes("steady-1k", Work::Steady(STEADY)),
-            default_mode("big-table", Work::Steady(Steady { history: 10_000_000, ..STEADY })),
-        ],
-        vec![default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, rows: 10, ..STEADY }))],
-        vec![default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(120) }))],
-        vec![all_modes("writers", Work::Writers(Writers { writers: 32, lasting: Duration::from_secs(10) }))],
-        vec![all_modes("inserts-1", Work::Inserts(Inserts { messages: 1, ..INSERTS }))],
-        vec![all_modes("inserts-10", Work::Inserts(Inserts { messages: 10, ..INSERTS }))],
-        vec![default_mode("wide-payloads", Work::Drain(Drain { rows: 2_000, bytes: 1_000_000, keys: 100, topics: 1 }))],
-        vec![default_mode("wide-topics", Work::Drain(Drain { rows: 500_000, topics: 1_000, ..BACKLOG }))],
-        vec![default_mode("wide-key", Work::Drain(Drain { rows: 500_000, keys: 1, ..BACKLOG }))],
-        vec![default_mode("growth-10k", Work::Drain(Drain { rows: 10_000, ..BACKLOG }))],
-        vec![default_mode("growth-100k", Work::Drain(Drain { rows: 100_000, ..BACKLOG }))],
-        vec![default_mode("growth-10M", Work::Drain(Drain { rows: 10_000_000, ..BACKLOG }))],
-        vec![default_mode("hour-5k", Work::Steady(Steady { rate: 5_000, lasting: HOUR, ..STEADY }))],
+        all_modes("drain", Work::Drain(BACKLOG)),
+        all_modes("stages", Work::Stages(Stages { rows: 500_000 })),
+        beside_steady(
+            "held-snapshot",
+            Work::Steady(Steady { held_snapshot: true, lasting: Duration::from_secs(120), ..STEADY }),
+        ),
+        all_modes("steady-1k", Work::Steady(STEADY)),
+        beside_steady("big-table", Work::Steady(Steady { history: 10_000_000, ..STEADY })),
+        default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, rows: 10, ..STEADY })),
+        default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(120) })),
+        all_modes("writers", Work::Writers(Writers { writers: 32, lasting: Duration::from_secs(10) })),
+        all_modes("inserts-1", Work::Inserts(Inserts { messages: 1, ..INSERTS })),
+        all_modes("inserts-10", Work::Inserts(Inserts { messages: 10, ..INSERTS })),
+        default_mode("wide-payloads", Work::Drain(Drain { rows: 2_000, bytes: 1_000_000, keys: 100, topics: 1 })),
+        default_mode("wide-topics", Work::Drain(Drain { rows: 500_000, topics: 1_000, ..BACKLOG })),
+        default_mode("wide-key", Work::Drain(Drain { rows: 500_000, keys: 1, ..BACKLOG })),
+        default_mode("growth-10k", Work::Drain(Drain { rows: 10_000, ..BACKLOG })),
+        default_mode("growth-100k", Work::Drain(Drain { rows: 100_000, ..BACKLOG })),
+        default_mode("growth-10M", Work::Drain(Drain { rows: 10_000_000, ..BACKLOG })),
+        default_mode("hour-5k", Work::Steady(Steady { rate: 5_000, lasting: Duration::from_secs(3_600), ..STEADY })),
     ]
 }
 

@@ -83,9 +83,9 @@ async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
     let rig = Rig::start()?;
     results.describe(&rig).await?;
     let mut is_warm = false;
-    for loads in load::groups(options.quick) {
+    for loads in load::all(options.quick).chunk_by(|one, next| one.beside == next.beside) {
         for round in 1..=rounds {
-            for (load, contestant, mode) in turns(&loads, &contestants, round) {
+            for (load, contestant, mode) in turns(loads, &contestants, round) {
                 let name = format!("{}/{}", contestant.name, mode.name);
                 let is_wanted =
                     Options::wants(&options.loads, load.name) && Options::wants(&options.contestants, &name);
@@ -142,7 +142,7 @@ async fn put_through(rig: &Rig, contestant: &Contestant, mode: &Mode, load: &Loa
 async fn warm_up(rig: &Rig, contestants: &[Contestant]) -> Fallible<()> {
     let bare_loop = contestants.iter().find(|contestant| contestant.name == "bare-loop").ok_or("no bare loop")?;
     bare_loop.prepare()?;
-    let load = Load { name: "drain", all_modes: true, work: Work::Drain(load::WARM_UP) };
+    let load = Load { name: "drain", beside: "drain", all_modes: true, work: Work::Drain(load::WARM_UP) };
     let mode = bare_loop.modes_for(&load).next().ok_or("it drains nothing")?;
     drain::run(rig, bare_loop, mode, &load::WARM_UP).await?;
     Ok(())
