@@ -57,7 +57,7 @@ impl Audit {
             .bind(by_position.filter(|at| !at.prev.is_nothing()).map(|at| at.prev.to_string()))
             .bind(frozen.map(|frozen| frozen.cur.to_string()))
             .bind(frozen.map(|frozen| frozen.last))
-            .bind(Json(Holds::new(&self.stored.held).to_json().unwrap_or_default()))
+            .bind(Holds::new(&self.stored.held).to_json().map(Json))
             // The arithmetic says nothing of rows that were written after a restore.
             .bind(by_position.map(|at| at.highest));
         let rows = ask("reading rows", statement.fetch_all(&mut self.conn)).await?;

@@ -4,14 +4,14 @@ use serde_json::{Map, Value};
 
 use crate::outbox::{Held, Lane};
 
-/// The condition on a row that no held lane covers it, given what stands for [`Holds::to_json`] in the statement. One
-/// lookup a row by the topic and one by the lane, whatever the number of lanes; and no join, which could cost the order
-/// of the primary key.
+/// The condition on a row that no held lane covers it, given what stands for [`Holds::to_json`] in the statement, null
+/// when nothing is held. One lookup a row by the topic and one by the lane, whatever the number of lanes; and no join,
+/// which could cost the order of the primary key.
 pub(super) fn not_held(held: &str) -> String {
     format!(
-        "id < least(coalesce(({held} ->> topic)::bigint, 9223372036854775807), \
+        "({held} is null or id < least(coalesce(({held} ->> topic)::bigint, 9223372036854775807), \
          coalesce(({held} ->> case when partition is null then topic || ' ' || key else topic || ':' || partition end)::bigint, \
-         9223372036854775807))"
+         9223372036854775807)))"
     )
 }
 

@@ -99,7 +99,7 @@ async fn count_new(
         free = not_held("$4")
     );
     let statement = sqlx::query(sql(text)).bind(Xid(snapshot.xmax)).bind(Xid::all(&snapshot.open));
-    let statement = statement.bind(rows_of(count_limit)).bind(Json(holds.to_json().unwrap_or_default()));
+    let statement = statement.bind(rows_of(count_limit)).bind(holds.to_json().map(Json));
     ask("counting new rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
 
@@ -130,7 +130,7 @@ async fn count_walked(
         .bind(Xid(at.prev.xmax))
         .bind(Xid::all(&at.prev.open))
         .bind(at.frozen.as_ref().map(|frozen| frozen.cur.to_string()))
-        .bind(Json(holds.to_json().unwrap_or_default()));
+        .bind(holds.to_json().map(Json));
     ask("counting rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
 
@@ -154,7 +154,7 @@ async fn count_held(
         free = not_held("$3")
     );
     let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(LOOK)));
-    let statement = statement.bind(Json(holds.to_json().unwrap_or_default()));
+    let statement = statement.bind(holds.to_json().map(Json));
     ask("counting held rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
 
@@ -185,7 +185,7 @@ async fn look_for_late(
         .bind(BITE)
         .bind(Xid(at.prev.xmax))
         .bind(Xid::all(&at.prev.open))
-        .bind(Json(holds.to_json().unwrap_or_default()));
+        .bind(holds.to_json().map(Json));
     let row = ask("looking for forgotten rows", statement.fetch_one(conn)).await?;
     sweep.found += row.get::<i64, _>(0).unsigned_abs();
     match row.get::<Option<i64>, _>(2) {

@@ -119,7 +119,7 @@ impl Bite<'_> {
             .bind(Xid::all(&prev.open))
             .bind(cur.map(|frozen| frozen.cur.to_string()))
             .bind(cur.map(|frozen| frozen.last))
-            .bind(Json(self.holds.to_json().unwrap_or_default()));
+            .bind(self.holds.to_json().map(Json));
         let row = ask("purging", statement.fetch_one(conn)).await?;
         if !row.get::<bool, _>(0) {
             return Err(StoreError::TermOver { term });

@@ -120,7 +120,7 @@ async fn settle_between(
         .bind(shown(&to.prev))
         .bind(frozen.map(|frozen| frozen.cur.to_string()))
         .bind(frozen.map(|frozen| frozen.last))
-        .bind(Json(holds.to_json().unwrap_or_default()));
+        .bind(holds.to_json().map(Json));
     let done = ask_within("settling what was published", BACKLOG, statement.execute(conn)).await?;
     if done.rows_affected() > 0 {
         tracing::info!(rows = done.rows_affected(), "recorded as published what the last leader had no time to record");
