@@ -11,7 +11,7 @@ use crate::Fallible;
 use crate::contestant::{Contestant, Mode};
 use crate::load::Drain;
 use crate::results::Figures;
-use crate::rig::Rig;
+use crate::rig::{CpuSeconds, Meter, Rig};
 use crate::topic::Topics;
 
 /// How long nothing may arrive before the contestant counts as stuck.
@@ -28,17 +28,18 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
     contestant.make_table(rig, mode, &name).await?;
     rig.fill(&contestant.insert, &name, drain).await?;
     let topics = Topics::create(rig, &name, drain.topics).await?;
-    let wal = rig.wal_bytes().await?;
+    let (wal, meter) = (rig.wal_bytes().await?, rig.meter()?);
+    let services = meter.read();
     let mut running = contestant.start(rig, mode, &name)?;
-    let mut settled = tokio::spawn(settled(rig.connect().await?, contestant.settled(rig, mode)));
+    let mut settled = tokio::spawn(settled(rig.connect().await?, contestant.settled(rig, mode), meter));
     let watcher = topics.watcher()?;
-    let mut last = (0, Instant::now());
+    let mut last = (0, Instant::now(), services);
     loop {
         // Some end once they are done: what they had appended is to be seen after that.
         let alive = running.is_alive();
         let appended = block_in_place(|| topics.appended(&watcher))?;
         if appended != last.0 {
-            last = (appended, Instant::now());
+            last = (appended, Instant::now(), meter.read());
         }
         let is_quiet = last.1.elapsed() > Duration::from_secs(1) || alive.is_err();
         if appended >= drain.rows && is_quiet && settled.is_finished() {
@@ -56,6 +57,7 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
     let (cpu, peak) = (running.cpu_seconds(), running.peak_mib());
     running.stop()?;
     let settled = (&mut settled).await??;
+    let (settled_at, at_the_end) = settled.unwrap_or((i64::MIN, last.2));
     let wal = rig.wal_bytes().await? - wal;
     let contents = block_in_place(|| topics.read(drain.rows, Duration::from_secs(10)))?;
     contestant.tear_down(rig).await?;
@@ -70,13 +72,15 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
         let millis = (end - appended[from]).max(1);
         (appended.len() - from) as f64 * 1_000.0 / millis as f64
     };
-    let over = settled.map_or(last, |settled| settled.max(last));
+    let over = settled_at.max(last);
     let millions = drain.rows as f64 / 1e6;
     Ok(Figures::from([
         ("rows_per_second", rate(0, over)),
         ("second_half_rows_per_second", rate(half, over)),
         ("published_per_second", rate(0, last)),
         ("cpu_seconds_per_million_rows", cpu / millions),
+        ("database_cpu_seconds_per_million_rows", (at_the_end.database - services.database) / millions),
+        ("broker_cpu_seconds_per_million_rows", (at_the_end.broker - services.broker) / millions),
         ("peak_mib", peak),
         ("wal_bytes_per_row", wal / drain.rows as f64),
         ("duplicates", appended.len() as f64 - contents.distinct as f64),
@@ -84,12 +88,17 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
     ]))
 }
 
-/// Waits until the statement says that everything is settled. Returns when, in milliseconds; nothing is said where
-/// nothing is settled row by row.
-async fn settled(mut connection: PgConnection, statement: Option<String>) -> Fallible<Option<i64>> {
+/// Waits until the statement says that everything is settled. Returns when, in milliseconds, and what the services had
+/// taken by then; nothing is said where nothing is settled row by row.
+async fn settled(
+    mut connection: PgConnection,
+    statement: Option<String>,
+    meter: Meter,
+) -> Fallible<Option<(i64, CpuSeconds)>> {
     let Some(statement) = statement else { return Ok(None) };
     loop {
-        let asked = chrono::Utc::now().timestamp_millis();
+        // Before it is asked: where all rows are gone, the answer takes the database a while.
+        let asked = (chrono::Utc::now().timestamp_millis(), meter.read());
         if sqlx::query_scalar(AssertSqlSafe(statement.as_str())).fetch_one(&mut connection).await? {
             return Ok(Some(asked));
         }

@@ -109,12 +109,20 @@ impl Drop for Running {
     }
 }
 
-/// User and system time: two fields of a stat file, numbered as in proc(5), in ticks of which there are 100 a second.
+/// User and system time that a server and the processes it has started have taken so far, in seconds.
+pub(crate) fn family_cpu_seconds(pid: u32) -> f64 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    (cpu_ticks(pid) + children.map(cpu_ticks).sum::<u64>()) as f64 / 100.0
+}
+
+/// User and system time, with that of the children it has waited for: fields of a stat file, numbered as in proc(5), in
+/// ticks of which there are 100 a second.
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-    ticks(14) + ticks(15)
+    (14..=17).map(ticks).sum()
 }
 
 /// A line of a status file, in KiB.

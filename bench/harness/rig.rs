@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::Fallible;
 use crate::load::Drain;
+use crate::process::family_cpu_seconds;
 
 /// Where contestants find their tables.
 const SCHEMA: &str = "bench";
@@ -31,6 +32,28 @@ pub(crate) struct Rig {
 struct Service {
     script: PathBuf,
     folder: PathBuf,
+    /// Begins with its process id.
+    pid_file: &'static str,
+}
+
+/// Reads what the services take of the processor.
+#[derive(Clone, Copy)]
+pub(crate) struct Meter {
+    database: u32,
+    broker: u32,
+}
+
+/// User and system time that they have taken so far.
+#[derive(Clone, Copy)]
+pub(crate) struct CpuSeconds {
+    pub(crate) database: f64,
+    pub(crate) broker: f64,
+}
+
+impl Meter {
+    pub(crate) fn read(self) -> CpuSeconds {
+        CpuSeconds { database: family_cpu_seconds(self.database), broker: family_cpu_seconds(self.broker) }
+    }
 }
 
 impl Rig {
@@ -38,11 +61,15 @@ impl Rig {
     pub(crate) fn start() -> Fallible<Self> {
         let home = std::env::var("OUTBOXD_TESTBED").map_err(|_| "OUTBOXD_TESTBED is not set: use `make bench`")?;
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-        let service = |script: &str, folder: &str| Service {
+        let service = |script: &str, folder: &str, pid_file| Service {
             script: root.join("testbed").join(script),
             folder: Path::new(&home).join(folder),
+            pid_file,
         };
-        let services = [service("postgres.sh", "bench-postgres"), service("kafka.sh", "bench-kafka")];
+        let services = [
+            service("postgres.sh", "bench-postgres", "data/postmaster.pid"),
+            service("kafka.sh", "bench-kafka", "broker-1/pid"),
+        ];
         let settings: Vec<&str> = POSTGRES.iter().flat_map(|setting| ["-c", setting]).collect();
         // Without TLS, which some would take and others not.
         let database = format!("{}?sslmode=disable", services[0].run("start", &settings)?);
@@ -55,6 +82,12 @@ impl Rig {
     /// Where results and logs go.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// What tells how much of the processor the services take.
+    pub(crate) fn meter(&self) -> Fallible<Meter> {
+        let [database, broker] = &self.services;
+        Ok(Meter { database: database.pid()?, broker: broker.pid()? })
     }
 
     /// A name that no topic has had.
@@ -170,6 +203,11 @@ impl Drop for Rig {
 }
 
 impl Service {
+    fn pid(&self) -> Fallible<u32> {
+        let file = std::fs::read_to_string(self.folder.join(self.pid_file))?;
+        Ok(file.lines().next().unwrap_or_default().trim().parse()?)
+    }
+
     fn run(&self, command: &str, settings: &[&str]) -> Fallible<String> {
         let output = Command::new(&self.script)
             .arg(command)
