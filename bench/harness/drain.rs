@@ -33,19 +33,19 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
     let mut running = contestant.start(rig, mode, &name)?;
     let mut settled = tokio::spawn(settled(rig.connect().await?, contestant.settled(rig, mode), meter));
     let watcher = topics.watcher()?;
-    let mut last = (0, Instant::now(), services);
+    let (mut seen, mut seen_at, mut took) = (0, Instant::now(), services);
     loop {
         // Some end once they are done: what they had appended is to be seen after that.
         let alive = running.is_alive();
         let appended = block_in_place(|| topics.appended(&watcher))?;
-        if appended != last.0 {
-            last = (appended, Instant::now(), meter.read());
+        if appended != seen {
+            (seen, seen_at, took) = (appended, Instant::now(), meter.read());
         }
-        let is_quiet = last.1.elapsed() > Duration::from_secs(1) || alive.is_err();
+        let is_quiet = seen_at.elapsed() > Duration::from_secs(1) || alive.is_err();
         if appended >= drain.rows && is_quiet && settled.is_finished() {
             break;
         }
-        if last.1.elapsed() > STUCK {
+        if seen_at.elapsed() > STUCK {
             settled.abort();
             return Err(format!("stuck: {appended} of {} records, or not settled", drain.rows).into());
         }
@@ -57,7 +57,6 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
     let (cpu, peak) = (running.cpu_seconds(), running.peak_mib());
     running.stop()?;
     let settled = (&mut settled).await??;
-    let (settled_at, at_the_end) = settled.unwrap_or((i64::MIN, last.2));
     let wal = rig.wal_bytes().await? - wal;
     let contents = block_in_place(|| topics.read(drain.rows, Duration::from_secs(10)))?;
     contestant.tear_down(rig).await?;
@@ -72,15 +71,15 @@ pub(crate) async fn run(rig: &Rig, contestant: &Contestant, mode: &Mode, drain: 
         let millis = (end - appended[from]).max(1);
         (appended.len() - from) as f64 * 1_000.0 / millis as f64
     };
-    let over = settled_at.max(last);
+    let (over, took) = settled.map_or((last, took), |(settled_at, took)| (settled_at.max(last), took));
     let millions = drain.rows as f64 / 1e6;
     Ok(Figures::from([
         ("rows_per_second", rate(0, over)),
         ("second_half_rows_per_second", rate(half, over)),
         ("published_per_second", rate(0, last)),
         ("cpu_seconds_per_million_rows", cpu / millions),
-        ("database_cpu_seconds_per_million_rows", (at_the_end.database - services.database) / millions),
-        ("broker_cpu_seconds_per_million_rows", (at_the_end.broker - services.broker) / millions),
+        ("database_cpu_seconds_per_million_rows", (took.database - services.database) / millions),
+        ("broker_cpu_seconds_per_million_rows", (took.broker - services.broker) / millions),
         ("peak_mib", peak),
         ("wal_bytes_per_row", wal / drain.rows as f64),
         ("duplicates", appended.len() as f64 - contents.distinct as f64),
