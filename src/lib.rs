@@ -7,6 +7,8 @@
 #[cfg(feature = "relay")]
 pub mod backoff;
 #[cfg(feature = "relay")]
+pub mod beat;
+#[cfg(feature = "relay")]
 pub mod contract;
 #[cfg(feature = "relay")]
 pub mod coordination;

@@ -10,12 +10,16 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
+use crate::beat::beat;
 use crate::contract::{Bid, LeaseSession, LeaseStore, StoreError};
 use crate::observe::chain;
 use crate::outbox::Term;
 
 /// How often a standby looks whether the lease is free.
 const STANDBY_POLL: Duration = Duration::from_millis(50);
+
+/// How many renewals a lease has time for.
+pub const RENEWALS: u32 = 3;
 
 /// How long giving the lease up may take; after that it runs out by itself.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -216,7 +220,7 @@ impl Renewer {
                     break;
                 }
                 Some(asked) = self.confirm.recv() => Some(asked),
-                () = sleep(self.ttl / 4) => None,
+                () = beat(self.ttl / RENEWALS) => None,
             };
             match self.renew(&mut *session).await {
                 // Whoever asked may have gone.

@@ -6,4 +6,4 @@
 
 mod keeper;
 
-pub use keeper::{Keeper, Leadership};
+pub use keeper::{Keeper, Leadership, RENEWALS};

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::beat::beat;
 use crate::contract::{Backlog, Store, StoreError};
 use crate::observe::{chain, metrics};
 use crate::outbox::Term;
@@ -96,7 +97,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
                 age(&measured, settings.measure_interval);
             }
         }
-        sleep(pause).await;
+        beat(pause).await;
     }
 }
 

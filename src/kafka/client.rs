@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 
 use crate::kafka::producer::Context;
 
-/// How long the thread listens at once, at first and at most: so long the client's end may have to wait for it.
-const WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
+/// How long the thread listens at once: at first and after a report, and at most, the longer nothing was reported. So
+/// long the client's end may have to wait for it.
+const WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(1600));
 
 /// What waking up takes: the driver would spin through the part of a wait that is left.
 const WAKING: Duration = Duration::from_micros(60);
@@ -78,7 +79,7 @@ fn hear(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
     let mut wait = WAITS.0;
     while !is_over.load(Ordering::Relaxed) {
         let is_any = listen(producer, wait + WAKING);
-        wait = (wait * 2).min(WAITS.1);
+        wait = if is_any { WAITS.0 } else { (wait * 2).min(WAITS.1) };
         if is_any && producer.context().is_patient() {
             look_now_and_then(producer, is_over);
         }

@@ -37,8 +37,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
+use crate::beat::beat;
 use crate::contract::{LeaseStore, Rejection, Sink, SinkError, Store, StoreError};
-use crate::coordination::{Keeper, Leadership};
+use crate::coordination::{Keeper, Leadership, RENEWALS};
 use crate::observe::{chain, metrics};
 use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Term};
 use crate::relay::dead_letters::Courier;
@@ -206,7 +207,7 @@ impl Relay {
                 leadership = keeper.lead(connected) => leadership.map_err(Error::Store)?,
             };
             self.begin_term(&leadership, keeper.holder());
-            let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / 4);
+            let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / RENEWALS);
             let mut courier = self.courier.take();
             let carried = carry(courier.as_mut(), leadership.term());
             let verdict = tokio::select! {
@@ -286,7 +287,7 @@ async fn show_lease(leadership: &Leadership, status: watch::Sender<Status>, ever
         let until = leadership.trusted_until();
         metrics::set_lease_remaining(until.saturating_duration_since(Instant::now()));
         status.send_modify(|status| status.trusted_until = Some(until));
-        sleep(every).await;
+        beat(every).await;
     }
 }
 

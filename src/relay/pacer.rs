@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::beat::beat;
 use crate::contract::{StoreError, WakeSource};
 use crate::observe::chain;
 use crate::relay::Settings;
@@ -59,7 +60,7 @@ impl Pacer {
             if self.armed {
                 tokio::select! {
                     woken = wake.wait() => woken?,
-                    () = sleep(self.slow) => {}
+                    () = beat(self.slow) => {}
                 }
                 return Ok(());
             }
