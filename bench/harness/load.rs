@@ -70,7 +70,7 @@ pub(crate) struct Stages {
 /// A million rows as most outboxes have them.
 pub(crate) const BACKLOG: Drain = Drain { rows: 1_000_000, bytes: 300, keys: 10_000, topics: 1 };
 
-/// What is drained before anything is measured.
+/// What is drained before anything is measured where time is short.
 pub(crate) const WARM_UP: Drain = Drain { rows: 300_000, ..BACKLOG };
 
 const STEADY: Steady = Steady {
