@@ -152,6 +152,7 @@ async fn warm_up(rig: &Rig, options: &Options, contestants: &[Contestant]) -> Fa
             let is_wanted = !options.quick && Options::wants(&options.contestants, &name);
             if is_wanted || contestant.name == "bare-loop" {
                 contestant.prepare()?;
+                eprintln!("warm-up, round {round}, {name}");
                 put_through(rig, contestant, mode, load).await.map_err(|error| format!("warm-up, {name}: {error}"))?;
             }
         }
