@@ -42,7 +42,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "housekeeping",
         floor: 4,
-        may_import: &[&["contract", "outbox", "backoff", "beat", "observe", "coordination", "relay"]],
+        may_import: &[&["contract", "outbox", "backoff", "observe", "coordination", "relay"]],
     },
     Room { name: "admin", floor: 5, may_import: &[&["contract", "outbox", "observe", "relay"]] },
     // Composed of each room's own settings.

@@ -142,7 +142,7 @@ async fn put_through(rig: &Rig, contestant: &Contestant, mode: &Mode, load: &Loa
 
 /// Lets the bare loop and whoever is wanted drain backlogs, which nobody counts. Servers that were just started are
 /// slow, and the broker's compiler takes up to four seconds of a core in a first drain by transactions, and half a second
-/// in the fourth still: whoever came first would pay for it. Where time is short the bare loop does it alone.
+/// in the fifth still: whoever came first would pay for it. Where time is short the bare loop does it alone.
 async fn warm_up(rig: &Rig, options: &Options, contestants: &[Contestant]) -> Fallible<()> {
     let (rounds, backlog) = if options.quick { (1, load::WARM_UP) } else { (WARM_UPS, load::BACKLOG) };
     let load = [Load { name: "drain", beside: "drain", all_modes: !options.quick, work: Work::Drain(backlog) }];

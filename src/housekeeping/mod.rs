@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::beat::beat;
 use crate::contract::{Backlog, Store, StoreError};
 use crate::observe::{chain, metrics};
 use crate::outbox::Term;
@@ -97,7 +96,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
                 age(&measured, settings.measure_interval);
             }
         }
-        beat(pause).await;
+        sleep(pause).await;
     }
 }
 
