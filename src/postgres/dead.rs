@@ -45,7 +45,7 @@ pub(super) async fn due(
 ) -> Result<Vec<(DeadLetter, Record)>, StoreError> {
     let text = format!(
         "/* outboxd: due_dead_letters */
-         select null::text, id, event_id, topic, key, octet_length(payload), payload, headers::text, partition, created_at,
+         select null::text, id, event_id, topic, key, null::int, payload, headers::text, partition, created_at,
              code, message, dead_letter_topic
          from {} where dead_letter_topic is not null and published_at is null and id > $2 order by id limit $1",
         table.dead()
@@ -87,12 +87,4 @@ pub(super) async fn undeliverable(
         table.dead()
     );
     ask("keeping a dead letter", sqlx::query(sql(text)).bind(id).bind(why).execute(conn)).await.map(drop)
-}
-
-/// How many dead letters there are, up to a limit.
-pub(super) async fn count(conn: &mut PgConnection, table: &Table, limit: i64) -> Result<u64, StoreError> {
-    let text =
-        format!("/* outboxd: count_dead_letters */ select count(*) from (select from {} limit $1) dead", table.dead());
-    let counted = ask("counting dead letters", sqlx::query_scalar::<_, i64>(sql(text)).bind(limit).fetch_one(conn));
-    Ok(counted.await?.unsigned_abs())
 }

@@ -16,10 +16,13 @@ use crate::postgres::snapshot::Snapshot;
 /// What is being done, for errors.
 pub(super) const READING: &str = "reading the outbox";
 
-/// What is selected of a row. A payload of more than 8 KiB is left out at first: how many rows fit into the
-/// limit of bytes is known only when their sizes are.
-pub(super) const COLUMNS: &str = "id, event_id, topic, key, octet_length(payload), \
-     case when octet_length(payload) <= 8192 then payload end, headers::text, partition, created_at";
+/// What is selected of a row. A payload of more than 8 KiB is left out at first, and its size told: how many rows fit
+/// into the limit of bytes is known only when their sizes are. So are headers of at most 5 bytes, which an empty object
+/// takes: to write it as text costs a tenth of all that the database does for a row.
+pub(super) const COLUMNS: &str = "id, event_id, topic, key, \
+     case when octet_length(payload) > 8192 then octet_length(payload) end, \
+     case when octet_length(payload) <= 8192 then payload end, \
+     case when pg_column_size(headers) > 5 then headers::text end, partition, created_at";
 
 /// The same columns, for a row that says something else.
 pub(super) const NO_COLUMNS: &str = "null::bigint as id, null::uuid, null::text, null::text, null::int, null::bytea, null::text, null::int, null::timestamptz";
@@ -102,21 +105,20 @@ impl Page {
     /// Reads a record, and the size of its payload if that was left out.
     fn record(&mut self, row: &impl Columns) -> Result<(Record, Option<usize>), StoreError> {
         let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
-        let json = text(row, 7).map_err(unreadable)?;
-        let headers = headers_from_json(json.as_bytes()).map_err(|error| headers_of(id, error))?;
+        let json = row.bytes(7).map_err(unreadable)?;
+        let headers = json.map(headers_from_json).transpose().map_err(|error| headers_of(id, error))?;
+        let headers = headers.unwrap_or_default();
         self.columns(row, id, headers).map_err(unreadable)
     }
 
     fn columns(&mut self, row: &impl Columns, id: i64, headers: Headers) -> Result<(Record, Option<usize>), BoxError> {
-        let size = optional_int(row, 5)?;
-        let payload = row.bytes(6)?.map(<[u8]>::to_vec);
-        let left_out = size.filter(|_| payload.is_none()).map(usize::try_from).transpose()?;
+        let left_out = optional_int(row, 5)?.map(usize::try_from).transpose()?;
         let record = Record {
             id,
             event_id: Uuid::from_bytes(fixed(row, 2)?),
             topic: self.shared_topic(text(row, 3)?),
             key: optional_text(row, 4)?.map(str::to_owned),
-            payload,
+            payload: row.bytes(6)?.map(<[u8]>::to_vec),
             headers,
             partition: optional_int(row, 8)?,
             created_at: timestamp(i64::from_be_bytes(fixed(row, 9)?)),
