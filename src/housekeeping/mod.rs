@@ -25,7 +25,7 @@ const MEASURE_PAUSE: u32 = 50;
 const MEASURE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How many times longer than usual the pause is while nothing waits.
-const IDLE_PAUSE: u32 = 5;
+const IDLE_PAUSE: u32 = 10;
 
 /// How the chores are done.
 #[derive(Debug, Clone)]

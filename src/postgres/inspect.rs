@@ -10,7 +10,6 @@ use sqlx::{PgConnection, Row};
 use crate::contract::{Backlog, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
-use crate::postgres::dead;
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::snapshot::{At, Snapshot};
@@ -69,13 +68,14 @@ pub(super) async fn backlog(
     if settle == Settle::Mark {
         look_for_late(conn, table, &stored, &holds, sweep).await?;
     }
+    let (dead_letters, oldest_snapshot) = look_beside(conn, table, count_limit).await?;
     let rows: u64 = waiting.iter().map(|waiting| waiting.rows).sum();
     Ok(Backlog {
         unsent: rows.min(count_limit),
         capped: rows >= count_limit || waiting.iter().any(|waiting| waiting.cut),
         oldest: waiting.iter().map(|waiting| waiting.oldest).max().unwrap_or_default(),
-        oldest_snapshot: Some(oldest_snapshot(conn).await?),
-        dead_letters: dead::count(conn, table, rows_of(count_limit)).await?,
+        oldest_snapshot: Some(oldest_snapshot),
+        dead_letters,
         late: sweep.found.max(sweep.found_before),
     })
 }
@@ -196,17 +196,32 @@ async fn look_for_late(
 }
 
 /// Age of the oldest snapshot that keeps vacuum from this database's rows, as far as the role may see it.
+const OLDEST_SNAPSHOT: &str = "
+    select extract(epoch from clock_timestamp() - min(since))::float8 from (
+        select xact_start as since from pg_catalog.pg_stat_activity
+        where datname = current_database() and (backend_xmin is not null or backend_xid is not null)
+            and pid <> pg_backend_pid()
+        union all
+        select prepared from pg_catalog.pg_prepared_xacts where database = current_database()
+    ) holding";
+
+/// The age of the oldest snapshot.
 pub(super) async fn oldest_snapshot(conn: &mut PgConnection) -> Result<Duration, StoreError> {
-    let statement = "/* outboxd: oldest_snapshot */
-        select extract(epoch from clock_timestamp() - min(since))::float8 from (
-            select xact_start as since from pg_catalog.pg_stat_activity
-            where datname = current_database() and (backend_xmin is not null or backend_xid is not null)
-                and pid <> pg_backend_pid()
-            union all
-            select prepared from pg_catalog.pg_prepared_xacts where database = current_database()
-        ) holding";
-    let age = sqlx::query_scalar::<_, Option<f64>>(statement).fetch_one(conn);
+    let text = format!("/* outboxd: oldest_snapshot */ {OLDEST_SNAPSHOT}");
+    let age = sqlx::query_scalar::<_, Option<f64>>(sql(text)).fetch_one(conn);
     ask("looking for old snapshots", age).await.map(seconds)
+}
+
+/// What is seen beside the table: how many dead letters there are, up to a limit, and the age of the oldest snapshot.
+async fn look_beside(conn: &mut PgConnection, table: &Table, limit: u64) -> Result<(u64, Duration), StoreError> {
+    let text = format!(
+        "/* outboxd: look_beside */
+         select (select count(*) from (select from {dead} limit $1) dead), ({OLDEST_SNAPSHOT})",
+        dead = table.dead()
+    );
+    let seen = sqlx::query_as::<_, (i64, Option<f64>)>(sql(text)).bind(rows_of(limit)).fetch_one(conn);
+    let (dead_letters, age) = ask("counting dead letters", seen).await?;
+    Ok((dead_letters.unsigned_abs(), seconds(age)))
 }
 
 fn waiting(row: &PgRow) -> Waiting {
