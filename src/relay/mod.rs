@@ -89,8 +89,8 @@ impl Default for Settings {
         Self {
             holder: format!("relay-{}", Uuid::new_v4()),
             lease_ttl: Duration::from_secs(3),
-            batch: Limit { records: 5_000, bytes: 8 << 20 },
-            in_flight: Limit { records: 30_000, bytes: 48 << 20 },
+            batch: Limit { records: 10_000, bytes: 8 << 20 },
+            in_flight: Limit { records: 40_000, bytes: 48 << 20 },
             delivery: Delivery::default(),
             transaction: Limit { records: 10_000, bytes: 16 << 20 },
             drain_deadline: Duration::from_secs(20),
