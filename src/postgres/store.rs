@@ -105,10 +105,10 @@ impl Store {
     }
 
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let era = self.era().await?;
         let table = &self.settings.table;
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
-        let mut conn = connect(&self.options, "reader", &settings).await?;
+        // Together, since nobody publishes meanwhile; but nothing is read before its era has begun.
+        let (era, mut conn) = tokio::try_join!(self.era(), connect(&self.options, "reader", &settings))?;
         let system = rebase::system_identifier(&mut conn).await?;
         let mut stored = checkpoint::load(&mut conn, table).await?;
         if rebase::is_foreign(&mut conn, table, &stored, &system).await? {
