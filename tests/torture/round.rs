@@ -67,7 +67,13 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
     let before = done.renewed.as_ref().map(|renewed| renewed.before.clone()).unwrap_or_default();
     let mut watch = Watch::begin(&topics, before);
-    let draining = watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE);
+    let is_renewed = done.renewed.is_some();
+    let draining = async {
+        watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE).await
+            // What had committed before a topic was created again may be in the old one only, so nobody waits to see it;
+            // what of it is not published yet comes before anything can be said of the tables.
+            && (!is_renewed || stage.settles(script.mode, PEACE).await)
+    };
     let drained = if script.mode.blocks() && script.has_oversized_records() {
         tokio::select! {
             drained = draining => drained,

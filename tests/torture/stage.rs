@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::AssertSqlSafe;
 use tokio::sync::Mutex;
 use tokio::task::{JoinSet, block_in_place};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::support::audit::GivenUp;
 use crate::support::daemon::{Daemon, Running};
@@ -149,6 +149,13 @@ impl<'a> Stage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the tables say so, while the relays are at work. Says whether it came to that in time.
+    pub(crate) async fn settles(&self, mode: Mode, patience: Duration) -> bool {
+        let settled =
+            wait::until_true("all is settled", wait::LONG_PATIENCE, async || self.settled(mode).await.is_ok());
+        timeout(patience, settled).await.is_ok()
     }
 
     /// Waits until everything that was broken is back.
