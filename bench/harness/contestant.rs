@@ -176,6 +176,12 @@ impl Mode {
         self.beside.as_deref().unwrap_or(&self.name)
     }
 
+    /// Whether it is measured beside a default mode, or is one.
+    pub(crate) fn is_beside_a_default(&self, contestants: &[Contestant]) -> bool {
+        let mut modes = contestants.iter().flat_map(|contestant| &contestant.modes);
+        modes.any(|mode| mode.default && mode.name == self.beside())
+    }
+
     fn takes(&self, load: &Load) -> bool {
         let is_among = |names: &[String]| names.iter().any(|name| load.name.starts_with(name.as_str()));
         if is_among(&self.not) {

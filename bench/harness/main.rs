@@ -47,7 +47,7 @@ struct Options {
     /// How often each is measured.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Shorter loads and one round: the main ratios within five minutes.
+    /// Shorter loads, one round, and only default modes and what is beside them: the main ratios within five minutes.
     #[arg(long)]
     quick: bool,
     /// Forgets what is on record.
@@ -90,8 +90,9 @@ async fn measure(options: &Options, results: &mut Results) -> Fallible<()> {
         for round in 1..=rounds {
             for (load, contestant, mode) in turns(loads, &contestants, round) {
                 let name = format!("{}/{}", contestant.name, mode.name);
-                let is_wanted =
-                    Options::wants(&options.loads, load.name) && Options::wants(&options.contestants, &name);
+                let is_wanted = Options::wants(&options.loads, load.name)
+                    && Options::wants(&options.contestants, &name)
+                    && (!options.quick || mode.is_beside_a_default(&contestants));
                 if !is_wanted || results.has(load, &name, round) {
                     continue;
                 }
@@ -144,7 +145,7 @@ async fn put_through(rig: &Rig, contestant: &Contestant, mode: &Mode, load: &Loa
 /// slow, and the broker's compiler takes up to four seconds of a core in a first drain by transactions, and half a second
 /// in the fifth still: whoever came first would pay for it. Where time is short the bare loop does it alone.
 async fn warm_up(rig: &Rig, options: &Options, contestants: &[Contestant]) -> Fallible<()> {
-    let (rounds, backlog) = if options.quick { (1, load::WARM_UP) } else { (WARM_UPS, load::BACKLOG) };
+    let (rounds, backlog) = if options.quick { (2, load::WARM_UP) } else { (WARM_UPS, load::BACKLOG) };
     let load = [Load { name: "drain", beside: "drain", all_modes: !options.quick, work: Work::Drain(backlog) }];
     for round in 1..=rounds {
         for (load, contestant, mode) in turns(&load, contestants, round) {
