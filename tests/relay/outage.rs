@@ -25,8 +25,9 @@ async fn a_broker_that_is_away_costs_only_time_and_the_table_drains_to_empty() {
     kafka.stop();
     // The gauge is by the database's clock, so it also says how long the broker was away.
     relay.reaches("outboxd_oldest_unsent_seconds", AWAY).await;
-    let grown = relay.peak_memory() - before;
-    assert!(grown < 16 << 20, "{} MB grew to {} MB while the broker was away", before >> 20, (before + grown) >> 20);
+    // It can be less than before: Linux counts pages by processor and adds them up roughly.
+    let after = relay.peak_memory();
+    assert!(after < before + (16 << 20), "{} MB grew to {} MB while the broker was away", before >> 20, after >> 20);
     kafka.restart();
     let ledger = writers.stop().await;
     wait::until_true("the table is empty", wait::LONG_PATIENCE, async || {
