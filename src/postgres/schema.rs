@@ -9,7 +9,10 @@ use crate::postgres::session::{ANSWER, ask, bounded, connect, missing, options, 
 use crate::secret::Secret;
 
 /// Every migration, in order. A released one never changes.
-const MIGRATIONS: [(&str, &str); 1] = [("0001_outbox", include_str!("../../migrations/postgres/0001_outbox.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_outbox", include_str!("../../migrations/postgres/0001_outbox.sql")),
+    ("0002_history", include_str!("../../migrations/postgres/0002_history.sql")),
+];
 
 /// Key of the lock under which migrations run.
 const CLASS: i32 = 1_869_968_493;

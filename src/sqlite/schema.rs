@@ -11,7 +11,10 @@ use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::row::COLUMNS;
 
 /// All migrations: number, name, SQL. A released one never changes.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "outbox", include_str!("../../migrations/sqlite/0001_outbox.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "outbox", include_str!("../../migrations/sqlite/0001_outbox.sql")),
+    (2, "history", include_str!("../../migrations/sqlite/0002_history.sql")),
+];
 
 /// What `migrate` did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

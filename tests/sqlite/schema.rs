@@ -10,7 +10,7 @@ use crate::sqlite::File;
 async fn migrating_again_does_nothing() {
     let file = File::new();
     let applied = sqlite::migrate(&file.url(), &Table::default()).await.expect("migrated").applied;
-    assert_eq!(applied, ["0001_outbox"]);
+    assert_eq!(applied, ["0001_outbox", "0002_history"]);
     let applied = sqlite::migrate(&file.url(), &Table::default()).await.expect("migrated").applied;
     assert_eq!(applied, [""; 0]);
     sqlite::check(&file.url(), &Table::default()).await.expect("the tables are right");

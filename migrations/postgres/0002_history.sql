@@ -1,0 +1,55 @@
+-- What tells one history of an outbox from another, and what is told of a held lane besides where it begins.
+
+alter table outbox_lease
+    -- By what name the broker shuts its holder out; null where it cannot.
+    add column fence text,
+    -- The history of what was published: one for each session that publishes exactly once, and how often what it read
+    -- was proven durable. A restored backup, or a standby that was behind, knows of fewer proofs than the broker.
+    add column history uuid,
+    add column proof bigint not null default 0,
+    -- The history before, to which the broker's memory may still belong.
+    add column earlier_history uuid,
+    add column earlier_proof bigint not null default 0;
+
+alter table outbox_checkpoint
+    -- Rows that this position calls read count as settled, marked or not: it was stored by a relay that marks none.
+    add column settled_position text;
+
+alter table outbox_held
+    -- Rows of the lane that this position calls read were published before it was held.
+    add column after_position text,
+    -- Set by the relay once all of the lane is settled, just before it forgets the lane.
+    add column settled boolean not null default false;
+
+-- Gives a row that became due behind the reader the current transaction's id, by which the reader finds it.
+create function outbox_stamp() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    execute format('update %I.%I set xid = pg_current_xact_id() where id = $1 and sent_at is null', tg_table_schema, tg_table_name)
+    using new.id;
+    return null;
+end
+$$;
+
+-- A row that was copied back from elsewhere brings a transaction id of the past. Never true of an ordinary insert.
+create trigger stamp_restored after insert on outbox for each row
+when (new.xid <> pg_catalog.pg_current_xact_id()) execute function outbox_stamp();
+
+-- A row that was corrected belongs to another lane by now. Settling a row touches none of these columns.
+create trigger stamp_corrected after update of topic, key, partition on outbox for each row
+when (new.sent_at is null and (old.topic, old.key, old.partition) is distinct from (new.topic, new.key, new.partition))
+execute function outbox_stamp();
+
+-- Whoever removes a held lane by hand wants it to flow: its release is asked for instead.
+create function outbox_keep_held() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    execute format(
+        'update %I.%I set release_requested = true
+         where topic = $1 and key is not distinct from $2 and partition is not distinct from $3',
+        tg_table_schema, tg_table_name)
+    using old.topic, old.key, old.partition;
+    return null;
+end
+$$;
+
+create trigger keep_held before delete on outbox_held for each row
+when (not old.settled) execute function outbox_keep_held();
