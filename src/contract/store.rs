@@ -40,10 +40,14 @@ pub trait OutboxStore: Send + Sync {
     /// checkpoint to the position where it is behind; durable when it returns. Reading sessions that were opened
     /// before know nothing of it.
     ///
+    /// A position tells on which [proof](Reader::prove) it was published. It is believed only where the database has
+    /// that proof: it holds all that the position tells of then. Ids decide nothing, since a database that lost commits
+    /// hands them out anew.
+    ///
     /// # Errors
-    /// [`StoreError::TermOver`], and nothing is done, when `term` is no longer the leader's.
-    /// [`StoreError::Unusable`] when the position is ahead of the database, or of another database: it was restored
-    /// to an earlier point, or lost commits that it had acknowledged.
+    /// [`StoreError::TermOver`], and no checkpoint is moved, when `term` is no longer the leader's.
+    /// [`StoreError::Unusable`], and nothing is done, when the database does not have the proof: it was restored to an
+    /// earlier point, lost commits that it had acknowledged, or is another one.
     fn recover<'a>(
         &'a self,
         term: Term,
@@ -79,6 +83,8 @@ pub trait Reader: Send {
 
     /// Makes sure that all that was read is durable in the database, and stays so whatever becomes of the server: by a
     /// flushed commit of our own, made after all of it had been committed. Does nothing where that is known already.
+    /// Positions of what is read tell of the proof that has to follow it: those that are to be
+    /// [recovered](OutboxStore::recover) need it.
     ///
     /// # Errors
     /// [`StoreError::TermOver`] when `term` turns out to be no longer the leader's.
@@ -173,7 +179,9 @@ pub struct Backlog {
     pub oldest_snapshot: Option<Duration>,
     /// Dead letters kept, counted up to the limit that was asked for.
     pub dead_letters: u64,
-    /// Records found unsettled below the checkpoint and outside every held lane: 0 unless a promise broke.
+    /// Records found since the last look that were unsettled below the checkpoint and outside every held lane: rows that
+    /// became due behind the reader, since they were corrected, restored or moved back by hand. They are read by now, or
+    /// will be. Where rows are neither marked nor deleted nothing tells of them, and it is 0.
     pub late: u64,
 }
 

@@ -84,9 +84,9 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
                 metrics::set_dead_letters(backlog.dead_letters);
                 if backlog.late > 0 {
                     metrics::count_late(backlog.late);
-                    tracing::error!(
+                    tracing::warn!(
                         records = backlog.late,
-                        "unsettled records lie below the checkpoint, which must not be: please report this"
+                        "records became due behind the reader and are read now: they were corrected, restored or moved back by hand"
                     );
                 }
                 measured.send_replace(backlog);

@@ -87,7 +87,7 @@ catalogue! {
     PRODUCER_REBUILDS Counter Count "producer_rebuilds_total"
         "Times that the broker's client was built anew after an error"
     LATE Counter Count "late_messages_total"
-        "Messages found unsettled below the checkpoint; anything but 0 is a broken promise"
+        "Messages that became due behind the reader, since they were corrected, restored or moved back by hand; each counts once"
     PURGED Counter Count "purged_total"
         "Settled rows removed after the retention"
     LAST_PROGRESS Gauge Seconds "last_progress_timestamp_seconds"

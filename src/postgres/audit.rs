@@ -13,6 +13,7 @@ use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{ask, sql};
+use crate::postgres::told;
 
 /// Ids in one statement at most: what fits into one record of TLS. Each further one can take forty milliseconds longer,
 /// since the driver does not switch Nagle's algorithm off.
@@ -40,26 +41,19 @@ impl Audit {
     }
 
     async fn page(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
-        let by_position = self.stored.at.as_ref().filter(|_| self.settle == Settle::Checkpoint);
         let text = format!(
-            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or id <= $8 and {free}
-                 and ($4::text is not null and pg_visible_in_snapshot(xid, (select $4::pg_snapshot))
-                     or $5::text is not null and id <= $6 and pg_visible_in_snapshot(xid, (select $5::pg_snapshot)))
+            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or {free} and {is_read}
              from {outbox} where id > $1 and created_at >= $2 order by id limit $3",
-            free = not_held("$7"),
+            free = not_held("$4"),
+            is_read = told::is_read(5),
             outbox = self.table.outbox()
         );
-        let frozen = by_position.and_then(|at| at.frozen.as_ref());
         let statement = sqlx::query(sql(text))
             .bind(after)
             .bind(self.since.unwrap_or(DateTime::UNIX_EPOCH))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .bind(by_position.filter(|at| !at.prev.is_nothing()).map(|at| at.prev.to_string()))
-            .bind(frozen.map(|frozen| frozen.cur.to_string()))
-            .bind(frozen.map(|frozen| frozen.last))
-            .bind(Holds::new(&self.stored.held).to_json().map(Json))
-            // The arithmetic says nothing of rows that were written after a restore.
-            .bind(by_position.map(|at| at.highest));
+            .bind(Holds::new(&self.stored.held).to_json().map(Json));
+        let statement = told::bind(statement, self.stored.settling(self.settle));
         let rows = ask("reading rows", statement.fetch_all(&mut self.conn)).await?;
         let row = |row: &sqlx::postgres::PgRow| AuditedRow {
             id: row.get(0),

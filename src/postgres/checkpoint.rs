@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Held, HoldCause, Lane, Position, Table, Term};
+use crate::outbox::{Held, HoldCause, Lane, Position, Settle, Table, Term};
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::session::{ANSWER, ask, bounded, sql};
 use crate::postgres::snapshot::At;
@@ -17,15 +17,28 @@ pub(super) struct Stored {
     pub at: Option<At>,
     /// The cluster it was stored in.
     pub system: String,
+    /// When it was stored, by the clock of that cluster.
+    pub saved_at: Option<DateTime<Utc>>,
+    /// What [`Stored::settling`] tells where rows are marked or deleted.
+    settled: Option<At>,
     /// The held lanes.
     pub held: Vec<Held>,
+}
+
+impl Stored {
+    /// The position that settles rows: what it calls read, outside of held lanes, counts as settled though it bears no
+    /// mark. Where rows are marked or deleted it is the last one that was stored by a relay which did neither.
+    pub(super) fn settling(&self, settle: Settle) -> Option<&At> {
+        if settle == Settle::Checkpoint { self.at.as_ref() } else { self.settled.as_ref() }
+    }
 }
 
 /// Reads the checkpoint and the held lanes, both of one moment.
 pub(super) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Stored, StoreError> {
     let text = format!(
         "/* outboxd: load_checkpoint */
-         select c.position, c.system, h.topic, h.key, h.partition, h.from_id, h.cause, h.since
+         select c.position, c.system, c.settled_position, c.saved_at,
+             h.topic, h.key, h.partition, h.from_id, h.cause, h.since
          from (select 1) one left join {checkpoint} c on true left join {held} h on true order by h.from_id",
         checkpoint = table.checkpoint(),
         held = table.held()
@@ -33,12 +46,13 @@ pub(super) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Store
     let doing = "reading the checkpoint";
     let rows = ask(doing, sqlx::query(sql(text)).fetch_all(conn)).await?;
     let mut stored = Stored::default();
-    if let Some((Some(position), Some(system))) = rows.first().map(|row| (row.get(0), row.get(1))) {
+    if let Some((row, position)) = rows.first().and_then(|row| Some((row, row.get::<Option<&str>, _>(0)?))) {
         stored.at = Some(read_position(position)?);
-        stored.system = system;
+        (stored.system, stored.saved_at) = (row.get(1), row.get(3));
+        stored.settled = row.get::<Option<&str>, _>(2).map(read_position).transpose()?;
     }
-    let held = rows.iter().filter(|row| row.get::<Option<&str>, _>(2).is_some());
-    stored.held = held.map(|row| read_held(row, 2)).collect::<Result<_, _>>()?;
+    let held = rows.iter().filter(|row| row.get::<Option<&str>, _>(4).is_some());
+    stored.held = held.map(|row| read_held(row, 4)).collect::<Result<_, _>>()?;
     Ok(stored)
 }
 
@@ -67,13 +81,22 @@ pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
     Ok(Held { lane, from_id, cause, since })
 }
 
+/// How and where checkpoints are stored by a session.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub table: Table,
+    /// The cluster; empty where the role may not ask.
+    pub system: String,
+    /// How rows are settled: where none is marked or deleted, the position that is stored settles them.
+    pub settle: Settle,
+}
+
 /// Stores the checkpoint, and the held lanes if they changed, in one transaction, if the term is still the
 /// leader's. The session's `synchronous_commit` must be on: its flush makes the settlements before it durable, and
 /// proves to whoever reads on from here that every lower transaction id was used.
 pub(super) async fn save(
     conn: &mut PgConnection,
-    table: &Table,
-    system: &str,
+    place: &Place,
     checkpoint: &Checkpoint,
     changed: Option<&[Held]>,
 ) -> Result<(), StoreError> {
@@ -81,13 +104,12 @@ pub(super) async fn save(
     let doing = "storing the checkpoint";
     bounded(doing, ANSWER, async {
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        let place = (checkpoint.term, &checkpoint.position);
-        if !save_position(&mut transaction, table, system, place, at.highest).await? {
+        if !save_position(&mut transaction, place, (checkpoint.term, &checkpoint.position), at.highest).await? {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
             return Err(StoreError::TermOver { term: checkpoint.term });
         }
         if let Some(held) = changed {
-            store_held(&mut transaction, table, held).await?;
+            store_held(&mut transaction, &place.table, held).await?;
         }
         transaction.commit().await.map_err(|error| classify(doing, error))
     })
@@ -98,22 +120,23 @@ pub(super) async fn save(
 /// and reading the checkpoint, until this is committed.
 pub(super) async fn save_position(
     conn: &mut PgConnection,
-    table: &Table,
-    system: &str,
+    Place { table, system, settle }: &Place,
     (term, position): (Term, &Position),
     highest: i64,
 ) -> Result<bool, StoreError> {
     let text = format!(
         "/* outboxd: save_checkpoint */
-         insert into {checkpoint} (position, highest_id, system, term, saved_at)
-         select $1, $2, $3, term, clock_timestamp() from {lease} where term = $4 for share
+         insert into {checkpoint} as c (position, highest_id, system, term, saved_at, settled_position)
+         select $1, $2, $3, term, clock_timestamp(), $5 from {lease} where term = $4 for share
          on conflict (only_row) do update set position = excluded.position, highest_id = excluded.highest_id,
-             system = excluded.system, term = excluded.term, saved_at = excluded.saved_at",
+             system = excluded.system, term = excluded.term, saved_at = excluded.saved_at,
+             settled_position = coalesce(excluded.settled_position, c.settled_position)",
         checkpoint = table.checkpoint(),
         lease = table.lease()
     );
-    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system);
-    let done = ask("storing the checkpoint", statement.bind(term.0).execute(conn)).await?;
+    let settles = (*settle == Settle::Checkpoint).then(|| position.as_str());
+    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system).bind(term.0);
+    let done = ask("storing the checkpoint", statement.bind(settles).execute(conn)).await?;
     Ok(done.rows_affected() > 0)
 }
 

@@ -6,10 +6,11 @@
 //! id until it is empty, and only then the next one begins.
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
 use crate::outbox::{Batch, Held, Lane, Limit, Position, Table, Term};
-use crate::postgres::checkpoint::{self, Stored};
+use crate::postgres::checkpoint::{self, Place, Stored};
 use crate::postgres::errors::not_now;
 use crate::postgres::holds::Holds;
 use crate::postgres::page::{self, Which};
@@ -17,14 +18,13 @@ use crate::postgres::recover;
 use crate::postgres::release::{Releases, Turn};
 use crate::postgres::rows::Page;
 use crate::postgres::session::ask;
-use crate::postgres::snapshot::{At, Frozen, Snapshot};
+use crate::postgres::snapshot::{At, Frozen, Proof, Snapshot};
 use crate::postgres::walk::Walk;
 
 /// A reading session.
 pub(super) struct DeltaReader {
     conn: PgConnection,
-    table: Table,
-    system: String,
+    place: Place,
     era: Option<u64>,
     at: At,
     /// The walk through the frozen window, while there is one.
@@ -34,8 +34,10 @@ pub(super) struct DeltaReader {
     holds: Holds,
     releases: Releases,
     stored_held: Vec<Held>,
-    /// Whether a flushed commit was made since the last snapshot was taken. All that a frozen window shows was committed
-    /// before its snapshot, so that one proof is enough for all of its pages.
+    /// The proof that what was read needs before it is published. All that a frozen window shows was committed before its
+    /// snapshot, so that one proof is enough for all of its pages.
+    proof: Proof,
+    /// Whether it was made.
     proven: bool,
     /// Set while a statement is under way: a session that failed or was cut short is not to be used again.
     broken: bool,
@@ -45,23 +47,23 @@ impl DeltaReader {
     /// Begins at what is stored, or at the beginning.
     pub(super) async fn begin(
         mut conn: PgConnection,
-        table: Table,
-        system: String,
+        place: Place,
         stored: Stored,
         era: Option<u64>,
     ) -> Result<Self, StoreError> {
+        let table = &place.table;
         let (at, walk) = match stored.at {
             Some(at) => match at.frozen.as_ref().map(|frozen| frozen.last) {
-                Some(last) => (at, Some(Walk::after(&mut conn, &table, last).await?)),
+                Some(last) => (at, Some(Walk::after(&mut conn, table, last).await?)),
                 None => (at, None),
             },
-            None => beginning(&mut conn, &table).await?,
+            None => beginning(&mut conn, table).await?,
         };
-        let at = At { system: system.clone(), ..at };
+        let proof = Proof { history: Uuid::new_v4(), number: 1 };
+        let at = At { system: place.system.clone(), proof: Some(proof), ..at };
         Ok(Self {
             conn,
-            table,
-            system,
+            place,
             era,
             at,
             walk,
@@ -69,6 +71,7 @@ impl DeltaReader {
             holds: Holds::new(&stored.held),
             releases: Releases::default(),
             stored_held: stored.held,
+            proof,
             proven: false,
             broken: false,
         })
@@ -81,14 +84,16 @@ impl DeltaReader {
         // Only a look at the present that found little says that there is no more.
         let looked = turn == Turn::Main && self.walk.is_none();
         let mut page = match turn {
-            Turn::Release => self.releases.page(&mut self.conn, &self.table, &self.holds, &self.at, limit).await?,
+            Turn::Release => {
+                self.releases.page(&mut self.conn, &self.place.table, &self.holds, &self.at, limit).await?
+            }
             Turn::Main if self.walk.is_some() => self.next_page(limit).await?,
             Turn::Main => self.next_window(limit).await?,
         };
         let full = page.is_full(limit);
         self.adapt(&page, full);
         self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
-        page::load_wide(&mut self.conn, &self.table, &mut page).await?;
+        page::load_wide(&mut self.conn, &self.place.table, &mut page).await?;
         let news = self.releases.conclude(&self.at, &mut self.holds);
         self.broken = false;
         Ok(Batch {
@@ -111,12 +116,12 @@ impl DeltaReader {
     /// Reads what is new. A window that does not fit is frozen where it ends.
     async fn next_window(&mut self, limit: Limit) -> Result<Page, StoreError> {
         let which = Which { without: self.holds.to_json(), lane: None };
-        let mut page = page::new_rows(&mut self.conn, &self.table, &self.at.prev, &which, limit).await?;
+        let mut page = page::new_rows(&mut self.conn, &self.place.table, &self.at.prev, &which, limit).await?;
         let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
-        self.proven = false;
+        self.expect_proof();
         match page.last_id().filter(|_| page.is_full(limit)) {
             Some(last) => {
-                self.walk = Some(Walk::after(&mut self.conn, &self.table, last).await?);
+                self.walk = Some(Walk::after(&mut self.conn, &self.place.table, last).await?);
                 self.at.frozen = Some(Frozen { cur, last });
             }
             None => self.at.prev = cur,
@@ -131,7 +136,7 @@ impl DeltaReader {
             return Ok(Page::default());
         };
         let window = (&self.at.prev, &frozen.cur);
-        let page = walk.page(&mut self.conn, &self.table, window, &which, limit).await?;
+        let page = walk.page(&mut self.conn, &self.place.table, window, &which, limit).await?;
         frozen.last = walk.last;
         if walk.is_over() {
             self.walk = None;
@@ -139,6 +144,14 @@ impl DeltaReader {
             self.at.frozen = None;
         }
         Ok(page)
+    }
+
+    /// What is read from here on needs another proof, and positions tell of it.
+    fn expect_proof(&mut self) {
+        if std::mem::take(&mut self.proven) {
+            self.proof.number += 1;
+            self.at.proof = Some(self.proof);
+        }
     }
 
     /// Asks for as many rows as fitted, where not all fitted, and for more again once they do: what does not
@@ -154,7 +167,7 @@ impl DeltaReader {
     async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         self.enter()?;
         let changed = (checkpoint.held != self.stored_held).then_some(checkpoint.held.as_slice());
-        let saved = checkpoint::save(&mut self.conn, &self.table, &self.system, checkpoint, changed).await;
+        let saved = checkpoint::save(&mut self.conn, &self.place, checkpoint, changed).await;
         // A term that is over leaves the session as it was: the transaction was rolled back in good order.
         self.broken = !matches!(saved, Ok(()) | Err(StoreError::TermOver { .. }));
         if saved.is_ok() && changed.is_some() {
@@ -197,7 +210,7 @@ impl Reader for DeltaReader {
                 return Ok(());
             }
             self.enter()?;
-            let proven = recover::prove(&mut self.conn, &self.table, term).await;
+            let proven = recover::prove(&mut self.conn, &self.place.table, term, self.proof).await;
             self.broken = !matches!(proven, Ok(()) | Err(StoreError::TermOver { .. }));
             self.proven = proven.is_ok();
             proven

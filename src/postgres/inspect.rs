@@ -13,6 +13,7 @@ use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::told;
 use crate::postgres::xid::Xid;
 
 /// Rows that a walk looks at beyond those it may count.
@@ -21,17 +22,13 @@ const LOOK: u64 = 50_000;
 /// Rows that one call looks at in search of forgotten ones.
 const BITE: i64 = 5_000;
 
-/// The round that looks for forgotten rows, a bite a call.
+/// How far the round is that looks for forgotten rows, a bite a call: the last id that was looked at.
 #[derive(Debug)]
-pub(super) struct Sweep {
-    after: i64,
-    found: u64,
-    found_before: u64,
-}
+pub(super) struct Sweep(i64);
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { after: i64::MIN, found: 0, found_before: 0 }
+        Self(i64::MIN)
     }
 }
 
@@ -65,9 +62,13 @@ pub(super) async fn backlog(
     if let Some(lowest) = holds.lowest() {
         waiting.push(count_held(conn, table, &holds, lowest, count_limit).await?);
     }
-    if settle == Settle::Mark {
-        look_for_late(conn, table, &stored, &holds, sweep).await?;
-    }
+    let late = match settle {
+        // Nothing tells a row that was read from one that became due since.
+        Settle::Checkpoint => 0,
+        Settle::Mark | Settle::Delete => {
+            stamp_late(conn, table, &stored, (&holds, stored.settling(settle)), sweep).await?
+        }
+    };
     let (dead_letters, oldest_snapshot) = look_beside(conn, table, count_limit).await?;
     let rows: u64 = waiting.iter().map(|waiting| waiting.rows).sum();
     Ok(Backlog {
@@ -76,7 +77,7 @@ pub(super) async fn backlog(
         oldest: waiting.iter().map(|waiting| waiting.oldest).max().unwrap_or_default(),
         oldest_snapshot: Some(oldest_snapshot),
         dead_letters,
-        late: sweep.found.max(sweep.found_before),
+        late,
     })
 }
 
@@ -158,41 +159,47 @@ async fn count_held(
     ask("counting held rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
 
-/// Rows that the stored position calls read, that no held lane covers, and that are not settled: there are none
-/// unless a promise broke.
-async fn look_for_late(
+/// Looks for rows that are due and that no window will ever show, gives them the current transaction's id, so that the
+/// next one does, and says how many they were. They are those that the stored position calls read, or whose transaction
+/// id is still to come, and that are neither settled nor held: whoever corrects, restores or moves rows back by hand
+/// leaves such rows where no trigger sees it.
+async fn stamp_late(
     conn: &mut PgConnection,
     table: &Table,
     stored: &Stored,
-    holds: &Holds,
-    sweep: &mut Sweep,
-) -> Result<(), StoreError> {
-    let Some(at) = stored.at.as_ref().filter(|at| !at.prev.is_nothing()) else { return Ok(()) };
+    (holds, settling): (&Holds, Option<&At>),
+    Sweep(after): &mut Sweep,
+) -> Result<u64, StoreError> {
+    let Some(at) = stored.at.as_ref().filter(|at| !at.prev.is_nothing()) else { return Ok(0) };
     let text = format!(
-        "/* outboxd: look_for_late */
-         select count(*) filter (where sent_at is null and not (xid >= $4 or xid = any($5)) and {free}), count(*), max(id)
-         from (
-             select * from {outbox}
-             where id > greatest($1, (select purged_to from {checkpoint})) and id <= $2 order by id limit $3
-         ) looked_at",
+        "/* outboxd: stamp_late */
+         with looked_at as materialized (
+             select id, sent_at is null and {free} and not {is_settled}
+                 and (not (xid >= $3 or xid = any($4)) or xid >= (select pg_snapshot_xmax(pg_current_snapshot()))) as is_late
+             from {outbox} where id > $1 order by id limit $2
+         ),
+         late as materialized (
+             select id from {outbox} where id = any(array(select id from looked_at where is_late)) for update skip locked
+         ),
+         stamped as (
+             update {outbox} set xid = pg_current_xact_id()
+             where id = any(array(select id from late)) and sent_at is null returning id
+         )
+         select (select count(*) from stamped), count(*), max(id) from looked_at",
         outbox = table.outbox(),
-        checkpoint = table.checkpoint(),
-        free = not_held("$6")
+        free = not_held("$5"),
+        is_settled = told::is_read(6)
     );
     let statement = sqlx::query(sql(text))
-        .bind(sweep.after)
-        .bind(at.highest)
+        .bind(*after)
         .bind(BITE)
         .bind(Xid(at.prev.xmax))
         .bind(Xid::all(&at.prev.open))
         .bind(holds.to_json().map(Json));
-    let row = ask("looking for forgotten rows", statement.fetch_one(conn)).await?;
-    sweep.found += row.get::<i64, _>(0).unsigned_abs();
-    match row.get::<Option<i64>, _>(2) {
-        Some(last) if row.get::<i64, _>(1) >= BITE => sweep.after = last,
-        _ => *sweep = Sweep { found_before: sweep.found, ..Sweep::default() },
-    }
-    Ok(())
+    let row = ask("looking for forgotten rows", told::bind(statement, settling).fetch_one(conn)).await?;
+    let last = row.get::<Option<i64>, _>(2).filter(|_| row.get::<i64, _>(1) >= BITE);
+    *after = last.unwrap_or(i64::MIN);
+    Ok(row.get::<i64, _>(0).unsigned_abs())
 }
 
 /// Age of the oldest snapshot that keeps vacuum from this database's rows, as far as the role may see it.

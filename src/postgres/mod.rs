@@ -56,6 +56,8 @@ mod snapshot;
 #[cfg(feature = "relay")]
 mod store;
 #[cfg(feature = "relay")]
+mod told;
+#[cfg(feature = "relay")]
 mod values;
 #[cfg(feature = "relay")]
 mod walk;

@@ -47,7 +47,7 @@ pub(super) async fn new_rows(
     limit: Limit,
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::<Bound>::default();
-    let newest = statement.by_xid(table, prev, which, None, limit);
+    let newest = statement.by_xid(table, prev, Upto::Now, which, limit);
     // One statement, one snapshot. It is told by a row of its own, first, because it can be long.
     let text = format!(
         "/* outboxd: read_new */ with s as materialized (select pg_current_snapshot() as cur)
@@ -69,7 +69,7 @@ pub(super) async fn window_by_xid(
     limit: Limit,
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::<Bound>::default();
-    let rows = statement.by_xid(table, window.0, which, Some((window.1, after)), limit);
+    let rows = statement.by_xid(table, window.0, Upto::Window { cur: window.1, after }, which, limit);
     let text = format!("/* outboxd: read_window_by_xid */ {rows} order by id");
     statement.read(conn, text, limit).await
 }
@@ -126,6 +126,14 @@ fn rows_of(limit: Limit) -> i64 {
     i64::try_from(limit.records).unwrap_or(i64::MAX)
 }
 
+/// Where a window ends that is led by the index on xid.
+enum Upto<'a> {
+    /// At the snapshot that the statement itself tells.
+    Now,
+    /// At a snapshot of before, of which rows are read after an id.
+    Window { cur: &'a Snapshot, after: i64 },
+}
+
 /// A statement in the making.
 #[derive(Default)]
 struct Statement<V> {
@@ -134,21 +142,19 @@ struct Statement<V> {
 
 impl<V: Values> Statement<V> {
     /// The select that is led by the index on xid.
-    fn by_xid(
-        &mut self,
-        table: &Table,
-        prev: &Snapshot,
-        which: &Which<'_>,
-        seen: Option<(&Snapshot, i64)>,
-        limit: Limit,
-    ) -> String {
+    fn by_xid(&mut self, table: &Table, prev: &Snapshot, upto: Upto<'_>, which: &Which<'_>, limit: Limit) -> String {
         let (xmax, open) = (self.values.xid(prev.xmax), self.values.xids(&prev.open));
         let mut rest = self.rest(which);
-        if let Some((cur, after)) = seen {
-            // The sum keeps the planner from the primary key, as below.
-            let after = self.values.number(after);
-            rest = format!("{seen} and id + 0 > {after} {rest}", seen = self.seen_in(cur));
-        }
+        // Beyond the end there are only rows that were moved here, with ids of another cluster's transactions.
+        let end = match upto {
+            Upto::Now => "(select pg_snapshot_xmax(cur) from s)".to_owned(),
+            Upto::Window { cur, after } => {
+                // The sum keeps the planner from the primary key, as below.
+                let after = self.values.number(after);
+                rest = format!("{seen} and id + 0 > {after} {rest}", seen = self.seen_in(cur));
+                self.values.xid(cur.xmax)
+            }
+        };
         let rows = self.values.number(rows_of(limit));
         let outbox = table.outbox();
         // Sorted by a sum, which the primary key cannot serve: on a table that was never analysed the planner
@@ -156,7 +162,7 @@ impl<V: Values> Statement<V> {
         format!(
             "select null::text, {COLUMNS} from (
                  select u.id from (
-                     select id from {outbox} where xid >= {xmax} {rest}
+                     select id from {outbox} where xid >= {xmax} and xid < {end} {rest}
                      union all
                      select id from {outbox} where xid = any({open}) and xid < {xmax} {rest}
                  ) u order by u.id + 0 limit {rows}

@@ -11,7 +11,7 @@ use crate::postgres::errors::{classify, unusable};
 use crate::postgres::inspect::oldest_snapshot;
 use crate::postgres::notify::Notify;
 use crate::postgres::schema::check_tables;
-use crate::postgres::session::{ask, ask_within, connect};
+use crate::postgres::session::{ask, ask_within, connect, sql};
 use crate::postgres::store::Settings;
 
 /// A snapshot that is older keeps vacuum from rows that were removed long ago.
@@ -28,6 +28,7 @@ pub(super) async fn preflight(options: &PgConnectOptions, settings: &Settings) -
     refuse_prepared_transactions(&mut conn, settings).await?;
     let mut warnings = index_on_sent_at(&mut conn, &settings.table).await?;
     warnings.extend(unflushed_commits(&mut conn).await?);
+    warnings.extend(sequence_behind(&mut conn, &settings.table).await?);
     let age = oldest_snapshot(&mut conn).await?;
     if age > OLD {
         warnings.push(format!(
@@ -91,6 +92,31 @@ async fn index_on_sent_at(conn: &mut PgConnection, table: &Table) -> Result<Vec<
     let warn =
         |index| format!("index {index} contains sent_at: every settled row must be written into all indexes; drop it");
     Ok(found.into_iter().map(warn).collect())
+}
+
+/// Where the sequence did not come along with a moved table, new rows sort before older ones of their lanes. A role that
+/// may not ask is told nothing.
+async fn sequence_behind(conn: &mut PgConnection, table: &Table) -> Result<Option<String>, StoreError> {
+    let text = format!(
+        "/* outboxd: sequence_behind */
+        select highest from (
+            select greatest((select max(id) from {outbox}), (select max(highest_id) from {checkpoint})) as highest
+        ) known
+        join pg_catalog.pg_sequences s
+            on format('%I.%I', s.schemaname, s.sequencename) = pg_get_serial_sequence($1, 'id')
+        join pg_catalog.pg_class c on c.oid = pg_get_serial_sequence($1, 'id')::regclass
+        where has_sequence_privilege(c.oid, 'SELECT') and coalesce(s.last_value, s.start_value - 1) < highest",
+        outbox = table.outbox(),
+        checkpoint = table.checkpoint()
+    );
+    let highest = sqlx::query_scalar::<_, i64>(sql(text)).bind(table.outbox()).fetch_optional(conn);
+    let warn = |highest| {
+        format!(
+            "ids are handed out anew below {highest}, as after a move that carried no sequences: new rows come before older ones of their keys; select setval(pg_get_serial_sequence('{}', 'id'), {highest})",
+            table.outbox()
+        )
+    };
+    Ok(ask("looking at the sequence of ids", highest).await?.map(warn))
 }
 
 /// A database that acknowledges commits it can lose may take rows back after they were published.

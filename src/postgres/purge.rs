@@ -11,7 +11,7 @@ use crate::postgres::checkpoint;
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::snapshot::At;
-use crate::postgres::xid::Xid;
+use crate::postgres::told;
 
 /// Rows that one call looks at: a few milliseconds, and one small transaction.
 const BITE: i64 = 2_000;
@@ -34,7 +34,7 @@ pub(super) struct Purging {
 /// Removes what is settled and old among the next rows, if the term is still the leader's.
 ///
 /// Rows marked as sent are removed `retention` after that, in every mode, so that changing it leaves nothing behind.
-/// Where only the checkpoint tells what is settled, rows below it are removed `retention` after they were written.
+/// Rows that a position settles are removed `retention` after they were written.
 pub(super) async fn purge(
     conn: &mut PgConnection,
     table: &Table,
@@ -44,7 +44,7 @@ pub(super) async fn purge(
     retention: Duration,
 ) -> Result<Purge, StoreError> {
     let stored = checkpoint::load(conn, table).await?;
-    let by_position = stored.at.as_ref().filter(|_| settle == Settle::Checkpoint);
+    let by_position = stored.settling(settle);
     let after = match purging.after {
         Some(after) => after,
         None => begin_round(conn, table, purging).await?,
@@ -90,7 +90,7 @@ async fn remember(conn: &mut PgConnection, table: &Table, mark: i64) -> Result<(
 
 struct Bite<'a> {
     after: i64,
-    /// Where rows below the position count as settled: the position.
+    /// The position that settles rows, if one does.
     by_position: Option<&'a At>,
     holds: &'a Holds,
     retention: Duration,
@@ -107,19 +107,13 @@ struct Bitten {
 
 impl Bite<'_> {
     async fn take(&self, conn: &mut PgConnection, table: &Table, term: Term) -> Result<Bitten, StoreError> {
-        let cur = self.by_position.and_then(|at| at.frozen.as_ref());
-        let prev = self.by_position.map(|at| at.prev.clone()).unwrap_or_default();
         let statement = sqlx::query(sql(statement(table)))
             .bind(term.0)
             .bind(self.after)
             .bind(BITE)
             .bind(self.retention.as_secs_f64())
-            .bind(self.by_position.is_some())
-            .bind(Xid(prev.xmax))
-            .bind(Xid::all(&prev.open))
-            .bind(cur.map(|frozen| frozen.cur.to_string()))
-            .bind(cur.map(|frozen| frozen.last))
             .bind(self.holds.to_json().map(Json));
+        let statement = told::bind(statement, self.by_position);
         let row = ask("purging", statement.fetch_one(conn)).await?;
         if !row.get::<bool, _>(0) {
             return Err(StoreError::TermOver { term });
@@ -141,10 +135,7 @@ fn statement(table: &Table) -> String {
          with mine as materialized (select term from {lease} where term = $1 for share),
          looked_at as materialized (
              select id, created_at, {free} and case when sent_at is not null then sent_at < clock_timestamp() - $4 * interval '1 second'
-                 else $5 and created_at < clock_timestamp() - $4 * interval '1 second' and (
-                     not (xid >= $6 or xid = any($7))
-                     or $8::text is not null and id <= $9 and pg_visible_in_snapshot(xid, (select $8::text::pg_snapshot))
-                 ) end as old
+                 else created_at < clock_timestamp() - $4 * interval '1 second' and {is_read} end as old
              from {outbox} where id > $2 order by id limit $3
          ),
          removed as (
@@ -156,6 +147,7 @@ fn statement(table: &Table) -> String {
          from looked_at",
         lease = table.lease(),
         outbox = table.outbox(),
-        free = not_held("$10")
+        free = not_held("$5"),
+        is_read = told::is_read(6)
     )
 }

@@ -1,17 +1,21 @@
-//! Outboxes that were restored from a dump: their transaction ids are another cluster's.
+//! Outboxes that were moved: their transaction ids are another cluster's.
 //!
-//! Arithmetic with the stored snapshots holds for the rows of the dump and for none written since. So, once,
-//! under a lock that keeps writers out: rows that were not read get the id of our transaction, rows that were read
-//! and seem to come from the future get id 0, and a position begins at the snapshot before.
+//! Arithmetic with the stored snapshots holds for the rows that came along and for none written since. So, once, in a
+//! transaction that sees one snapshot: rows that are due get the id of that transaction, and a position begins at the
+//! snapshot. Writers are not kept out: what they commit meanwhile, the snapshot does not show, so it is new. Rows that
+//! are marked as sent stay as they are, and so do their ids, which no window reaches.
 
-use sqlx::{Connection, PgConnection};
+use sqlx::types::Json;
+use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::Table;
-use crate::postgres::checkpoint::{self, Stored};
+use crate::outbox::{Settle, Table};
+use crate::postgres::checkpoint::{self, Place, Stored};
 use crate::postgres::errors::{classify, is_denied, not_now};
+use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
 use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::told;
 use crate::postgres::xid::Xid;
 
 /// What this cluster calls itself; empty where the role may not ask. Rows from the future betray a restored
@@ -25,64 +29,57 @@ pub(super) async fn system_identifier(conn: &mut PgConnection) -> Result<String,
     }
 }
 
-/// Whether the table holds transaction ids of another cluster, as far as can be told.
+/// Whether the stored position is another cluster's, as far as can be told. Where none is stored the rows tell.
 pub(super) async fn is_foreign(
     conn: &mut PgConnection,
     table: &Table,
     stored: &Stored,
     system: &str,
 ) -> Result<bool, StoreError> {
-    let moved = stored.at.is_some() && !stored.system.is_empty() && !system.is_empty() && stored.system != system;
-    if moved {
+    let doing = "looking for a moved outbox";
+    let Some(at) = &stored.at else {
+        let text = format!(
+            "/* outboxd: look_for_foreign_xids */ select exists (
+                 select from {outbox} where xid >= (select pg_snapshot_xmax(pg_current_snapshot())))",
+            outbox = table.outbox()
+        );
+        return ask(doing, sqlx::query_scalar(sql(text)).fetch_one(conn)).await;
+    };
+    if !stored.system.is_empty() && !system.is_empty() && stored.system != system {
         return Ok(true);
     }
-    // A visible row was written by a transaction below the end of our own snapshot, and so was the checkpoint.
-    let text = format!(
-        "/* outboxd: look_for_foreign_xids */
-         select pg_snapshot_xmax(pg_current_snapshot()) < $1
-             or exists (select from {outbox} where xid >= pg_snapshot_xmax(pg_current_snapshot()))",
-        outbox = table.outbox()
-    );
-    let known = Xid(stored.at.as_ref().map_or(0, |at| at.boundary().xmax));
-    ask("looking for restored rows", sqlx::query_scalar(sql(text)).bind(known).fetch_one(conn)).await
+    // The checkpoint was written by a transaction below the end of our own snapshot.
+    let statement = "/* outboxd: is_from_ahead */ select pg_snapshot_xmax(pg_current_snapshot()) < $1";
+    ask(doing, sqlx::query_scalar(statement).bind(Xid(at.boundary().xmax)).fetch_one(conn)).await
 }
 
-/// Gives the rows ids of this cluster, in one transaction, and returns what is stored now.
-pub(super) async fn rebase(conn: &mut PgConnection, table: &Table, system: &str) -> Result<Stored, StoreError> {
-    let doing = "taking over a restored outbox";
+/// Begins a position in this cluster, and returns what is stored now.
+pub(super) async fn rebase(conn: &mut PgConnection, place: &Place) -> Result<Stored, StoreError> {
+    let doing = "taking over a moved outbox";
+    let Place { table, system, settle } = place;
     bounded(doing, BACKLOG, async {
-        let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        keep_writers_out(&mut transaction, table).await?;
+        let begin = "begin isolation level repeatable read";
+        let mut transaction = conn.begin_with(begin).await.map_err(|error| classify(doing, error))?;
+        let now = snapshot(&mut transaction).await?;
         let stored = checkpoint::load(&mut transaction, table).await?;
         if !is_foreign(&mut transaction, table, &stored, system).await? {
-            // Another relay did it while we waited for the lock.
+            // Another relay did it meanwhile.
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
             return Ok(stored);
         }
-        let now = snapshot(&mut transaction).await?;
-        let at = stored.at.clone().unwrap_or_default();
-        let unread = renew_unread(&mut transaction, table, &at).await?;
-        let read = retire_read(&mut transaction, table, &now).await?;
-        let at = At { prev: now, frozen: None, highest: at.highest, system: system.to_owned() };
-        replace_position(&mut transaction, table, system, &at).await?;
+        let due = stamp_due(&mut transaction, table, &stored, *settle, &now).await?;
+        let highest = stored.at.as_ref().map_or(0, |at| at.highest);
+        let at = At { prev: now, highest, system: system.clone(), ..At::default() };
+        replace_position(&mut transaction, place, &stored, &at).await?;
         transaction.commit().await.map_err(|error| classify(doing, error))?;
         tracing::warn!(
             outbox = %table,
-            unread,
-            read,
-            "the outbox was restored from a dump of another cluster: rows that were not read are read from here on"
+            due,
+            "the outbox was moved here from another cluster: every row that is not settled is due"
         );
-        Ok(Stored { at: Some(at), system: system.to_owned(), held: stored.held })
+        checkpoint::load(conn, table).await
     })
     .await
-}
-
-/// Waits a bounded time for open writers, because new ones queue behind us.
-async fn keep_writers_out(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
-    let doing = "locking a restored outbox";
-    ask(doing, sqlx::query("/* outboxd: bound_lock */ set local lock_timeout = '5s'").execute(&mut *conn)).await?;
-    let text = format!("/* outboxd: lock_outbox */ lock table {} in share row exclusive mode", table.outbox());
-    ask(doing, sqlx::query(sql(text)).execute(conn)).await.map(drop)
 }
 
 /// The snapshot with which reading begins: taken before our transaction has an id, so that the rows that we
@@ -93,44 +90,60 @@ async fn snapshot(conn: &mut PgConnection) -> Result<Snapshot, StoreError> {
     text.parse().map_err(|error| not_now("reading the snapshot", format!("{error}")))
 }
 
-/// Rows above the highest id ever read were not read, whoever wrote them; of the others, the stored position tells.
-async fn renew_unread(conn: &mut PgConnection, table: &Table, at: &At) -> Result<u64, StoreError> {
+/// Gives every row that is not settled the id of our transaction, and says how many they are. Where a position settles
+/// rows, those it settled get id 0 instead, which is below every snapshot: that position said nothing of rows above its
+/// highest id, nor of those written after it was stored, whose ids may begin anew.
+async fn stamp_due(
+    conn: &mut PgConnection,
+    table: &Table,
+    stored: &Stored,
+    settle: Settle,
+    now: &Snapshot,
+) -> Result<i64, StoreError> {
     let text = format!(
-        "/* outboxd: renew_unread */ update {outbox} set xid = pg_current_xact_id()
-         where sent_at is null and (id > $1 or (xid >= $2 or xid = any($3))
-             and not ($4::text is not null and id <= $5 and pg_visible_in_snapshot(xid, $4::text::pg_snapshot)))",
-        outbox = table.outbox()
+        "/* outboxd: stamp_due */
+         with judged as materialized (
+             select id, {free} and created_at <= $3 and {is_settled} as is_settled from {outbox} where sent_at is null
+         ),
+         stamped as (
+             update {outbox} o set xid = case when j.is_settled then '0' else pg_current_xact_id() end
+             from judged j where o.id = j.id and (not j.is_settled or o.xid >= $1) returning j.is_settled
+         )
+         select count(*) filter (where not is_settled) from stamped",
+        outbox = table.outbox(),
+        free = not_held("$2"),
+        is_settled = told::is_read(4)
     );
-    let frozen = at.frozen.as_ref();
     let statement = sqlx::query(sql(text))
-        .bind(at.highest)
-        .bind(Xid(at.prev.xmax))
-        .bind(Xid::all(&at.prev.open))
-        .bind(frozen.map(|frozen| frozen.cur.to_string()))
-        .bind(frozen.map(|frozen| frozen.last));
-    Ok(ask_within("renewing unread rows", BACKLOG, statement.execute(conn)).await?.rows_affected())
+        .bind(Xid(now.xmin))
+        .bind(Holds::new(&stored.held).to_json().map(Json))
+        .bind(stored.saved_at);
+    let statement = told::bind(statement, stored.settling(settle));
+    let row = ask_within("stamping what is due", BACKLOG, statement.fetch_one(conn)).await?;
+    Ok(row.get(0))
 }
 
-/// Id 0 is below every snapshot: no window ever finds these rows, releases of held lanes do.
-async fn retire_read(conn: &mut PgConnection, table: &Table, now: &Snapshot) -> Result<u64, StoreError> {
-    let text = format!(
-        "/* outboxd: retire_read */ update {outbox} set xid = '0' where xid >= $1 and xid <> pg_current_xact_id()",
-        outbox = table.outbox()
-    );
-    let statement = sqlx::query(sql(text)).bind(Xid(now.xmin));
-    Ok(ask_within("retiring read rows", BACKLOG, statement.execute(conn)).await?.rows_affected())
-}
-
-async fn replace_position(conn: &mut PgConnection, table: &Table, system: &str, at: &At) -> Result<(), StoreError> {
+/// Stores the position, as the one that settles rows, too, where one did, and as what is told of held lanes.
+async fn replace_position(
+    conn: &mut PgConnection,
+    Place { table, system, settle }: &Place,
+    stored: &Stored,
+    at: &At,
+) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: replace_position */
-         insert into {checkpoint} (position, highest_id, system, term, saved_at)
-         values ($1, $2, $3, 0, clock_timestamp())
+         with lanes as (
+             update {held} set after_position = $1 where after_position is not null
+         )
+         insert into {checkpoint} (position, highest_id, system, term, saved_at, settled_position)
+         values ($1, $2, $3, 0, clock_timestamp(), $4)
          on conflict (only_row) do update set position = excluded.position, system = excluded.system,
-             saved_at = excluded.saved_at",
-        checkpoint = table.checkpoint()
+             saved_at = excluded.saved_at, settled_position = excluded.settled_position",
+        checkpoint = table.checkpoint(),
+        held = table.held()
     );
     let position = at.to_position();
-    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(at.highest).bind(system);
+    let settles = stored.settling(*settle).map(|_| position.as_str());
+    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(at.highest).bind(system).bind(settles);
     ask("storing the position", statement.execute(conn)).await.map(drop)
 }

@@ -1,91 +1,156 @@
 //! Taking over what the broker knows to be published, and proving to it what the database holds.
 
 use sqlx::types::Json;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row};
+use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{Position, Settle, Settlement, Table, Term};
-use crate::postgres::checkpoint;
+use crate::postgres::checkpoint::{self, Place, Stored};
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
 use crate::postgres::settle;
-use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::snapshot::{At, Proof, Snapshot};
 use crate::postgres::xid::Xid;
 
-/// What there is to do about a progress that was read from somewhere else than this database.
-const REPAIR: &str = "if the database was restored on purpose, run once with relay.delivery = \"at-least-once\", and remove the progress record of this outbox from the progress topic";
+/// What there is to do about a progress that does not descend from what this database holds.
+const REPAIR: &str = "if that is meant (a restored backup, a promoted standby, another table or cluster), name another relay.progress_topic, or give this outbox a name of its own by outbox.source: then all that the database calls unsent is published, some of it for a second time";
 
-/// Commits something, flushed: what was visible before is durable then, and so are the ids of its transactions.
-pub(super) async fn prove(conn: &mut PgConnection, table: &Table, term: Term) -> Result<(), StoreError> {
-    let text = format!("/* outboxd: prove */ update {} set term = term where term = $1", table.lease());
-    let done = ask("proving what was read", sqlx::query(sql(text)).bind(term.0).execute(conn)).await?;
+/// Commits a proof, flushed: what was visible before is durable then, and so are the ids of its transactions.
+pub(super) async fn prove(conn: &mut PgConnection, table: &Table, term: Term, proof: Proof) -> Result<(), StoreError> {
+    let text = format!("/* outboxd: prove */ update {} set history = $2, proof = $3 where term = $1", table.lease());
+    let statement = sqlx::query(sql(text)).bind(term.0).bind(proof.history).bind(proof.number);
+    let done = ask("proving what was read", statement.execute(conn)).await?;
     if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
+}
+
+/// The proofs that a database has: how many of the history of now, and of the one before.
+struct Proofs {
+    latest: Option<Proof>,
+    earlier: Option<Proof>,
+}
+
+impl Proofs {
+    /// Reads them, if the term is the leader's.
+    async fn load(conn: &mut PgConnection, table: &Table, term: Term) -> Result<Self, StoreError> {
+        let text = format!(
+            "/* outboxd: proofs */ select history, proof, earlier_history, earlier_proof from {} where term = $1",
+            table.lease()
+        );
+        let found = sqlx::query(sql(text)).bind(term.0).fetch_optional(conn);
+        let row = ask("looking for proofs", found).await?.ok_or(StoreError::TermOver { term })?;
+        let proof = |at: usize| {
+            let number = row.get(at + 1);
+            row.get::<Option<Uuid>, _>(at).map(|history| Proof { history, number })
+        };
+        Ok(Self { latest: proof(0), earlier: proof(2) })
+    }
+
+    /// The last proof of the history that a proof belongs to, if that history is known as far as the proof.
+    fn last_of(&self, proof: Proof) -> Option<Proof> {
+        let has = |last: &Proof| last.history == proof.history && last.number >= proof.number;
+        [self.latest, self.earlier].into_iter().flatten().find(has)
+    }
 }
 
 /// Records as delivered what was read up to a position, and what is named; moves the checkpoint there.
 pub(super) async fn recover(
     conn: &mut PgConnection,
-    table: &Table,
-    how: Settle,
-    system: &str,
-    (term, position, beyond): (Term, Option<&Position>, &Settlement),
+    place: &Place,
+    term: Term,
+    position: Option<&Position>,
+    beyond: &Settlement,
 ) -> Result<(), StoreError> {
-    let doing = "taking over the progress";
-    let at = position.map(|position| read_position(position, system)).transpose()?;
-    bounded(doing, BACKLOG, async {
-        let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        if !is_leader(&mut transaction, table, term).await? {
-            return Err(StoreError::TermOver { term });
-        }
+    let Place { table, settle, .. } = place;
+    bounded("taking over the progress", BACKLOG, async {
+        let proofs = Proofs::load(conn, table, term).await?;
+        let to = position.map(read_position).transpose()?;
+        let stored = checkpoint::load(conn, table).await?;
+        let step = to.as_ref().map(|to| step(&proofs, place, &stored, to)).transpose()?;
         if !beyond.is_empty() {
             let mut beyond = beyond.clone();
             beyond.set_out_of_line();
-            settle::settle(&mut transaction, table, how, &beyond).await?;
+            settle::settle(conn, table, *settle, &beyond).await?;
         }
-        if let (Some(at), Some(position)) = (at, position) {
-            refuse_ahead(&mut transaction, &at).await?;
-            let stored = checkpoint::load(&mut transaction, table).await?;
-            let from = stored.at.unwrap_or_default();
-            if at.is_after(&from) {
-                settle_between(&mut transaction, table, how, (&from, &at), &Holds::new(&stored.held)).await?;
-                checkpoint::save_position(&mut transaction, table, system, (term, position), at.highest).await?;
-            }
+        let (Some(step), Some(to), Some(position)) = (step, to, position) else { return Ok(()) };
+        let from = stored.at.clone().unwrap_or_default();
+        if step.moves {
+            settle_between(conn, table, *settle, (&from, &to), &Holds::new(&stored.held)).await?;
         }
-        transaction.commit().await.map_err(|error| classify(doing, error))
+        conclude(conn, place, (term, position), &to, &step).await
     })
     .await
 }
 
-fn read_position(position: &Position, system: &str) -> Result<At, StoreError> {
-    let at = At::from_position(position.as_str()).map_err(|error| StoreError::Unusable {
+/// What a progress means for the database.
+struct Step {
+    /// Whether it is ahead of the stored checkpoint.
+    moves: bool,
+    /// The last proof of its history, which is to be remembered for as long as the broker may tell of that history.
+    remember: Option<Proof>,
+}
+
+/// Judges a progress. One whose proof the database has can tell of nothing that the database does not hold; any other
+/// is of a future that this database never had, or of another one. Ids cannot tell: they come again.
+fn step(proofs: &Proofs, place: &Place, stored: &Stored, to: &At) -> Result<Step, StoreError> {
+    let is_ahead = to.is_after(stored.at.as_ref().unwrap_or(&At::default()));
+    let Some(proof) = to.proof else {
+        // Written by a version that made no proofs.
+        return match is_ahead {
+            false => Ok(Step { moves: false, remember: None }),
+            true => Err(unusable("the progress in Kafka does not tell which history of the outbox it is of", REPAIR)),
+        };
+    };
+    let Some(last) = proofs.last_of(proof) else {
+        return Err(unusable(
+            "the progress in Kafka is not of this outbox's history: the database was restored to an earlier point, lost commits that it had acknowledged, or is another one",
+            REPAIR,
+        ));
+    };
+    let is_foreign = !to.system.is_empty() && !place.system.is_empty() && to.system != place.system;
+    let remember = Some(last);
+    match is_foreign {
+        false => Ok(Step { moves: is_ahead, remember }),
+        // What the outbox brought along from there covers it, or was read on from here.
+        true if stored.system == place.system || !is_ahead => Ok(Step { moves: false, remember }),
+        true => Err(unusable("the progress in Kafka is of another cluster, and ahead of what was moved here", REPAIR)),
+    }
+}
+
+fn read_position(position: &Position) -> Result<At, StoreError> {
+    At::from_position(position.as_str()).map_err(|error| StoreError::Unusable {
         problem: "the progress in Kafka cannot be read".to_owned(),
         repair: "run the version of outboxd that wrote it, or a newer one".to_owned(),
         source: Some(Box::new(error)),
-    })?;
-    if !at.system.is_empty() && !system.is_empty() && at.system != system {
-        return Err(unusable("the progress in Kafka is that of another database cluster", REPAIR));
-    }
-    Ok(at)
+    })
 }
 
-/// Keeps the next leader from beginning a term until this is committed.
-async fn is_leader(conn: &mut PgConnection, table: &Table, term: Term) -> Result<bool, StoreError> {
-    let text = format!("/* outboxd: is_leader */ select true from {} where term = $1 for share", table.lease());
-    let found = sqlx::query_scalar::<_, bool>(sql(text)).bind(term.0).fetch_optional(conn);
-    Ok(ask("looking at the lease", found).await?.is_some())
-}
-
-async fn refuse_ahead(conn: &mut PgConnection, at: &At) -> Result<(), StoreError> {
-    let statement = "/* outboxd: is_ahead */ select pg_snapshot_xmax(pg_current_snapshot()) < $1";
-    let known = sqlx::query_scalar::<_, bool>(statement).bind(Xid(at.boundary().xmax)).fetch_one(conn);
-    match ask("comparing the progress", known).await? {
-        false => Ok(()),
-        true => Err(unusable(
-            "the progress in Kafka is ahead of the database, which was restored to an earlier point or lost commits that it had acknowledged",
-            REPAIR,
-        )),
+/// Moves the checkpoint, and remembers the history, if the term is still the leader's.
+async fn conclude(
+    conn: &mut PgConnection,
+    place: &Place,
+    (term, position): (Term, &Position),
+    to: &At,
+    step: &Step,
+) -> Result<(), StoreError> {
+    let doing = "taking over the progress";
+    let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
+    if step.moves && !checkpoint::save_position(&mut transaction, place, (term, position), to.highest).await? {
+        return Err(StoreError::TermOver { term });
     }
+    if let Some(Proof { history, number }) = step.remember {
+        let text = format!(
+            "/* outboxd: remember_history */ update {} set earlier_history = $2, earlier_proof = $3 where term = $1",
+            place.table.lease()
+        );
+        let statement = sqlx::query(sql(text)).bind(term.0).bind(history).bind(number);
+        let done = ask("remembering the history", statement.execute(&mut *transaction)).await?;
+        if done.rows_affected() == 0 {
+            return Err(StoreError::TermOver { term });
+        }
+    }
+    transaction.commit().await.map_err(|error| classify(doing, error))
 }
 
 /// Settles the rows that were read after one position and up to another, found through the index on xid.

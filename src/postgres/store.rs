@@ -105,16 +105,20 @@ impl Store {
     }
 
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let table = &self.settings.table;
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
         // Together, since nobody publishes meanwhile; but nothing is read before its era has begun.
         let (era, mut conn) = tokio::try_join!(self.era(), connect(&self.options, "reader", &settings))?;
-        let system = rebase::system_identifier(&mut conn).await?;
-        let mut stored = checkpoint::load(&mut conn, table).await?;
-        if rebase::is_foreign(&mut conn, table, &stored, &system).await? {
-            stored = rebase::rebase(&mut conn, table, &system).await?;
+        let place = self.place(&mut conn).await?;
+        let mut stored = checkpoint::load(&mut conn, &place.table).await?;
+        if rebase::is_foreign(&mut conn, &place.table, &stored, &place.system).await? {
+            stored = rebase::rebase(&mut conn, &place).await?;
         }
-        Ok(Box::new(DeltaReader::begin(conn, table.clone(), system, stored, era).await?))
+        Ok(Box::new(DeltaReader::begin(conn, place, stored, era).await?))
+    }
+
+    async fn place(&self, conn: &mut PgConnection) -> Result<checkpoint::Place, StoreError> {
+        let system = rebase::system_identifier(conn).await?;
+        Ok(checkpoint::Place { table: self.settings.table.clone(), system, settle: self.settings.settle })
     }
 
     async fn record(&self, settlement: &Settlement) -> Result<(), StoreError> {
@@ -176,9 +180,8 @@ impl Store {
     async fn take_over(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
         let mut conn = connect(&self.options, "reader", &settings).await?;
-        let system = rebase::system_identifier(&mut conn).await?;
-        let Settings { table, settle, .. } = &self.settings;
-        recover::recover(&mut conn, table, *settle, &system, (term, position, beyond)).await
+        let place = self.place(&mut conn).await?;
+        recover::recover(&mut conn, &place, term, position, beyond).await
     }
 
     async fn bidder(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {

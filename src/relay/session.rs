@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::contract::{Reader, Sink, Store, StoreError};
+use crate::contract::{Reader, Sink, Store};
 use crate::coordination::Leadership;
 use crate::observe::metrics;
 use crate::outbox::{Delivery, Progress, Term};
@@ -273,16 +273,7 @@ impl Session<'_> {
 
 /// Lets the database know what the broker remembers: that decides what is published.
 async fn take_over(store: &dyn Store, mine: Term, progress: &Progress) -> Result<(), Verdict> {
-    let Progress { position, beyond, term } = progress;
-    if *term > mine {
-        return Err(store_verdict(StoreError::Unusable {
-            problem: format!(
-                "the progress in Kafka is of term {term}, and the database knows of none after {mine}: it was restored to an earlier point"
-            ),
-            repair: "if that was on purpose, run once with relay.delivery = \"at-least-once\", and remove the progress record of this outbox from the progress topic".to_owned(),
-            source: None,
-        }));
-    }
+    let Progress { position, beyond, .. } = progress;
     store.recover(mine, position.as_ref(), beyond).await.map_err(store_verdict)
 }
 

@@ -55,6 +55,7 @@ pub(crate) async fn a_held_lane_is_not_taken_for_published(implementation: &dyn 
         write_all(&*outbox, &flowing).await;
         session.reader.hold(held(key_lane("orders", "a"), 0));
         assert_eq!(session.read(ALL).await.len(), 3);
+        session.reader.prove(term).await.expect("proven");
         store.recover(term, Some(&session.reader.position()), &none()).await.expect("recovered");
         let mut next = Session::open(&store).await;
         assert!(next.read(ALL).await.is_empty(), "{settle}");
@@ -86,6 +87,7 @@ pub(crate) async fn an_older_progress_changes_nothing(implementation: &dyn Imple
         let mut session = Session::open(&store).await;
         write_all(&*outbox, &messages(3, "orders", "a")).await;
         session.read(ALL).await;
+        session.reader.prove(term).await.expect("proven");
         let older = session.reader.position();
         let later = messages(3, "orders", "a");
         write_all(&*outbox, &later).await;
@@ -109,6 +111,7 @@ pub(crate) async fn a_position_inside_a_backlog_is_recovered_to_the_row(implemen
         let mut session = Session::open(&store).await;
         let mut read = session.some(4).await.records.len();
         read += session.some(4).await.records.len();
+        session.reader.prove(term).await.expect("proven");
         store.recover(term, Some(&session.reader.position()), &none()).await.expect("recovered");
         let mut next = Session::open(&store).await;
         assert_eq!(events(&next.read(ALL).await), event_ids(&written[read..]), "{settle}");

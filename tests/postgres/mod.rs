@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod due;
+mod history;
 mod holding;
 mod keeping;
 mod leasing;
