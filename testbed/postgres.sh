@@ -6,8 +6,8 @@
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 
-newest=18.0.0
-oldest=13.22.0
+newest=18.6.0
+oldest=13.23.0
 
 binaries() {
     local version=$1 home=$testbed/postgres-$1 machine part
