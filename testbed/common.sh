@@ -91,11 +91,11 @@ certificates() {
     echo "$tls"
 }
 
-# The folder that a command names, which `start` makes.
+# The folder that a command names, which `start` and `standby` make.
 folder() {
     local command=${1:-} dir=${2:-}
     [ -n "$dir" ] || die "which folder? The commands are told at the top of $0"
-    [ "$command" != start ] || mkdir -p "$dir"
+    case $command in start | standby) mkdir -p "$dir" ;; esac
     realpath -m "$dir"
 }
 

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # A PostgreSQL of one's own: postgres.sh start DIR [--version 18|13] [-c NAME=VALUE]…
 #                            postgres.sh stop|kill|restart DIR
+#                            postgres.sh backup|restore DIR COPY
+#                            postgres.sh standby DIR PRIMARY
+#                            postgres.sh detach|promote DIR
 # `start` prints the URL, which is also in DIR/url; `kill` is a SIGKILL of the postmaster, whose process id
-# is the first line of DIR/data/postmaster.pid.
+# is the first line of DIR/data/postmaster.pid. `backup` copies the data of a server at work, `restore` puts the copy in
+# their place and starts the server again. `standby` makes a streaming standby of the server in PRIMARY and prints its URL;
+# once it is detached it is behind: `promote` ends its recovery with what it has.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 
@@ -120,6 +125,75 @@ childless() {
     done
 }
 
+# Statements for the server's superuser, read from the standard input, one answer a line.
+ask() { psql -X -q -A -t -v ON_ERROR_STOP=1 -d "$(cat "$1/url")"; }
+
+# A copy from which a server recovers, taken while the server in DIR writes: backup DIR COPY
+backup() {
+    local dir=$1 copy=$2 begin="pg_backup_start('copy', true)" end="pg_backup_stop(false)" label
+    running "$dir" || die "nothing runs in $dir"
+    [ ! -e "$copy" ] || die "$copy exists"
+    case $(cat "$dir/data/PG_VERSION") in
+        13 | 14) begin="pg_start_backup('copy', true, false)" end="pg_stop_backup(false, false)" ;;
+    esac
+    mkdir -p "$copy"
+    # One session begins and ends it, and copies in between.
+    ask "$dir" <<SQL
+select from $begin;
+\! cd '$dir/data' && tar -c --exclude='./postmaster.*' --exclude='./pg_wal/?*' --warning=no-file-changed . | tar -xp -C '$copy'
+\o $copy/backup_label
+select labelfile from $end;
+SQL
+    label=$(cat "$copy/backup_label")
+    [[ $label = "START WAL LOCATION"* ]] || die "the backup in $copy has no label"
+    # What was written meanwhile is recovered from the log, so that comes last.
+    cp -a "$dir/data/pg_wal/." "$copy/pg_wal/"
+    chmod 700 "$copy"
+    own "$copy"
+}
+
+# Puts a copy, which stays, in place of the data: restore DIR COPY
+restore() {
+    [ -f "$2/backup_label" ] || die "$2 is no backup"
+    stop "$1" immediate
+    wait_for 30 "the end of the children of the postmaster" childless "$1"
+    rm -rf "$1/data"
+    cp -a "$2" "$1/data"
+    launch "$1"
+}
+
+# A streaming standby of the server in PRIMARY: standby DIR PRIMARY
+standby() {
+    local dir=$1 primary=$2
+    [ ! -e "$dir/data" ] || die "there is a server in $dir already"
+    cp "$primary/home" "$primary/password" "$dir/"
+    free_port >"$dir/port"
+    mktemp -d /tmp/outboxd-socket-XXXXXX >"$dir/socket"
+    backup "$primary" "$dir/data"
+    cat >>"$dir/data/postgresql.conf" <<CONF
+unix_socket_directories = '$(cat "$dir/socket")'
+primary_conninfo = 'host=127.0.0.1 port=$(cat "$primary/port") user=outboxd password=outboxd'
+CONF
+    touch "$dir/data/standby.signal"
+    own "$dir" "$(cat "$dir/socket")"
+    sed "s/127.0.0.1:[0-9]*/127.0.0.1:$(cat "$dir/port")/" "$primary/url" >"$dir/url"
+    launch "$dir"
+}
+
+# From now on it gets nothing any more. Returns when it has shown all that it got.
+detach() {
+    ask "$1" <<<"alter system set primary_conninfo = ''; select from pg_reload_conf();"
+    wait_for 30 "the end of the replication to $1" received "$1"
+}
+received() {
+    local state
+    state=$(ask "$1" <<<"select count(*), coalesce(pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn(), true) from pg_stat_wal_receiver")
+    [ "$state" = "0|t" ]
+}
+
+# pg_ctl waits until it takes writes.
+promote() { $as_user "$(cat "$1/home")/bin/pg_ctl" -D "$1/data" -w -t 60 promote >/dev/null; }
+
 command=${1:-}
 dir=$(folder "$@")
 shift 2
@@ -127,6 +201,12 @@ shift 2
 [ "$command" != stop ] || [ -d "$dir" ] || exit 0
 [ -d "$dir" ] || die "there is no folder $dir"
 [ -z "$as_user" ] || $as_user test -x "$dir" || die "$dir cannot be reached by the user nobody: choose a folder below $default_home"
+case $command in
+    backup | restore | standby)
+        [ -n "${1:-}" ] || die "$command needs a second folder"
+        other=$(realpath -m "$1")
+        ;;
+esac
 # The programs insist on a current folder that they can go back to.
 cd "$dir"
 case $command in
@@ -134,5 +214,10 @@ case $command in
     stop) if [ "${1:-}" = --immediate ]; then stop "$dir" immediate; else stop "$dir"; fi ;;
     kill) murder "$dir" ;;
     restart) stop "$dir"; launch "$dir"; cat "$dir/url" ;;
+    backup) backup "$dir" "$other" ;;
+    restore) restore "$dir" "$other"; cat "$dir/url" ;;
+    standby) standby "$dir" "$other"; cat "$dir/url" ;;
+    detach) detach "$dir" ;;
+    promote) promote "$dir" ;;
     *) die "unknown command $command" ;;
 esac

@@ -27,6 +27,15 @@ impl Database {
     pub(crate) async fn empty(server: &Server) -> Self {
         let name = format!("outboxd_test_{:016x}", rand::random::<u64>());
         execute(server.url(), &format!("create database {name}")).await.expect("the server creates a database");
+        Self::named(name, server)
+    }
+
+    /// The same database on a server that has a copy of it.
+    pub(crate) fn on(&self, server: &Server) -> Self {
+        Self::named(self.name.clone(), server)
+    }
+
+    fn named(name: String, server: &Server) -> Self {
         let url = server.database(&name);
         let pool = PgPoolOptions::new().max_connections(4).connect_lazy(&url).expect("a URL that sqlx reads");
         Self { name, server: server.clone(), url, pool }

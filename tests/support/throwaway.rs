@@ -13,6 +13,9 @@ pub(crate) struct Postgres {
     server: Server,
 }
 
+/// What a cluster held at a time. It goes with the cluster.
+pub(crate) struct Backup(PathBuf);
+
 /// An Apache Kafka broker of one's own.
 pub(crate) struct Kafka {
     service: Service,
@@ -40,6 +43,36 @@ impl Postgres {
     /// Stops it if it runs, breaking its connections, and starts it at the same address.
     pub(crate) fn restart(&self) {
         self.service.run("restart");
+    }
+
+    /// Copies what it holds, while it works.
+    pub(crate) fn back_up(&self) -> Backup {
+        let copy = self.service.folder.join(format!("copy-{:016x}", rand::random::<u64>()));
+        self.service.run_with("backup", &[path(&copy)]);
+        Backup(copy)
+    }
+
+    /// Starts it at the same address with what it held at the time of the backup, as if nothing had happened since: on
+    /// the same timeline, so that transaction ids and places in the log are used again.
+    pub(crate) fn restore(&self, backup: &Backup) {
+        self.service.run_with("restore", &[path(&backup.0)]);
+    }
+
+    /// Makes a standby that follows it.
+    pub(crate) fn standby(&self) -> Self {
+        let service = Service::new("postgres.sh");
+        let server = Server::at(service.run_with("standby", &[path(&self.service.folder)]));
+        Self { service, server }
+    }
+
+    /// A standby gets nothing from its primary any more.
+    pub(crate) fn detach(&self) {
+        self.service.run("detach");
+    }
+
+    /// A standby takes writes from now on, with what it got.
+    pub(crate) fn promote(&self) {
+        self.service.run("promote");
     }
 }
 
@@ -92,6 +125,10 @@ impl Kafka {
     }
 }
 
+fn path(folder: &Path) -> &str {
+    folder.to_str().expect("a path that is text")
+}
+
 /// A script of the testbed and the folder that it works in.
 struct Service {
     script: &'static str,
@@ -132,5 +169,49 @@ impl Drop for Service {
             let _already_gone = fs::remove_dir_all(socket.trim());
         }
         let _already_gone = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Postgres;
+    use crate::support::database::Database;
+    use crate::support::{machine, wait};
+
+    const SUM: &str = "select sum(i) from t";
+
+    async fn cluster() -> (Postgres, Database) {
+        let postgres = Postgres::start();
+        let database = Database::empty(postgres.server()).await;
+        database.run("create table t (i int); insert into t values (1)").await;
+        (postgres, database)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_restored_backup_knows_nothing_of_what_came_after_it_and_counts_transactions_again() {
+        let _machine = machine::shared().await;
+        let (postgres, database) = cluster().await;
+        let backup = postgres.back_up();
+        database.run("insert into t values (2)").await;
+        let id = "select pg_current_xact_id()::text::bigint";
+        let last = database.number(id).await;
+        postgres.restore(&backup);
+        assert_eq!(database.number(SUM).await, 1);
+        assert!(database.number(id).await <= last);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_standby_that_was_detached_is_promoted_with_what_it_got() {
+        let _machine = machine::shared().await;
+        let (postgres, database) = cluster().await;
+        let standby = postgres.standby();
+        let promoted = database.on(standby.server());
+        database.run("insert into t values (2)").await;
+        wait::until_true("the standby follows", wait::PATIENCE, async || promoted.number(SUM).await == 3).await;
+        standby.detach();
+        database.run("insert into t values (4)").await;
+        standby.promote();
+        promoted.run("insert into t values (8)").await;
+        assert_eq!((promoted.number(SUM).await, database.number(SUM).await), (11, 7));
     }
 }
