@@ -6,6 +6,7 @@ mod crash;
 mod exactly_once;
 mod fenced;
 mod held;
+mod history;
 mod housekeeping;
 mod logs;
 mod memory;
