@@ -41,6 +41,7 @@ mod producer;
 mod progress;
 mod properties;
 mod scratch;
+mod seeker;
 mod sink;
 mod stall;
 mod suspects;

@@ -1,28 +1,19 @@
 //! What an exactly-once sink remembers at the broker: how far it is, in one record of a compacted topic, written in
 //! the same transactions as the records it tells of.
+//!
+//! A key's partition changes when partitions are added. A session keeps to the partition in which it began, and a record
+//! says how many there were by then: that of a later session is found by that, wherever an earlier one is left.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::collections::VecDeque;
 
-use rdkafka::admin::{NewTopic, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
 use rdkafka::producer::BaseRecord;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::contract::SinkError;
-use crate::kafka::ask::{Answer, Asker};
-use crate::kafka::client_log::ClientLog;
-use crate::kafka::config::ProgressTopic;
-use crate::kafka::consumer::{Isolation, reading};
-use crate::kafka::partition;
+use crate::kafka::seeker::{Found, Place, Seeker};
 use crate::kafka::sink::unavailable;
-use crate::outbox::{HoldCause, Position, Progress, Record, Settlement, Term};
+use crate::outbox::{Position, Progress, Record, Settlement, Term};
 
 /// Rows that are named one by one at most: what fits into a topic's usual `max.message.bytes`.
 const ROWS: usize = 16_000;
@@ -30,29 +21,10 @@ const ROWS: usize = 16_000;
 /// The version of what is written.
 const VERSION: u32 = 1;
 
-/// Partitions of the topic when the sink creates it: outboxes that share it seldom wait for each other's transactions.
-const PARTITIONS: i32 = 16;
-
-/// How long reading may take before the relay tries again.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const RECALLING: &str = "reading what was published";
-
-/// How long one question to the broker may take.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// How often a question is asked again whose answer is about to change.
-const GLANCE: Duration = Duration::from_millis(20);
-
-/// Offsets before the end where reading begins, at first. Then it begins ever further back.
-const BACK: i64 = 1_000;
-
 /// What is remembered, and what is about to be.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    topic: String,
-    partition: i32,
-    key: String,
+    place: Place,
     term: Term,
     committed: State,
     /// What the transactions that are under way make of it, in their order.
@@ -79,6 +51,9 @@ struct State {
 struct Written {
     version: u32,
     term: i64,
+    /// How many partitions the topic had when the session began that wrote this; 0: it did not say.
+    #[serde(default)]
+    partitions: i32,
     position: Option<String>,
     beyond: Vec<(i64, Uuid)>,
 }
@@ -90,17 +65,17 @@ impl Memory {
     /// # Errors
     /// When it cannot be read now.
     pub(crate) async fn recall(seeker: Seeker, term: Term) -> Result<Self, SinkError> {
-        let (topic, partition, key) = (seeker.topic.clone(), seeker.partition, seeker.key.clone());
-        let sought = aside(move || Ok((seeker.seek()?, seeker))).await;
-        let (written, seeker) = sought.map_err(|error| unavailable(RECALLING, error))?;
-        // Its clients take a fifth of a second to end.
-        std::thread::spawn(move || drop(seeker));
-        let found = written.map(|written| read(&written, &topic)).transpose()?;
+        let place = seeker.place().clone();
+        let written = seeker.seek({
+            let place = place.clone();
+            move |found| is_latest(found, &place)
+        });
+        let found = latest(&written.await?, &place)?;
         let committed = found.as_ref().map_or_else(State::default, |found| State {
             position: found.position.clone(),
             beyond: found.beyond.clone(),
         });
-        Ok(Self { topic, partition, key, term, committed, pending: VecDeque::new(), is_stuck: false, found })
+        Ok(Self { place, term, committed, pending: VecDeque::new(), is_stuck: false, found })
     }
 
     /// What was found when it was read.
@@ -159,7 +134,7 @@ impl Memory {
             let said = format!("{} rows are published out of line; they are to be settled first", next.beyond.len());
             return Err(unavailable("remembering what is published", said));
         }
-        Ok(Step { payload: write(&next, self.term), next })
+        Ok(Step { payload: write(&next, self.term, self.place.partitions), next })
     }
 
     /// Notes that a transaction is under way that takes this step; returns the payload for [`encode`](Self::encode).
@@ -171,10 +146,10 @@ impl Memory {
     /// The record with this payload, in the client's terms.
     pub(crate) fn encode<'a>(&'a self, payload: &'a [u8], ticket: usize) -> BaseRecord<'a, str, [u8], usize> {
         BaseRecord {
-            topic: &self.topic,
-            partition: Some(self.partition),
+            topic: &self.place.topic,
+            partition: Some(self.place.partition()),
             payload: Some(payload),
-            key: Some(&self.key),
+            key: Some(&self.place.key),
             timestamp: None,
             headers: None,
             delivery_opaque: ticket,
@@ -182,29 +157,43 @@ impl Memory {
     }
 }
 
-fn write(state: &State, term: Term) -> Vec<u8> {
+fn write(state: &State, term: Term, partitions: i32) -> Vec<u8> {
     let rows = state.beyond.ids().iter().copied().zip(state.beyond.event_ids().iter().copied());
     let position = state.position.as_ref().map(|position| position.as_str().to_owned());
-    let written = Written { version: VERSION, term: term.0, position, beyond: rows.collect() };
+    let written = Written { version: VERSION, term: term.0, partitions, position, beyond: rows.collect() };
     serde_json::to_vec(&written).expect("numbers and text can be written as JSON")
 }
 
-/// Runs what blocks on a thread of its own: the runtime would wait for its threads to end.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
-) -> Result<T, KafkaError> {
-    let (answer, told) = oneshot::channel();
-    std::thread::spawn(move || answer.send(work()));
-    told.await.unwrap_or(Err(KafkaError::Canceled))
+/// Whether no later record than this one can be elsewhere: its writer knew of as many partitions as there are now, or an
+/// operator has removed it.
+fn is_latest(found: &Found, place: &Place) -> bool {
+    let is_recent = |payload| read(payload, &place.topic).is_ok_and(|written| written.partitions >= place.partitions);
+    found.payload.as_deref().is_none_or(is_recent)
 }
 
-fn read(payload: &[u8], topic: &str) -> Result<Progress, SinkError> {
+/// The latest of what was found in several partitions. Terms grow, and in one term each session begins with all
+/// partitions that there are; what says nothing of them is as old as the broker says.
+fn latest(found: &[Found], place: &Place) -> Result<Option<Progress>, SinkError> {
+    let written = found.iter().filter_map(|found| {
+        let payload = found.payload.as_deref()?;
+        Some(read(payload, &place.topic).map(|written| (written, found.timestamp)))
+    });
+    let written = written.collect::<Result<Vec<_>, SinkError>>()?;
+    let latest = written.into_iter().max_by_key(|(written, timestamp)| (written.term, written.partitions, *timestamp));
+    Ok(latest.map(|(written, _)| Progress::from(written)))
+}
+
+impl From<Written> for Progress {
+    fn from(written: Written) -> Self {
+        let mut beyond = Settlement::with_capacity(written.beyond.len());
+        written.beyond.into_iter().for_each(|(id, event_id)| beyond.push_row(id, event_id));
+        Progress { position: written.position.map(Position::new), beyond, term: Term(written.term) }
+    }
+}
+
+fn read(payload: &[u8], topic: &str) -> Result<Written, SinkError> {
     let problem = match serde_json::from_slice::<Written>(payload) {
-        Ok(written) if written.version == VERSION => {
-            let mut beyond = Settlement::with_capacity(written.beyond.len());
-            written.beyond.into_iter().for_each(|(id, event_id)| beyond.push_row(id, event_id));
-            return Ok(Progress { position: written.position.map(Position::new), beyond, term: Term(written.term) });
-        }
+        Ok(written) if written.version == VERSION => return Ok(written),
         Ok(written) => format!("version {} of it", written.version),
         Err(error) => error.to_string(),
     };
@@ -215,166 +204,25 @@ fn read(payload: &[u8], topic: &str) -> Result<Progress, SinkError> {
     })
 }
 
-/// The topic's number of partitions, once it is there and as it must be.
-async fn partitions_of(asker: &Asker, topic: &ProgressTopic) -> Result<i32, SinkError> {
-    let doing = "asking for the topic of the progress";
-    let mut answer = asker.look(&topic.name).await.map_err(|error| unavailable(doing, error))?;
-    if answer == Answer::Held(HoldCause::MissingTopic) {
-        let new = NewTopic::new(&topic.name, PARTITIONS, TopicReplication::Fixed(topic.replication));
-        let new = new.set("cleanup.policy", "compact").set("min.cleanable.dirty.ratio", "0.1");
-        asker.admin.create(&new).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
-        answer = asker.look_again(&topic.name).await.map_err(|error| unavailable(doing, error))?;
-    }
-    let name = &topic.name;
-    let (problem, repair) = match answer {
-        Answer::Known { partitions, terms } if terms.compacted != Some(false) => return Ok(partitions),
-        Answer::Known { .. } => (
-            format!("topic {name}, which is to hold the progress, forgets it after a while"),
-            format!("set cleanup.policy=compact on {name}, or name another relay.progress_topic"),
-        ),
-        Answer::Held(HoldCause::MissingTopic) => (
-            format!("topic {name}, which is to hold the progress, is missing and cannot be created"),
-            format!("create {name} with cleanup.policy=compact, or let the relay do so"),
-        ),
-        Answer::Held(_) => (
-            format!("topic {name}, which is to hold the progress, may not be written"),
-            format!("let the relay read and write {name}"),
-        ),
-        Answer::Impossible => {
-            (format!("{name:?} cannot name a topic"), "give relay.progress_topic another name".to_owned())
-        }
-    };
-    Err(SinkError::Unusable { problem, repair, source: None })
-}
-
-/// Finds the last committed record of a key in its partition, with clients that are connected already: that takes half
-/// a second, which a takeover has while it waits to be let in.
-pub(crate) struct Seeker {
-    topic: String,
-    partition: i32,
-    key: String,
-    committed: BaseConsumer<ClientLog>,
-    uncommitted: BaseConsumer<ClientLog>,
-}
-
-impl Seeker {
-    /// Connects to the topic, creating it if it is missing. `source` is the outbox's name.
-    ///
-    /// # Errors
-    /// When the topic is not what is needed, or cannot be read now.
-    pub(crate) async fn connect(
-        asker: Asker,
-        topic: ProgressTopic,
-        source: String,
-        properties: BTreeMap<String, String>,
-    ) -> Result<Self, SinkError> {
-        let partitions = partitions_of(&asker, &topic).await?;
-        let partition = partition::of_key(source.as_bytes(), partitions);
-        let connecting = aside(move || {
-            let [committed, uncommitted] = [Isolation::ReadCommitted, Isolation::ReadUncommitted]
-                .map(|isolation| consumer(&properties, isolation));
-            let (committed, uncommitted) = (committed?, uncommitted?);
-            let seeker = Self { topic: topic.name, partition, key: source, committed, uncommitted };
-            let deadline = Instant::now() + PATIENCE;
-            std::thread::scope(|scope| {
-                let other = scope.spawn(|| seeker.watermarks(&seeker.committed, deadline));
-                seeker.watermarks(&seeker.uncommitted, deadline)?;
-                other.join().unwrap_or(Err(KafkaError::Canceled))
-            })?;
-            Ok(seeker)
-        });
-        connecting.await.map_err(|error| unavailable(RECALLING, error))
-    }
-
-    /// The payload of the last committed record. Blocks.
-    fn seek(&self) -> Result<Option<Vec<u8>>, KafkaError> {
-        let deadline = Instant::now() + PATIENCE;
-        let (low, end) = self.watermarks(&self.uncommitted, deadline)?;
-        // Other outboxes share the partition: what was committed after the beginning of a transaction of theirs that is
-        // still open is not shown yet.
-        while self.watermarks(&self.committed, deadline)?.1 < end {
-            wait_or_give_up(deadline)?;
-            std::thread::sleep(GLANCE);
-        }
-        let mut back = BACK;
-        loop {
-            let start = (end - back).max(low);
-            let found = self.last_from(start, deadline)?;
-            if found.is_some() || start == low {
-                return Ok(found);
-            }
-            back *= 16;
-        }
-    }
-
-    /// The first offset and the one after the last that is shown. A topic that was just created has no leader yet.
-    fn watermarks(&self, consumer: &BaseConsumer<ClientLog>, deadline: Instant) -> Result<(i64, i64), KafkaError> {
-        use RDKafkaErrorCode as Code;
-        loop {
-            match consumer.fetch_watermarks(&self.topic, self.partition, ANSWER) {
-                Err(KafkaError::MetadataFetch(
-                    Code::NotLeaderForPartition
-                    | Code::LeaderNotAvailable
-                    | Code::UnknownPartition
-                    | Code::UnknownTopicOrPartition,
-                )) if Instant::now() < deadline => std::thread::sleep(GLANCE),
-                answer => return answer,
-            }
-        }
-    }
-
-    /// The last record of the key from this offset on.
-    fn last_from(&self, start: i64, deadline: Instant) -> Result<Option<Vec<u8>>, KafkaError> {
-        let consumer = &self.committed;
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(&self.topic, self.partition, Offset::Offset(start))?;
-        consumer.assign(&assignment)?;
-        let mut last = None;
-        loop {
-            match consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) if message.key() == Some(self.key.as_bytes()) => {
-                    last = message.payload().map(<[u8]>::to_vec);
-                }
-                Some(Ok(_)) | None => {}
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
-                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error),
-                Some(Err(error)) => tracing::debug!(error = %error, "reading goes on"),
-            }
-            wait_or_give_up(deadline)?;
-        }
-    }
-}
-
-fn consumer(
-    properties: &BTreeMap<String, String>,
-    isolation: Isolation,
-) -> Result<BaseConsumer<ClientLog>, KafkaError> {
-    let mut config = reading(properties, isolation);
-    // What was there a moment ago may be compacted away.
-    config.set("auto.offset.reset", "earliest");
-    config.create_with_context(ClientLog::default())
-}
-
-fn wait_or_give_up(deadline: Instant) -> Result<(), KafkaError> {
-    if Instant::now() < deadline { Ok(()) } else { Err(KafkaError::Canceled) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn memory() -> Memory {
         let committed = State { position: Some(Position::new("5:9")), beyond: Settlement::default() };
-        let (topic, key) = ("p".to_owned(), "shop".to_owned());
         let pending = VecDeque::new();
-        Memory { topic, partition: 0, key, term: Term(3), committed, pending, is_stuck: false, found: None }
+        Memory { place: place(), term: Term(3), committed, pending, is_stuck: false, found: None }
+    }
+
+    fn place() -> Place {
+        Place { topic: "p".to_owned(), key: "shop".to_owned(), partitions: 4 }
     }
 
     /// Begins a transaction.
     fn begin(memory: &mut Memory, ids: std::ops::Range<i64>, position: Option<&str>) -> Progress {
         let records: Vec<Record> = ids.map(record).collect();
         let step = memory.after(records.iter(), position.map(Position::new).as_ref()).expect("few rows");
-        read(&memory.take(step), "progress").expect("what was written can be read")
+        read(&memory.take(step), "progress").expect("what was written can be read").into()
     }
 
     fn record(id: i64) -> Record {
@@ -445,5 +293,25 @@ mod tests {
         for payload in [&b"{\"version\":2,\"term\":1,\"position\":null,\"beyond\":[]}"[..], b"", b"{}"] {
             assert!(matches!(read(payload, "progress"), Err(SinkError::Unusable { .. })));
         }
+    }
+
+    #[test]
+    fn of_records_in_several_partitions_the_last_written_is_found() {
+        let found = |term, partitions, position: &str, timestamp| {
+            let state = State { position: Some(Position::new(position)), beyond: Settlement::default() };
+            Found { payload: Some(write(&state, Term(term), partitions)), timestamp: Some(timestamp) }
+        };
+        let position_of = |found: &[Found]| {
+            let latest = latest(found, &place()).expect("they can be read").expect("there is one");
+            latest.position.expect("a position").as_str().to_owned()
+        };
+        let (old, more, later) = (found(3, 1, "old", 5), found(3, 3, "more", 4), found(4, 1, "later", 3));
+        assert!(!is_latest(&more, &place()) && is_latest(&found(1, 4, "now", 1), &place()));
+        assert_eq!(position_of(&[old, more]), "more", "the leader began anew with the partitions that were added");
+        assert_eq!(position_of(&[found(3, 3, "more", 4), later]), "later");
+        let removed = Found { payload: None, timestamp: Some(9) };
+        assert!(is_latest(&removed, &place()) && latest(&[removed], &place()).expect("nothing to read").is_none());
+        let unsaid = [found(3, 0, "first", 5), found(3, 0, "last", 6)];
+        assert_eq!(position_of(&unsaid), "last", "of a version that did not write how many there were");
     }
 }

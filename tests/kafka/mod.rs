@@ -2,6 +2,7 @@
 
 mod isolation;
 mod outages;
+mod progress;
 mod publishing;
 mod rejections;
 mod topics;

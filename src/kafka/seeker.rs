@@ -1,0 +1,282 @@
+//! Finding the progress of an outbox: its last committed record, in whichever partition that is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rdkafka::admin::{NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::contract::SinkError;
+use crate::kafka::ask::{Answer, Asker};
+use crate::kafka::client_log::ClientLog;
+use crate::kafka::config::ProgressTopic;
+use crate::kafka::consumer::{Isolation, reading};
+use crate::kafka::errors::{self, Verdict};
+use crate::kafka::partition;
+use crate::kafka::sink::unavailable;
+use crate::outbox::HoldCause;
+
+/// Partitions of the topic when the sink creates it: outboxes that share it seldom wait for each other's transactions.
+const PARTITIONS: i32 = 16;
+
+/// How long reading may take before the relay tries again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const RECALLING: &str = "reading what was published";
+
+/// How long one question to the broker may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How often a question is asked again whose answer is about to change.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Offsets before the end where reading begins, at first. Then it begins ever further back.
+const BACK: i64 = 1_000;
+
+/// Where the progress of an outbox is.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) topic: String,
+    /// The outbox's name.
+    pub(crate) key: String,
+    /// How many partitions the topic has.
+    pub(crate) partitions: i32,
+}
+
+impl Place {
+    /// The partition to which it is written.
+    pub(crate) fn partition(&self) -> i32 {
+        partition::of_key(self.key.as_bytes(), self.partitions)
+    }
+
+    /// The other partitions to which it was written while there were fewer.
+    fn former(&self) -> BTreeSet<i32> {
+        let with = |partitions| partition::of_key(self.key.as_bytes(), partitions);
+        (1..self.partitions).map(with).filter(|former| *former != self.partition()).collect()
+    }
+}
+
+/// A record of the progress.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// `None` is a tombstone: it was removed.
+    pub(crate) payload: Option<Vec<u8>>,
+    /// When it was written, in milliseconds since 1970.
+    pub(crate) timestamp: Option<i64>,
+}
+
+/// Finds the last committed record of a key, with clients that are connected already: that takes half a second, which a
+/// takeover has while it waits to be let in.
+pub(crate) struct Seeker {
+    place: Place,
+    committed: BaseConsumer<ClientLog>,
+    uncommitted: BaseConsumer<ClientLog>,
+}
+
+impl Seeker {
+    /// Connects to the topic, creating it if it is missing. `source` is the outbox's name.
+    ///
+    /// # Errors
+    /// When the topic is not what is needed, or cannot be read now.
+    pub(crate) async fn connect(
+        asker: Asker,
+        topic: ProgressTopic,
+        source: String,
+        properties: BTreeMap<String, String>,
+    ) -> Result<Self, SinkError> {
+        let partitions = partitions_of(&asker, &topic).await?;
+        let connecting = aside(move || {
+            let [committed, uncommitted] = [Isolation::ReadCommitted, Isolation::ReadUncommitted]
+                .map(|isolation| consumer(&properties, isolation));
+            let (committed, uncommitted) = (committed?, uncommitted?);
+            let place = Place { topic: topic.name, key: source, partitions };
+            let seeker = Self { place, committed, uncommitted };
+            let (partition, deadline) = (seeker.place.partition(), Instant::now() + PATIENCE);
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| seeker.watermarks(&seeker.committed, partition, deadline));
+                seeker.watermarks(&seeker.uncommitted, partition, deadline)?;
+                other.join().unwrap_or(Err(KafkaError::Canceled))
+            })?;
+            Ok(seeker)
+        });
+        connecting.await.map_err(|error| unavailable(RECALLING, error))
+    }
+
+    /// Where it looks.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The last committed record of the partition to which the progress is written now, if that `is_latest`; otherwise
+    /// those of all partitions to which it was ever written.
+    ///
+    /// # Errors
+    /// When they cannot be read now.
+    pub(crate) async fn seek(
+        self,
+        is_latest: impl FnOnce(&Found) -> bool + Send + 'static,
+    ) -> Result<Vec<Found>, SinkError> {
+        let sought = aside(move || {
+            let deadline = Instant::now() + PATIENCE;
+            let mut found = Vec::from_iter(self.last_of(self.place.partition(), deadline)?);
+            if !found.first().is_some_and(is_latest) {
+                for partition in self.place.former() {
+                    found.extend(self.last_of(partition, deadline)?);
+                }
+            }
+            // Its clients take a fifth of a second to end.
+            std::thread::spawn(move || drop(self));
+            Ok(found)
+        });
+        sought.await.map_err(|error| unavailable(RECALLING, error))
+    }
+
+    /// The last committed record of the key in a partition. Blocks.
+    fn last_of(&self, partition: i32, deadline: Instant) -> Result<Option<Found>, KafkaError> {
+        let (low, end) = self.watermarks(&self.uncommitted, partition, deadline)?;
+        // Other outboxes share the partition: what was committed after the beginning of a transaction of theirs that is
+        // still open is not shown yet.
+        while self.watermarks(&self.committed, partition, deadline)?.1 < end {
+            wait_or_give_up(deadline)?;
+            std::thread::sleep(GLANCE);
+        }
+        let mut back = BACK;
+        loop {
+            let start = (end - back).max(low);
+            let found = self.last_from(partition, start, deadline)?;
+            if found.is_some() || start == low {
+                return Ok(found);
+            }
+            back *= 16;
+        }
+    }
+
+    /// The first offset and the one after the last that is shown. A topic that was just created has no leader yet.
+    fn watermarks(
+        &self,
+        consumer: &BaseConsumer<ClientLog>,
+        partition: i32,
+        deadline: Instant,
+    ) -> Result<(i64, i64), KafkaError> {
+        use RDKafkaErrorCode as Code;
+        loop {
+            match consumer.fetch_watermarks(&self.place.topic, partition, ANSWER) {
+                Err(KafkaError::MetadataFetch(
+                    Code::NotLeaderForPartition
+                    | Code::LeaderNotAvailable
+                    | Code::UnknownPartition
+                    | Code::UnknownTopicOrPartition,
+                )) if Instant::now() < deadline => std::thread::sleep(GLANCE),
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The last record of the key in a partition from this offset on.
+    fn last_from(&self, partition: i32, start: i64, deadline: Instant) -> Result<Option<Found>, KafkaError> {
+        let consumer = &self.committed;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&self.place.topic, partition, Offset::Offset(start))?;
+        consumer.assign(&assignment)?;
+        let mut last = None;
+        loop {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message))
+                    if message.partition() == partition && message.key() == Some(self.place.key.as_bytes()) =>
+                {
+                    let timestamp = message.timestamp().to_millis();
+                    last = Some(Found { payload: message.payload().map(<[u8]>::to_vec), timestamp });
+                }
+                Some(Ok(_)) | None => {}
+                Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => return Ok(last),
+                Some(Err(error)) if is_refused(&error) => return Err(error),
+                Some(Err(error)) => tracing::debug!(error = %error, "reading goes on"),
+            }
+            wait_or_give_up(deadline)?;
+        }
+    }
+}
+
+/// Whether reading will not go on by itself.
+fn is_refused(error: &KafkaError) -> bool {
+    let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+    is_fatal || errors::code(error).map(errors::verdict) == Some(Verdict::Hold(HoldCause::NotAuthorised))
+}
+
+/// The topic's number of partitions, once it is there and as it must be.
+async fn partitions_of(asker: &Asker, topic: &ProgressTopic) -> Result<i32, SinkError> {
+    let doing = "asking for the topic of the progress";
+    let mut answer = asker.look(&topic.name).await.map_err(|error| unavailable(doing, error))?;
+    if answer == Answer::Held(HoldCause::MissingTopic) {
+        let new = NewTopic::new(&topic.name, PARTITIONS, TopicReplication::Fixed(topic.replication));
+        let new = new.set("cleanup.policy", "compact").set("min.cleanable.dirty.ratio", "0.1");
+        asker.admin.create(&new).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
+        answer = asker.look_again(&topic.name).await.map_err(|error| unavailable(doing, error))?;
+    }
+    let name = &topic.name;
+    let (problem, repair) = match answer {
+        Answer::Known { partitions, terms } if terms.compacted != Some(false) => return Ok(partitions),
+        Answer::Known { .. } => (
+            format!("topic {name}, which is to hold the progress, forgets it after a while"),
+            format!("set cleanup.policy=compact on {name}, or name another relay.progress_topic"),
+        ),
+        Answer::Held(HoldCause::MissingTopic) => (
+            format!("topic {name}, which is to hold the progress, is missing and cannot be created"),
+            format!("create {name} with cleanup.policy=compact, or let the relay do so"),
+        ),
+        // Rights that were taken may be given back.
+        Answer::Held(_) => {
+            let said = format!(
+                "topic {name}, which is to hold the progress, is not authorised: let the relay read and write it"
+            );
+            return Err(unavailable(doing, said));
+        }
+        Answer::Impossible => {
+            (format!("{name:?} cannot name a topic"), "give relay.progress_topic another name".to_owned())
+        }
+    };
+    Err(SinkError::Unusable { problem, repair, source: None })
+}
+
+/// Runs what blocks on a thread of its own: the runtime would wait for its threads to end.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, KafkaError> {
+    let (answer, told) = oneshot::channel();
+    std::thread::spawn(move || answer.send(work()));
+    told.await.unwrap_or(Err(KafkaError::Canceled))
+}
+
+fn consumer(
+    properties: &BTreeMap<String, String>,
+    isolation: Isolation,
+) -> Result<BaseConsumer<ClientLog>, KafkaError> {
+    let mut config = reading(properties, isolation);
+    // What was there a moment ago may be compacted away.
+    config.set("auto.offset.reset", "earliest");
+    config.create_with_context(ClientLog::default())
+}
+
+fn wait_or_give_up(deadline: Instant) -> Result<(), KafkaError> {
+    if Instant::now() < deadline { Ok(()) } else { Err(KafkaError::Canceled) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_knows_every_partition_that_its_key_ever_had() {
+        let at = |partitions| Place { topic: "p".to_owned(), key: "shop".to_owned(), partitions };
+        let now = at(16);
+        let had: BTreeSet<i32> = (1..=16).map(|partitions| at(partitions).partition()).collect();
+        let known: BTreeSet<i32> = now.former().into_iter().chain([now.partition()]).collect();
+        assert_eq!(known, had);
+        assert!(at(1).former().is_empty());
+    }
+}
