@@ -74,4 +74,7 @@ pub enum SinkError {
         #[source]
         source: Option<BoxError>,
     },
+    /// Another relay leads by now, or may. The relay stops leading and waits as standby.
+    #[error("the term is over: another relay leads, or may")]
+    TermOver,
 }

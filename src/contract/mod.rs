@@ -15,6 +15,6 @@ pub use audit::{Audit, AuditedRow, KnownRow, Removable, SetAside};
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, LeaseSession, LeaseStore};
-pub use sink::{Outcome, Receipt, Refusal, Rejection, Sink};
+pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
 pub use store::{Backlog, Checkpoint, DeadLetters, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
 pub use wake::WakeSource;

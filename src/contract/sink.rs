@@ -1,12 +1,27 @@
 //! What a broker must do for the relay.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contract::{BoxFuture, SinkError};
 use crate::outbox::{HoldCause, Position, Progress, Record, Term};
 
+/// Whom a sink asks whether the relay that uses it still leads.
+pub trait Mandate: Send + Sync {
+    /// Whether the term stands, now, as where leadership is decided says. Waits for the answer while the lease is trusted.
+    fn stands(&self) -> BoxFuture<'_, bool>;
+}
+
 /// Where records are published.
 pub trait Sink: Send {
+    /// Says whom to ask whether the term of the calls of [`open`](Self::open) that follow still stands. A sink that shuts
+    /// out other producers of its outbox asks before each time that it does so, lest a former leader shuts its successor
+    /// out, and once more after it: who was shut out may have been the leader. If the term is over it fails with
+    /// [`SinkError::TermOver`]. Without a mandate the term stands.
+    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
+        let _ = mandate;
+    }
+
     /// Makes ready for a session of this term. Called before the first record, and again after every error
     /// and at every change of leadership; cheap when all is well.
     ///

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::beat::beat;
-use crate::contract::{Bid, LeaseSession, LeaseStore, StoreError};
+use crate::contract::{Bid, BoxFuture, LeaseSession, LeaseStore, Mandate, StoreError};
 use crate::observe::chain;
 use crate::outbox::Term;
 
@@ -40,9 +40,21 @@ pub struct Leadership {
     fading: CancellationToken,
     lost: CancellationToken,
     resign: CancellationToken,
-    /// Asks for a renewal at once.
-    confirmations: mpsc::Sender<oneshot::Sender<()>>,
+    confirmations: Confirmations,
     renewals: JoinHandle<()>,
+}
+
+/// Asks for a renewal at once.
+#[derive(Debug, Clone)]
+struct Confirmations(mpsc::Sender<oneshot::Sender<()>>);
+
+impl Mandate for Confirmations {
+    fn stands(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async {
+            let (reply, confirmed) = oneshot::channel();
+            self.0.send(reply).await.is_ok() && confirmed.await.is_ok()
+        })
+    }
 }
 
 impl Keeper {
@@ -127,6 +139,7 @@ impl Keeper {
             resign: resign.clone(),
         };
         let renewals = tokio::spawn(renewer.run(session));
+        let confirmations = Confirmations(confirmations);
         Leadership { term, trusted_until, fading, lost, resign, confirmations, renewals }
     }
 }
@@ -158,10 +171,9 @@ impl Leadership {
         &self.fading
     }
 
-    /// Whether the database says, now, that this relay leads. Waits for the answer while the lease is trusted.
-    pub async fn confirm(&self) -> bool {
-        let (reply, confirmed) = oneshot::channel();
-        self.confirmations.send(reply).await.is_ok() && confirmed.await.is_ok()
+    /// Tells whether the database says that this relay leads.
+    pub fn mandate(&self) -> Arc<dyn Mandate> {
+        Arc::new(self.confirmations.clone())
     }
 
     /// Cancelled when this relay must no longer act as leader.

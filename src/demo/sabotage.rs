@@ -2,9 +2,10 @@
 //! `outboxd demo` only; `outboxd run` knows nothing of it.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, Sink, SinkError};
+use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink, SinkError};
 use crate::outbox::{Record, Term};
 
 /// How the relay is broken.
@@ -72,6 +73,10 @@ impl Spoilt {
 }
 
 impl Sink for Spoilt {
+    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
+        self.sink.appoint(mandate);
+    }
+
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
         self.sink.open(term)
     }

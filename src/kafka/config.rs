@@ -143,6 +143,8 @@ impl Settings {
             }
             Role::Transactional => {
                 config.set("transaction.timeout.ms", self.transaction_timeout().as_millis().to_string());
+                // What broke during a transaction must be known: see `Ledger::has_strays`.
+                config.set("log.connection.close", "true");
             }
         }
         // A queue that cannot hold the largest record would stay full for ever.

@@ -83,6 +83,8 @@ struct State {
     spoil: Option<Spoil>,
     /// Whether a transaction was aborted, so that the producer can go on.
     aborted: bool,
+    /// Whether a connection broke.
+    disconnected: bool,
     abandoned: bool,
 }
 
@@ -225,6 +227,17 @@ impl Ledger {
     /// How many transactions were committed since this was asked last.
     pub(crate) fn take_committed(&self) -> usize {
         std::mem::take(&mut self.state().transactions.committed)
+    }
+
+    /// Notes that a connection broke. What was under way is sent again through another one.
+    pub(crate) fn disconnected(&self) {
+        self.state().disconnected = true;
+    }
+
+    /// Whether requests of a transaction may reach the broker when it has ended: they were sent twice. It would take them
+    /// for those of the next one, unless that is a new producer's.
+    pub(crate) fn has_strays(&self) -> bool {
+        self.state().disconnected
     }
 
     /// Makes a producer good again whose transactions were aborted, and says what they taught.

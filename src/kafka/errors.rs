@@ -61,9 +61,10 @@ pub(crate) fn is_concurrent(error: &KafkaError) -> bool {
     code(error) == Some(RDKafkaErrorCode::ConcurrentTransactions)
 }
 
-/// Whether the broker did not answer in time.
-pub(crate) fn is_timeout(error: &KafkaError) -> bool {
-    code(error) == Some(RDKafkaErrorCode::OperationTimedOut)
+/// Whether the client goes on trying what a call of its asked for: the call had only so much time.
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
+    let is_retriable = matches!(error, KafkaError::Transaction(error) if error.is_retriable());
+    is_retriable || code(error) == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
 #[cfg(test)]

@@ -190,6 +190,12 @@ impl Sink {
     }
 
     async fn try_group_once(&mut self, records: &[Record], group: &[Sending]) -> Result<Tried, SinkError> {
+        if self.sound()?.ledger.has_strays() {
+            return Err(unavailable(
+                "publishing",
+                "a connection broke in a transaction: a new producer begins the next",
+            ));
+        }
         let begun = self.begin_transaction(records, group, None).await;
         let tried = match begun {
             Ok(receipt) => Ok(receipt.await),

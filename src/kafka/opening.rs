@@ -30,6 +30,18 @@ const QUICKLY: Duration = Duration::from_millis(100);
 /// How often it looks.
 const QUICK_TRIES: usize = 8;
 
+/// What came of asking to be let in.
+enum Admission {
+    /// Earlier producers are shut out.
+    Granted,
+    /// The broker still ends an earlier transaction.
+    Later(KafkaError),
+    /// It has not answered yet; the client goes on asking.
+    Pending(KafkaError),
+    /// The broker or the client said no.
+    Refused(KafkaError),
+}
+
 impl Sink {
     /// Makes ready for a session of this term, with the producer at hand if that can go on.
     pub(crate) async fn make_ready(&mut self, term: Term) -> Result<(), SinkError> {
@@ -93,31 +105,66 @@ impl Sink {
     async fn initialise(&mut self) -> Result<(), SinkError> {
         if self.settings.delivery.fences() && !self.is_initialised {
             self.be_let_in().await?;
+            // Who was shut out meanwhile may be the leader: a term that still stands after that cannot be followed by
+            // one whose leader was let in before.
+            self.term_stands().await?;
             self.is_initialised = true;
         }
         Ok(())
     }
 
+    /// Asks whether the term still stands.
+    async fn term_stands(&self) -> Result<(), SinkError> {
+        match &self.mandate {
+            Some(mandate) if !mandate.stands().await => Err(SinkError::TermOver),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks to be let in once, as long as the term stands: a former leader must not shut its successor out.
+    async fn ask_to_be_let_in(&self, patience: Duration) -> Result<Admission, SinkError> {
+        self.term_stands().await?;
+        let producer = self.producer.as_ref().ok_or_else(not_open)?;
+        Ok(match producer.initialise(patience).await {
+            Ok(()) => Admission::Granted,
+            Err(error) if errors::is_concurrent(&error) => Admission::Later(error),
+            Err(error) if errors::is_passing(&error) => Admission::Pending(error),
+            Err(error) => Admission::Refused(error),
+        })
+    }
+
     /// Asks to be let in. While the broker still ends an earlier transaction the client waits for half a second before
     /// it asks again; another client asks sooner.
     async fn be_let_in(&mut self) -> Result<(), SinkError> {
-        for _ in 0..QUICK_TRIES {
-            match self.producer.as_ref().ok_or_else(not_open)?.initialise(QUICKLY).await {
-                Ok(()) => return Ok(()),
-                Err(error) if errors::is_concurrent(&error) => {
-                    let producer = self.new_producer(Role::Transactional, self.shape())?;
-                    self.topics.begin_anew();
-                    let earlier = self.producer.replace(producer);
-                    // Its clients go on asking until they have ended, and whoever is let in last shuts out the others.
-                    let ended = join_all(earlier.map(Producer::end).unwrap_or_default());
-                    let _ = timeout(OLD_PRODUCER, ended).await;
+        let waits = std::iter::repeat_n(QUICKLY, QUICK_TRIES).chain([INITIALISING]);
+        let mut last = None;
+        for patience in waits {
+            match self.ask_to_be_let_in(patience).await? {
+                Admission::Granted => return Ok(()),
+                Admission::Pending(error) => last = Some(error),
+                Admission::Later(error) => {
+                    self.try_another_client().await?;
+                    last = Some(error);
                 }
-                Err(error) if errors::is_timeout(&error) => {}
-                Err(_refused) => break,
+                Admission::Refused(error) => {
+                    // Its clients may have failed for good, and would say so even when the refusal is over.
+                    self.end_producer();
+                    return Err(not_let_in(error, &self.settings));
+                }
             }
         }
-        let producer = self.producer.as_ref().ok_or_else(not_open)?;
-        producer.initialise(INITIALISING).await.map_err(|error| not_let_in(error, &self.settings))
+        Err(not_let_in(last.unwrap_or(KafkaError::Canceled), &self.settings))
+    }
+
+    /// Replaces the producer that waits to be let in by one that asks at once.
+    async fn try_another_client(&mut self) -> Result<(), SinkError> {
+        let producer = self.new_producer(Role::Transactional, self.shape())?;
+        self.topics.begin_anew();
+        let earlier = self.producer.replace(producer);
+        // Its clients go on asking until they have ended, and whoever is let in last shuts out the others.
+        let ended = join_all(earlier.map(Producer::end).unwrap_or_default());
+        let _ = timeout(OLD_PRODUCER, ended).await;
+        Ok(())
     }
 
     async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {
@@ -151,10 +198,13 @@ impl Sink {
         self.replace(shape).await
     }
 
-    /// Goes on with another producer where a refused record has left a gap in the numbers of the one at hand: the
-    /// client does not close it when the transaction is undone, and the broker would refuse the next one.
+    /// Goes on with another producer where the one at hand must not begin another transaction. A refused record has left
+    /// a gap in its numbers: the client does not close it when the transaction is undone, and the broker would refuse the
+    /// next one. Or a connection broke: the client speaks the protocol of transactions that all have one epoch, so that a
+    /// late request of an earlier one would be taken for one of the next.
     pub(crate) async fn close_gap(&mut self) -> Result<(), SinkError> {
-        if self.has_gap {
+        let has_strays = self.producer.as_ref().is_some_and(|producer| producer.ledger.has_strays());
+        if self.has_gap || has_strays {
             self.replace(self.shape()).await?;
         }
         Ok(())

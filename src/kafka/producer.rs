@@ -29,6 +29,10 @@ const LAST_REPORTS: Duration = Duration::from_secs(5);
 /// How often its queue is emptied meanwhile.
 const SWEEP: Duration = Duration::from_millis(50);
 
+/// What the client says of a connection that it had and that broke, and not of one that it could not open. It tells that
+/// in its log alone; idle connections that brokers close are not mentioned.
+const ESTABLISHED: &str = "in state UP";
+
 /// A handle on the client. Whichever is dropped last lets the client end on a thread of its own, since that waits
 /// for the client's threads and connections.
 #[derive(Clone)]
@@ -148,9 +152,11 @@ impl Producer {
         Ok(transactor.clone())
     }
 
-    /// Whether it can take records and nothing of earlier ones is left to be told.
+    /// Whether it can take records and nothing of earlier ones is left to be told. A client that has failed for good is
+    /// asked itself: it tells the ledger only when its reports are heard.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.ledger.is_sound() && self.ledger.is_idle()
+        let has_failed = self.clients.iter().any(|client| client.client().fatal_error().is_some());
+        self.ledger.is_sound() && self.ledger.is_idle() && !has_failed
     }
 
     /// Hands a record over, waiting while the client has no room.
@@ -289,6 +295,9 @@ impl ProducerContext<NoCustomPartitioner> for Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
+        if kind == "FAIL" && line.contains(ESTABLISHED) {
+            self.ledger.disconnected();
+        }
         self.log.log(level, kind, line);
     }
 

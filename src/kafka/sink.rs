@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{BoxFuture, Receipt, Refusal, Sink as Contract, SinkError};
+use crate::contract::{BoxFuture, Mandate, Receipt, Refusal, Sink as Contract, SinkError};
 use crate::kafka::admin::{Admin, Terms};
 use crate::kafka::ask::{Answer, Asker};
 use crate::kafka::client_log::Reach;
@@ -46,11 +46,13 @@ pub struct Sink {
     /// How long a producer may deliver nothing.
     pub(crate) patience: Arc<Patience>,
     admin: Arc<Admin>,
+    /// Whom to ask whether the term still stands, before and after others are shut out.
+    pub(crate) mandate: Option<Arc<dyn Mandate>>,
     /// The term for which the sink is open.
     pub(crate) term: Option<Term>,
     /// Whether the broker has let the producer in and shut out those before it.
     pub(crate) is_initialised: bool,
-    /// Whether the producer must be replaced before its next transaction.
+    /// Whether a refused record has left a gap in the producer's numbers.
     pub(crate) has_gap: bool,
     /// Each closes when a client of an earlier producer has ended.
     pub(crate) ended: Vec<oneshot::Receiver<()>>,
@@ -85,6 +87,7 @@ impl Sink {
             reach,
             patience: Arc::default(),
             admin,
+            mandate: None,
             term: None,
             is_initialised: false,
             has_gap: false,
@@ -186,12 +189,11 @@ impl Sink {
         if !self.is_initialised {
             return Err(not_open());
         }
-        if self.has_gap {
+        self.sound()?.ledger.another().await;
+        if self.sound()?.ledger.has_strays() || self.has_gap {
             self.last_transaction().await?;
             return self.close_gap().await;
         }
-        self.sound()?.ledger.another().await;
-        self.sound()?;
         self.remember_committed();
         Ok(())
     }
@@ -309,6 +311,10 @@ impl Sink {
 }
 
 impl Contract for Sink {
+    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
+        self.mandate = Some(mandate);
+    }
+
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
         Box::pin(self.make_ready(term))
     }

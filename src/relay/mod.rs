@@ -217,6 +217,10 @@ impl Relay {
             };
             self.courier = courier;
             metrics::set_leader(None);
+            if self.settings.delivery.fences() {
+                // A client that still asks to be let in would shut the next leader out.
+                self.sink.abort();
+            }
             leadership.resign().await;
             match verdict {
                 Verdict::Stopped(ended) => return Ok(ended),
@@ -239,7 +243,7 @@ impl Relay {
     /// Runs sessions until the leadership or the relay ends.
     async fn lead(&mut self, leadership: &Leadership, stop: &CancellationToken) -> Verdict {
         let mut backoff = Backoff::default();
-        let mut failing = false;
+        let mut failing = None;
         loop {
             let began = Instant::now();
             metrics::count_session();
@@ -260,8 +264,9 @@ impl Relay {
             if began.elapsed() > LASTING {
                 backoff.reset();
             }
-            if !std::mem::replace(&mut failing, true) {
+            if failing.as_ref() != Some(&reason) {
                 tracing::warn!(error = %reason, "reading on from the checkpoint after a failure");
+                failing = Some(reason);
             }
             tokio::select! {
                 () = sleep(backoff.next_wait()) => {}
@@ -315,6 +320,7 @@ fn store_verdict(error: StoreError) -> Verdict {
 fn sink_verdict(error: SinkError) -> Verdict {
     match error {
         SinkError::Unavailable { .. } => Verdict::Again(chain(&error)),
+        SinkError::TermOver => Verdict::LeaseLost,
         SinkError::Unusable { .. } => Verdict::Failed(Error::Sink(error)),
     }
 }

@@ -80,20 +80,25 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Runs until something ends it. `failing` says that the last session failed; it is cleared once this one stands.
-    pub(crate) async fn run(&mut self, failing: &mut bool) -> Verdict {
-        let reader = tokio::select! {
+    /// Runs until something ends it. `failing` says why the last session failed, if it did; it is cleared once this one
+    /// stands.
+    pub(crate) async fn run(&mut self, failing: &mut Option<String>) -> Verdict {
+        let opened = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return Verdict::Stopped(Ended::Graceful),
-            () = self.leadership.fading().cancelled() => return Verdict::LeaseLost,
-            () = self.leadership.lost().cancelled() => return Verdict::LeaseLost,
-            reader = self.open() => match reader { Ok(reader) => reader, Err(verdict) => return verdict },
+            () = self.stop.cancelled() => Err(Verdict::Stopped(Ended::Graceful)),
+            () = self.leadership.fading().cancelled() => Err(Verdict::LeaseLost),
+            () = self.leadership.lost().cancelled() => Err(Verdict::LeaseLost),
+            opened = self.open() => opened,
+        };
+        let reader = match opened {
+            Ok(reader) => reader,
+            Err(verdict) => return verdict,
         };
         self.status.send_modify(|status| {
             status.connected = true;
             status.in_flight = 0;
         });
-        if std::mem::take(failing) {
+        if failing.take().is_some() {
             tracing::info!(term = %self.leadership.term(), "reading on from the checkpoint");
         }
         let verdict = self.relay(reader).await;
@@ -102,16 +107,8 @@ impl Session<'_> {
     }
 
     async fn open(&mut self) -> Result<Box<dyn Reader>, Verdict> {
-        let fences = self.settings.delivery.fences();
-        if fences && !self.leadership.confirm().await {
-            return Err(Verdict::LeaseLost);
-        }
+        self.sink.appoint(self.leadership.mandate());
         self.sink.open(self.leadership.term()).await.map_err(sink_verdict)?;
-        // Who was shut out meanwhile may be the leader: a term that still stands after that cannot be followed by one
-        // whose leader was let in before.
-        if fences && !self.leadership.confirm().await {
-            return Err(Verdict::LeaseLost);
-        }
         if let Some(progress) = self.sink.progress() {
             take_over(self.store.as_ref(), self.leadership.term(), &progress).await?;
             self.sink.taken_over();

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outboxd::contract::{BoxFuture, Mandate, Receipt, Sink as Contract, SinkError};
 use outboxd::memory::faults::{self, Call, Fault, Gate, Script};
 use outboxd::memory::{Sink, Store};
-use outboxd::outbox::Term;
+use outboxd::outbox::{Record, Term};
 use outboxd::relay::Ended;
 use tokio::time::timeout;
 
@@ -58,5 +59,51 @@ async fn a_renewal_without_an_answer_ends_the_leadership_before_the_trust_does()
     timeout(LONG, script.until(Call::Renew, |count| count.begun > 0)).await.expect("it renews");
     relay.until("leading anew", |status| status.term == Some(Term(2))).await;
     assert_eq!(script.count(Call::Resign).ended, 1, "given up in time, not run out");
+    assert_eq!(relay.stop().await, Ended::Graceful);
+}
+
+/// A sink that finds, at its first submission, that another relay leads.
+struct Overtaken {
+    sink: Sink,
+    mandate: Option<Arc<dyn Mandate>>,
+    was_overtaken: bool,
+}
+
+impl Contract for Overtaken {
+    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
+        self.mandate = Some(mandate);
+    }
+
+    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async move {
+            let mandate = self.mandate.as_ref().expect("the relay says whom to ask");
+            assert!(mandate.stands().await, "the term of a session that begins stands");
+            self.sink.open(term).await
+        })
+    }
+
+    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            match std::mem::replace(&mut self.was_overtaken, true) {
+                false => Err(SinkError::TermOver),
+                true => self.sink.submit(records).await,
+            }
+        })
+    }
+
+    fn abort(&mut self) {
+        self.sink.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_sink_finds_that_its_term_is_over_bids_anew_and_does_not_go_on_in_it() {
+    let (store, sink) = (store(), Sink::new());
+    let overtaken = Overtaken { sink: sink.clone(), mandate: None, was_overtaken: false };
+    let mut relay = Running::over(Arc::new(store.clone()), Box::new(overtaken));
+    relay.until("leading", |status| status.term == Some(Term(1))).await;
+    store.enqueue(&message("t", "k", 1));
+    relay.until("published", |status| status.published == 1).await;
+    assert_eq!(sink.delivered()[0].term, Term(2), "published in a term of its own");
     assert_eq!(relay.stop().await, Ended::Graceful);
 }

@@ -5,6 +5,9 @@ mod outages;
 mod progress;
 mod publishing;
 mod rejections;
+mod rights;
+mod strays;
+mod terms;
 mod topics;
 mod transactions;
 

@@ -88,7 +88,8 @@ impl Kafka {
         Self::start_with(&[&["--brokers", "3"], settings].concat())
     }
 
-    fn start_with(arguments: &[&str]) -> Self {
+    /// Makes a fresh broker and starts it with these settings, besides the testbed's.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let service = Service::new("kafka.sh");
         let brokers = service.run_with("start", arguments);
         Self { service, brokers }
@@ -112,6 +113,11 @@ impl Kafka {
     /// Where it listens.
     pub(crate) fn brokers(&self) -> &str {
         &self.brokers
+    }
+
+    /// Where it listens for those who say who they are, over TLS.
+    pub(crate) fn secure(&self) -> String {
+        fs::read_to_string(self.service.folder.join("secure")).expect("the script writes it").trim().to_owned()
     }
 
     /// Stops it.

@@ -1,5 +1,5 @@
-//! Two requests of the Kafka protocol that the client library does not have: which brokers keep a partition, and that
-//! the first of them shall lead it.
+//! Requests of the Kafka protocol that the client library does not have: which brokers keep a partition, that the first of
+//! them shall lead it, and what a user may not do.
 
 use std::io;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use tokio::time::timeout;
 
 const ELECT_LEADERS: (i16, i16) = (43, 2);
 const ALTER_PARTITION_REASSIGNMENTS: (i16, i16) = (45, 0);
+const CREATE_ACLS: (i16, i16) = (30, 2);
+const DELETE_ACLS: (i16, i16) = (31, 2);
 
 /// How long an answer may take, here and at the broker.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,6 +38,46 @@ pub(crate) async fn move_leaders(broker: &str, topic: &str, partitions: i32, tur
         elect = elect.int32(partition);
     }
     ask(broker, ELECT_LEADERS, elect.tags().int32(PATIENCE.as_millis() as i32).tags()).await
+}
+
+/// What a user may not use: a kind, as the protocol numbers it, and a name.
+#[derive(Debug, Clone)]
+pub(crate) struct Resource(i8, String);
+
+impl Resource {
+    pub(crate) fn topic(name: &str) -> Self {
+        Self(2, name.to_owned())
+    }
+
+    pub(crate) fn transactional_id(name: &str) -> Self {
+        Self(5, name.to_owned())
+    }
+
+    /// The rule that denies a user everything about it, from everywhere; or what finds that rule.
+    fn denied_to(&self, user: &str) -> Body {
+        const LITERAL: i8 = 3;
+        const ALL: i8 = 2;
+        const DENY: i8 = 2;
+        let Self(kind, name) = self;
+        let rule = Body::default().length(1).int8(*kind).text(name).int8(LITERAL);
+        rule.text(&format!("User:{user}")).text("*").int8(ALL).int8(DENY).tags().tags()
+    }
+}
+
+/// Denies a user the use of a resource. The broker knows a moment after it has answered.
+///
+/// # Errors
+/// When the broker cannot be reached or does not answer.
+pub(crate) async fn deny(broker: &str, user: &str, resource: &Resource) -> io::Result<()> {
+    ask(broker, CREATE_ACLS, resource.denied_to(user)).await
+}
+
+/// Takes a denial back.
+///
+/// # Errors
+/// As of [`deny`].
+pub(crate) async fn permit(broker: &str, user: &str, resource: &Resource) -> io::Result<()> {
+    ask(broker, DELETE_ACLS, resource.denied_to(user)).await
 }
 
 /// A request's body in the "flexible" encoding.

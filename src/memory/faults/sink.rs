@@ -1,10 +1,11 @@
 //! A sink whose calls follow a script.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, SinkError};
+use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, SinkError};
 use crate::memory::faults::{Call, Fault, Script};
 use crate::outbox::{Position, Progress, Record, Term};
 
@@ -72,6 +73,10 @@ async fn keep_back(fault: Option<Fault>) -> bool {
 }
 
 impl crate::contract::Sink for Sink {
+    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
+        self.inner.appoint(mandate);
+    }
+
     fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
         self.has_failed = false;
         Box::pin(self.script.play(Call::SinkOpen, self.inner.open(term), |()| 0))
