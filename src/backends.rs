@@ -206,12 +206,11 @@ impl Writer {
 /// # Errors
 /// When the client cannot be set up like this.
 pub fn sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
-    let delivery = config.relay.delivery;
-    let progress_topic = config.kafka.progress_topic.clone();
-    Ok(Box::new(kafka::Sink::new(kafka::Settings { delivery, progress_topic, ..plain(config, source) })?))
+    let (delivery, topics) = (config.relay.delivery, config.outbox.topics.clone());
+    Ok(Box::new(kafka::Sink::new(kafka::Settings { delivery, topics, ..plain(config, source) })?))
 }
 
-/// The sink of dead letters, which may be published again and need no fence.
+/// The sink of dead letters, which may be published again and need no fence. The operator has named their topic.
 ///
 /// # Errors
 /// When the client cannot be set up like this.
@@ -223,6 +222,7 @@ fn plain(config: &Config, source: String) -> kafka::Settings {
     kafka::Settings {
         on_missing_topic: config.kafka.on_missing_topic,
         oldest: config.kafka.oldest,
+        progress_topic: config.kafka.progress_topic.clone(),
         ..kafka::Settings::new(config.kafka.properties.clone(), source)
     }
 }

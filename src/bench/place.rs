@@ -10,6 +10,7 @@ use crate::bench::Settings;
 use crate::config::Config;
 use crate::contract::Store;
 use crate::kafka;
+use crate::outbox::TopicPattern;
 
 /// What was made. [Remove](Self::remove) it when done.
 pub(crate) struct Place {
@@ -28,6 +29,7 @@ impl Place {
         let properties = config.kafka.properties.clone();
         let creating = kafka::Scratch::create(&properties, &topic, settings.partitions, settings.replication);
         let mut topics = creating.await.context("the topic that is needed cannot be made")?;
+        config.outbox.topics = vec![TopicPattern::any()];
         config.kafka.progress_topic.name = format!("{topic}-progress");
         topics.along(&config.kafka.progress_topic.name);
         let scratch = match Scratch::make(&config, &name).await {

@@ -83,6 +83,23 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// A list of what another type reads, one at least.
+    pub(crate) fn list<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, key: &str, would_do: &str) -> Vec<T> {
+        let read = |value: &Scalar| values::list(value).map(|words| words.into_iter().map(str::to_owned).collect());
+        let words: Vec<String> = self.bounded(key, read, |_| true, "").unwrap_or_default();
+        if words.is_empty() {
+            self.complain(key, format!("names nothing; {would_do}"));
+        }
+        let mut listed = Vec::with_capacity(words.len());
+        for word in words {
+            match word.parse::<T>() {
+                Ok(parsed) => listed.push(parsed),
+                Err(error) => self.complain(key, error.to_string()),
+            }
+        }
+        listed
+    }
+
     /// As [`parsed`](Self::parsed), of a setting that has no default.
     pub(crate) fn needed<T: std::str::FromStr<Err: std::fmt::Display>>(
         &mut self,

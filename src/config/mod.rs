@@ -23,7 +23,7 @@ use crate::config::judge::Judge;
 use crate::config::raw::{Flag, Raw, Sources};
 use crate::kafka::{self, OnMissingTopic, ProgressTopic};
 use crate::observe::logging;
-use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Settle, Table, is_topic_name};
+use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Settle, Table, TopicPattern, is_topic_name};
 use crate::postgres::Notify;
 use crate::relay;
 use crate::secret::Secret;
@@ -73,6 +73,8 @@ pub struct Outbox {
     pub table: Table,
     /// What the header `outbox-source` says; `None`: what the store calls itself.
     pub source: Option<String>,
+    /// To which topics it may write.
+    pub topics: Vec<TopicPattern>,
     /// How a published row is recorded.
     pub settle: Settle,
     /// How long published rows are kept.
@@ -146,6 +148,7 @@ fn outbox(judge: &mut Judge<'_>, needs: Needs) -> Outbox {
         url: Secret::new(url),
         table: judge.parsed("outbox.table").unwrap_or_default(),
         source: (!source.is_empty()).then_some(source),
+        topics: judge.list("outbox.topics", "use [\"*\"] for every topic"),
         settle: judge.parsed("outbox.settle").unwrap_or_default(),
         retention: judge.duration("outbox.retention", SECOND..=CENTURY),
         notify: judge.parsed("outbox.notify").unwrap_or_default(),
@@ -239,7 +242,14 @@ fn on_reject(judge: &mut Judge<'_>) -> RejectPolicy {
 
 fn dead_letter_topic(judge: &mut Judge<'_>) -> Option<DeadLetterTopic> {
     const KEY: &str = "dead_letter.topic";
-    if judge.text(KEY).is_empty() { None } else { judge.parsed(KEY) }
+    let name = judge.text(KEY);
+    if name.is_empty() {
+        return None;
+    }
+    if name == judge.text("relay.progress_topic") {
+        judge.complain(KEY, "is relay.progress_topic, to which the relay alone may write; use another topic");
+    }
+    judge.parsed(KEY)
 }
 
 fn limit(judge: &mut Judge<'_>, key: &str) -> Limit {

@@ -29,8 +29,11 @@ fn section_lines(raw: &Raw, section: &str) -> Vec<(String, String)> {
     let line = |key: &String| {
         let written = raw.get(key)?;
         let shown = secrets::shown(key, &written.value.text);
-        let bare = matches!(written.value.kind, Kind::Number | Kind::Switch);
-        let value = if bare { shown } else { format!("{shown:?}") };
+        let value = match written.value.kind {
+            Kind::Number | Kind::Switch => shown,
+            Kind::Text | Kind::Loose => format!("{shown:?}"),
+            Kind::List => format!("{:?}", shown.split(',').collect::<Vec<_>>()),
+        };
         Some((format!("{} = {value}", split(key).1), format!("# from {}", written.origin)))
     };
     in_order.chain(others).filter_map(line).collect()

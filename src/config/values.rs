@@ -50,6 +50,14 @@ pub(crate) fn text(value: &Scalar) -> Result<&str, String> {
     }
 }
 
+/// Reads a list of words; outside files they are separated by commas.
+pub(crate) fn list(value: &Scalar) -> Result<Vec<&str>, String> {
+    match value.kind {
+        Kind::List | Kind::Loose => Ok(value.text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect()),
+        _ => Err(format!("{} is no list; write [\"one\", \"two\"]", value.text)),
+    }
+}
+
 /// Checks `HOST:PORT`.
 pub(crate) fn address(text: &str) -> Result<(), String> {
     let well_formed = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());

@@ -8,7 +8,7 @@ use rdkafka::config::ClientConfig;
 
 use crate::kafka::producer::{Role, TRANSACTIONS};
 use crate::kafka::properties;
-use crate::outbox::Delivery;
+use crate::outbox::{Delivery, TopicPattern};
 
 /// The client's own default of `batch.size` and `message.max.bytes`.
 const MEGABYTE: usize = 1_000_000;
@@ -39,8 +39,10 @@ pub struct Settings {
     /// How strong the delivery is. What fences does so by a `transactional.id` that is made of the source, which
     /// therefore no other outbox of the same brokers may have.
     pub delivery: Delivery,
-    /// Where an exactly-once sink remembers how far it is.
+    /// Where an exactly-once sink remembers how far it is. No other sink publishes there either.
     pub progress_topic: ProgressTopic,
+    /// To which topics records may be published. Kafka's own and that of the progress are never among them.
+    pub topics: Vec<TopicPattern>,
 }
 
 /// Where an exactly-once sink remembers how far it is: one record for each outbox, in a compacted topic.
@@ -70,6 +72,7 @@ impl Settings {
             oldest: Duration::from_millis(500),
             delivery: Delivery::default(),
             progress_topic: ProgressTopic::default(),
+            topics: vec![TopicPattern::any()],
         }
     }
 
@@ -180,6 +183,7 @@ impl fmt::Debug for Settings {
             .field("oldest", &self.oldest)
             .field("delivery", &self.delivery)
             .field("progress_topic", &self.progress_topic)
+            .field("topics", &self.topics)
             .finish()
     }
 }

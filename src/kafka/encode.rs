@@ -1,20 +1,22 @@
 //! A record in the client's terms: its size on the wire, its headers, its timestamp.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
-use crate::outbox::Record;
+use crate::observe::metrics;
+use crate::outbox::{RESERVED_HEADERS, Record};
 
 /// The header that carries the event's identity.
-const EVENT_ID: &str = "id";
+const EVENT_ID: &str = RESERVED_HEADERS[0];
 
 /// The header that carries the row's id.
-const ROW_ID: &str = "outbox-id";
+const ROW_ID: &str = RESERVED_HEADERS[1];
 
 /// The header that names the outbox.
-const SOURCE: &str = "outbox-source";
+const SOURCE: &str = RESERVED_HEADERS[2];
 
 /// Bytes of a record batch's own fields (message format v2).
 const BATCH_HEADER: usize = 61;
@@ -22,10 +24,11 @@ const BATCH_HEADER: usize = 61;
 /// Digits of the longest 64-bit integer, with its sign.
 const LONGEST_ID: usize = 20;
 
-/// Puts a record into the client's terms.
-///
-/// The application's headers come first and the relay's last, so that a consumer that takes the last header of a
-/// name gets the relay's even where a row was written past the checks of the enqueuing side.
+/// Of which of the relay's headers the log was told that a row had its own.
+static SAID: [AtomicBool; RESERVED_HEADERS.len()] = [const { AtomicBool::new(false) }; RESERVED_HEADERS.len()];
+
+/// Puts a record into the client's terms: the application's headers first and the relay's last. What the application calls
+/// like one of these is left out, so that consumers see the relay's alone, whichever of a name they take.
 pub(crate) fn encode<'a>(
     record: &'a Record,
     partition: i32,
@@ -49,9 +52,12 @@ fn timestamp(record: &Record) -> i64 {
 }
 
 fn headers(record: &Record, source: &str) -> OwnedHeaders {
-    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + 3);
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + RESERVED_HEADERS.len());
     for (name, value) in &record.headers {
-        headers = headers.insert(Header { key: name, value: value.as_deref() });
+        match reserved(name) {
+            None => headers = headers.insert(Header { key: name, value: value.as_deref() }),
+            Some(place) => note_dropped(place, &record.topic),
+        }
     }
     let mut event_id = [0; uuid::fmt::Hyphenated::LENGTH];
     let event_id: &str = record.event_id.hyphenated().encode_lower(&mut event_id);
@@ -61,6 +67,23 @@ fn headers(record: &Record, source: &str) -> OwnedHeaders {
         .insert(Header { key: EVENT_ID, value: Some(event_id) })
         .insert(Header { key: ROW_ID, value: Some(row_id) })
         .insert(Header { key: SOURCE, value: Some(source) })
+}
+
+/// The place of a name among those of the relay's headers.
+fn reserved(name: &str) -> Option<usize> {
+    RESERVED_HEADERS.iter().position(|reserved| *reserved == name)
+}
+
+/// Counts a header of the application's that is left out, and says so once for each name.
+fn note_dropped(place: usize, topic: &str) {
+    metrics::count_reserved_header();
+    if !SAID[place].swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            header = RESERVED_HEADERS[place],
+            topic,
+            "a row has a header of a name that the relay writes itself: it is left out; rename it where rows are inserted; this is said once, and counted"
+        );
+    }
 }
 
 /// The row's id that the relay wrote into a record's headers, which come last.
@@ -85,15 +108,13 @@ pub(crate) fn batch_size(record: &Record, source: &str) -> usize {
     let row_id = decimal(record.id, &mut row_id).len();
     let own = [(EVENT_ID, uuid::fmt::Hyphenated::LENGTH), (ROW_ID, row_id), (SOURCE, source.len())];
     let own: usize = own.iter().map(|(name, value)| sized(name.len()) + sized(*value)).sum();
-    let given: usize = record
-        .headers
-        .iter()
-        .map(|(name, value)| sized(name.len()) + value.as_ref().map_or(1, |v| sized(v.len())))
-        .sum();
+    let kept = || record.headers.iter().filter(|(name, _)| reserved(name).is_none());
+    let given: usize =
+        kept().map(|(name, value)| sized(name.len()) + value.as_ref().map_or(1, |value| sized(value.len()))).sum();
     let key = record.key.as_ref().map_or(1, |key| sized(key.len()));
     let payload = record.payload.as_ref().map_or(1, |payload| sized(payload.len()));
     // One byte each: attributes, and the differences of timestamp and offset, which are 0 for a first record.
-    let body = 3 + key + payload + varint(record.headers.len() + 3) + own + given;
+    let body = 3 + key + payload + varint(kept().count() + RESERVED_HEADERS.len()) + own + given;
     BATCH_HEADER + sized(body)
 }
 
@@ -145,6 +166,19 @@ mod tests {
     #[test]
     fn a_record_of_1970_keeps_its_time_to_the_millisecond() {
         assert_eq!(timestamp(&record()), 1);
+    }
+
+    #[test]
+    fn a_header_that_is_left_out_is_not_counted_either() {
+        let forged = RESERVED_HEADERS.map(|name| (name.to_owned(), Some("forged".to_owned())));
+        let own = ("a".to_owned(), None);
+        let with = |headers: Vec<_>| Record { headers, ..record() };
+        let (plain, forged) = (with(vec![own.clone()]), with([&forged[..], &[own]].concat()));
+        assert_eq!(batch_size(&forged, "s"), batch_size(&plain, "s"));
+        let names = |record: &Record| -> Vec<String> {
+            headers(record, "s").as_borrowed().iter().map(|header| header.key.to_owned()).collect()
+        };
+        assert_eq!(names(&forged), ["a", EVENT_ID, ROW_ID, SOURCE]);
     }
 
     #[test]

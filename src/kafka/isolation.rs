@@ -212,7 +212,10 @@ impl Sink {
         };
         let id = records[group[0].index].id;
         let refusal = spoil.refused.iter().find(|refusal| refusal.id == Some(id));
-        match (refusal, spoil.held.first()) {
+        // What is refused of the progress says nothing of the group.
+        let is_of_group = |topic: &str| group.iter().any(|sending| *records[sending.index].topic == *topic);
+        let held = spoil.held.iter().find(|(topic, _)| is_of_group(topic));
+        match (refusal, held) {
             (Some(refusal), _) => Ok(Tried::Refused(Outcome::Rejected(Box::new(refusal.rejection())))),
             (None, Some((_, cause))) => Ok(Tried::Refused(Outcome::Held(*cause))),
             (None, None) if spoil.refused.is_empty() => Err(unavailable("publishing", spoil.reason)),

@@ -21,6 +21,7 @@
 
 mod admin;
 mod ask;
+mod bar;
 mod broker;
 mod client;
 mod client_log;

@@ -7,6 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::{Instant, timeout};
 
 use crate::contract::SinkError;
+use crate::kafka::bar::Bar;
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::delivery::Spoil;
 use crate::kafka::errors;
@@ -251,7 +252,9 @@ impl Sink {
 
     /// Remembers what a producer, whose batches held so many bytes at most, has learnt of records and topics.
     fn learn_from(&mut self, spoil: &Spoil, batch: usize) {
-        spoil.held.iter().for_each(|(topic, cause)| self.topics.hold(topic, *cause));
+        // The progress is written where no row may be: its topic holds nothing up.
+        let held = spoil.held.iter().filter(|(topic, _)| Bar::of(topic, &self.settings).is_none());
+        held.for_each(|(topic, cause)| self.topics.hold(topic, *cause));
         self.suspects.add(&spoil.refused, batch);
         // A limit that was lowered, say.
         spoil.refused.iter().for_each(|refused| self.topics.ask_anew(&refused.topic));

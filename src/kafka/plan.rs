@@ -69,6 +69,7 @@ impl Plan {
             State::Known(known) => known,
             State::Held(cause) => return Err(Outcome::Held(*cause)),
             State::Impossible => return Err(self.reject(record, impossible_topic(record))),
+            State::Barred(bar) => return Err(self.reject(record, bar.rejection(&record.topic))),
         };
         let is_watched = !sink.suspects.is_empty();
         let is_blocked = !self.blocked.is_empty() || !sink.blocked.is_empty();
@@ -174,6 +175,7 @@ impl Sink {
         match &self.topics.get(number).state {
             State::Known(known) => known.fits(record, &self.settings).err(),
             State::Impossible => Some(impossible_topic(record)),
+            State::Barred(bar) => Some(bar.rejection(&record.topic)),
             State::Held(_) => None,
         }
     }

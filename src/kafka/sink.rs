@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use crate::contract::{BoxFuture, Mandate, Receipt, Refusal, Sink as Contract, SinkError};
 use crate::kafka::admin::{Admin, Terms};
 use crate::kafka::ask::{Answer, Asker};
+use crate::kafka::bar::Bar;
 use crate::kafka::client_log::Reach;
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::plan::{Plan, Writer};
@@ -229,12 +230,15 @@ impl Sink {
         Ok(receipt)
     }
 
-    /// Makes sure that the broker was asked for every record's topic, and waits for the answers as long as it takes.
+    /// Makes sure that the broker was asked for every record's topic that is not barred, and waits for the answers as long as it takes.
     async fn learn(&mut self, records: &[Record]) -> Result<(), SinkError> {
         let mut wanted: Vec<Arc<str>> = Vec::new();
         for record in records {
             if self.topics.must_ask(&record.topic, record.partition) && !wanted.contains(&record.topic) {
-                wanted.push(Arc::clone(&record.topic));
+                match Bar::of(&record.topic, &self.settings) {
+                    Some(bar) => self.topics.bar(&record.topic, bar),
+                    None => wanted.push(Arc::clone(&record.topic)),
+                }
             }
         }
         if wanted.is_empty() {
@@ -292,7 +296,11 @@ impl Sink {
     }
 
     /// Asks whether a held topic accepts records by now. On yes the sink lets it go, as it has promised.
+    /// The records of one that is barred go on to be rejected.
     fn ask_whether_accepted(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
+        if Bar::of(topic, &self.settings).is_some() {
+            return Box::pin(std::future::ready(Ok(true)));
+        }
         if self.topics.is_too_early(topic) {
             return Box::pin(std::future::ready(Ok(false)));
         }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::kafka::admin::Terms;
 use crate::kafka::ask::Answer;
+use crate::kafka::bar::Bar;
 use crate::kafka::partition::Spread;
 use crate::kafka::producer::TRANSACTIONS;
 use crate::outbox::HoldCause;
@@ -41,6 +42,8 @@ pub(crate) enum State {
     Held(HoldCause),
     /// No topic can have this name.
     Impossible,
+    /// It may not be published to.
+    Barred(Bar),
 }
 
 /// A topic that can be published to.
@@ -124,14 +127,12 @@ impl Topics {
     /// Takes in what the broker said about a topic. A topic that is held stays so: see [`Inbox::accepted`].
     pub(crate) fn learn(&mut self, name: &Arc<str>, answer: Answer) {
         let Some(number) = self.find(name) else {
-            self.index.insert(Arc::clone(name), self.table.len());
-            self.table.push(Topic { name: Arc::clone(name), state: State::from(answer), asked: Instant::now() });
-            return;
+            return self.add(name, State::from(answer));
         };
         let topic = &mut self.table[number];
         topic.asked = Instant::now();
         match (&mut topic.state, answer) {
-            (State::Held(_), _) => {}
+            (State::Held(_) | State::Barred(_), _) => {}
             (State::Known(known), Answer::Known { partitions, terms }) => {
                 if partitions != known.partitions {
                     tracing::info!(topic = %name, before = known.partitions, partitions, "the topic's number of partitions changed; keys move");
@@ -143,6 +144,18 @@ impl Topics {
             }
             (state, answer) => *state = State::from(answer),
         }
+    }
+
+    /// Bars a topic that nothing is known of.
+    pub(crate) fn bar(&mut self, name: &Arc<str>, bar: Bar) {
+        if self.find(name).is_none() {
+            self.add(name, State::Barred(bar));
+        }
+    }
+
+    fn add(&mut self, name: &Arc<str>, state: State) {
+        self.index.insert(Arc::clone(name), self.table.len());
+        self.table.push(Topic { name: Arc::clone(name), state, asked: Instant::now() });
     }
 
     /// Holds a topic whose records were refused.
@@ -201,7 +214,7 @@ impl Topics {
     pub(crate) fn smallest_limit(&self) -> Option<usize> {
         let known = self.table.iter().filter_map(|topic| match &topic.state {
             State::Known(known) => known.terms.limit,
-            State::Held(_) | State::Impossible => None,
+            State::Held(_) | State::Impossible | State::Barred(_) => None,
         });
         known.min()
     }
@@ -234,7 +247,7 @@ impl Topics {
     fn known(&mut self) -> impl Iterator<Item = &mut Known> {
         self.table.iter_mut().filter_map(|topic| match &mut topic.state {
             State::Known(known) => Some(known),
-            State::Held(_) | State::Impossible => None,
+            State::Held(_) | State::Impossible | State::Barred(_) => None,
         })
     }
 

@@ -86,6 +86,8 @@ catalogue! {
         "Reading sessions begun; more than one a leadership tells of failures that were recovered from"
     PRODUCER_REBUILDS Counter Count "producer_rebuilds_total"
         "Times that the broker's client was built anew after an error"
+    RESERVED_HEADERS Counter Count "reserved_headers_dropped_total"
+        "Headers of rows that were left out because the relay writes headers of these names itself"
     LATE Counter Count "late_messages_total"
         "Messages that became due behind the reader, since they were corrected, restored or moved back by hand; each counts once"
     PURGED Counter Count "purged_total"
@@ -112,6 +114,7 @@ pub fn describe() {
     counter!(PURGED).absolute(0);
     counter!(SESSIONS).absolute(0);
     counter!(PRODUCER_REBUILDS).absolute(0);
+    counter!(RESERVED_HEADERS).absolute(0);
     set_leader(None);
     set_in_flight(0);
 }
@@ -192,6 +195,11 @@ pub fn count_session() {
 /// Counts a broker client that was built anew.
 pub fn count_producer_rebuild() {
     counter!(PRODUCER_REBUILDS).increment(1);
+}
+
+/// Counts a header of a row that was left out because the relay writes one of its name.
+pub fn count_reserved_header() {
+    counter!(RESERVED_HEADERS).increment(1);
 }
 
 /// Counts messages found unsettled where none should be.

@@ -17,6 +17,7 @@ pub use batch::{Batch, Limit, Position};
 pub use dead::{DeadLetter, DeadLetterTopic, InvalidDeadLetterTopic};
 pub use delivery::{Delivery, Progress, UnknownDelivery};
 pub use held::{Held, HeldLane, HoldCause, Lane};
+pub(crate) use message::RESERVED_HEADERS;
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};
 pub use reject::{InvalidTopicPattern, OnReject, RejectPolicy, TopicPattern, UnknownOnReject};

@@ -78,6 +78,11 @@ pub struct TopicPattern(String);
 pub struct InvalidTopicPattern(String);
 
 impl TopicPattern {
+    /// The pattern of all topics.
+    pub fn any() -> Self {
+        Self("*".to_owned())
+    }
+
     /// Whether the topic is meant.
     pub fn matches(&self, topic: &str) -> bool {
         let mut parts = self.0.split('*');

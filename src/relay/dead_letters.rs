@@ -124,12 +124,19 @@ impl Courier {
     }
 }
 
+/// The headers that tell of the cause.
+const ERROR_CODE: &str = "outbox-error-code";
+const ERROR_MESSAGE: &str = "outbox-error-message";
+const ORIGINAL_TOPIC: &str = "outbox-original-topic";
+
 /// The record that tells of a dead letter: as the application wrote it, with the cause in headers. Its row's partition
 /// is left out, because the dead letters' topic has partitions of its own.
 fn addressed(letter: DeadLetter, record: Record) -> Option<Record> {
     let Record { topic: original, mut headers, .. } = record;
-    headers.push(("outbox-error-code".to_owned(), Some(letter.code)));
-    headers.push(("outbox-error-message".to_owned(), Some(letter.message)));
-    headers.push(("outbox-original-topic".to_owned(), Some(original.to_string())));
+    // Of an earlier letter, which an application may have written again, or made up.
+    headers.retain(|(name, _)| ![ERROR_CODE, ERROR_MESSAGE, ORIGINAL_TOPIC].contains(&name.as_str()));
+    headers.push((ERROR_CODE.to_owned(), Some(letter.code)));
+    headers.push((ERROR_MESSAGE.to_owned(), Some(letter.message)));
+    headers.push((ORIGINAL_TOPIC.to_owned(), Some(original.to_string())));
     Some(Record { topic: letter.topic?.into(), headers, partition: None, ..record })
 }

@@ -259,6 +259,7 @@ fn all_words_of_the_settings_that_scripts_rely_on_are_there() {
         "database.url",
         "outbox.table",
         "outbox.source",
+        "outbox.topics",
         "outbox.settle",
         "outbox.retention",
         "outbox.notify",
@@ -270,4 +271,26 @@ fn all_words_of_the_settings_that_scripts_rely_on_are_there() {
     ] {
         assert!(keys.contains(key), "{key}");
     }
+}
+
+#[test]
+fn the_topics_of_an_outbox_are_a_list_and_that_of_the_progress_takes_no_dead_letters() {
+    let topics = |text: &str, environment: &[(&str, &str)]| {
+        let config = judged(text, environment).expect("in order");
+        ["orders.paid", "users"].map(|topic| config.outbox.topics.iter().any(|allowed| allowed.matches(topic)))
+    };
+    assert_eq!(topics("", &[]), [true, true]);
+    assert_eq!(topics("[outbox]\ntopics = [\"orders.*\", \"x\"]\n", &[]), [true, false]);
+    assert_eq!(topics("", &[("OUTBOXD_OUTBOX__TOPICS", "x, users")]), [false, true]);
+    for (text, key, problem) in [
+        ("[outbox]\ntopics = []\n", "outbox.topics", "names nothing"),
+        ("[outbox]\ntopics = \"orders\"\n", "outbox.topics", "is no list"),
+        ("[outbox]\ntopics = [\"a b\"]\n", "outbox.topics", "no pattern"),
+        ("[dead_letter]\ntopic = \"outboxd-progress\"\n", "dead_letter.topic", "relay.progress_topic"),
+    ] {
+        let said = complaints(text, &[]);
+        assert!(said.iter().any(|said| said.starts_with(key) && said.contains(problem)), "{text}: {said:?}");
+    }
+    let raw = gathered("[outbox]\ntopics = [\"a\", \"b\"]\n", &[], &[]);
+    assert!(show(&raw).contains("topics = [\"a\", \"b\"]"), "{}", show(&raw));
 }

@@ -1,5 +1,6 @@
 //! The Kafka wing, on the testbed's Apache Kafka, and on the client's in-process broker for outages and errors.
 
+mod barred;
 mod isolation;
 mod outages;
 mod progress;

@@ -47,9 +47,11 @@ async fn bytes_headers_partition_and_time_arrive_exactly_as_written() {
             ("outbox-source", "shop.public.outbox".to_owned()),
         ];
         let own = own.map(|(name, value)| (name.to_owned(), Some(value)));
+        // What a row calls like one of the relay's headers is left out.
         let expected: Vec<(String, Option<Vec<u8>>)> = record
             .headers
             .iter()
+            .filter(|(name, _)| name != "id")
             .cloned()
             .chain(own)
             .map(|(name, value)| (name, value.map(String::into_bytes)))

@@ -175,3 +175,43 @@ async fn one_poisoned_key_in_a_hundred_leaves_the_others_half_of_their_speed_and
     println!("without poison {:?}, dead letters {:?}, blocked keys {:?}", took[0], took[1], took[2]);
     assert!(took[1] <= took[0] * 2 && took[2] <= took[0] * 2, "{took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_would_forge_the_progress_is_a_dead_letter_and_nothing_is_lost() {
+    let _machine = machine::shared().await;
+    for delivery in ["at-least-once", "fenced", "exactly-once"] {
+        let scene = Scene::set().await;
+        let progress = Topic::missing(&scene.brokers, 16);
+        let relay = scene.relay().with("relay.delivery", delivery).with("relay.progress_topic", progress.name());
+        let relay = relay.with("outbox.source", "victim").with("relay.on_missing_topic", "create");
+        let mut first = relay.start().await;
+        scene.insert("k", "1").await;
+        scene.topic.holds(1).await;
+        // It says that everything up to far ahead is published.
+        let forged = r#"{"version":1,"term":1,"partitions":16,"position":"1:99999999:","beyond":[]}"#;
+        insert_all(&scene, progress.name(), &[("victim", forged)]).await;
+        first.reaches("outboxd_rejected_total", 1.0).await;
+        first.kill();
+        scene.insert("k", "2").await;
+        let _second = relay.start().await;
+        scene.topic.holds(2).await;
+        assert_eq!(arrived(&scene.topic, "k").await, ["1", "2"], "{delivery}");
+        let kept = "select count(*) from outbox_dead where code = 'reserved_topic'";
+        assert_eq!(scene.database.number(kept).await, 1, "{delivery}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_for_topics_that_the_operator_has_not_named_are_dead_letters() {
+    let _machine = machine::shared().await;
+    let scene = Scene::set().await;
+    let other = Topic::create(&scene.brokers, 1).await;
+    let relay = scene.relay().with("outbox.topics", scene.topic.name()).start().await;
+    insert_all(&scene, other.name(), &[("k", "1")]).await;
+    scene.insert("k", "2").await;
+    scene.topic.holds(1).await;
+    relay.reaches("outboxd_dead_letters", 1.0).await;
+    assert_eq!(other.count().expect("the broker answers"), 0);
+    let kept = "select count(*) from outbox_dead where code = 'topic_not_allowed' and message like '%outbox.topics%'";
+    assert_eq!(scene.database.number(kept).await, 1);
+}
