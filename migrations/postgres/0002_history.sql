@@ -3,6 +3,8 @@
 alter table outbox_lease
     -- By what name the broker shuts its holder out; null where it cannot.
     add column fence text,
+    -- How long its holder may trust it after each renewal: bidders wait for no less.
+    add column ttl_ms bigint,
     -- The history of what was published: one for each session that publishes exactly once, and how often what it read
     -- was proven durable. A restored backup, or a standby that was behind, knows of fewer proofs than the broker.
     add column history uuid,

@@ -3,6 +3,9 @@
 -- By what name the broker shuts the lease's holder out; null where it cannot.
 alter table outbox_lease add column fence text;
 
+-- How long its holder may trust it after each renewal: bidders wait for no less.
+alter table outbox_lease add column ttl_ms integer;
+
 -- The history of what was published: one for each session that publishes exactly once, and how often what it read was
 -- proven durable. A restored copy of the file knows of fewer proofs than the broker.
 alter table outbox_lease add column history text;

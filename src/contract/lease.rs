@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::contract::{BoxFuture, StoreError};
 use crate::outbox::Term;
 
@@ -18,10 +20,41 @@ pub trait LeaseStore: Send + Sync {
 pub enum Bid {
     /// The lease is ours, for the time to live counted from when the bid was made.
     Won(Term),
-    /// Another relay holds it, or its lease has not run out yet; nothing is known of when it will end.
+    /// Another relay holds it, or its lease has not been waited out yet; nothing is known of when it will end. Bid again
+    /// soon: a renewal that is not seen prolongs what has to be waited for.
     Taken,
-    /// Nobody else can win any more; bid again after this long, when the last lease has run out.
+    /// Nobody else can win any more. Bid again after this long, when the last lease has been waited out, and now and then
+    /// before that: a bidder that is silent for its time to live counts as gone.
     Wait(Duration),
+}
+
+/// What a bidder saw of a lease that is another's, and since when by its own clock. The clocks of the database and of
+/// the holder's host may be set while a lease runs, so no time in the row is ever compared with any of them: the lease
+/// is waited out when the same renewal was seen at both ends of its time to live.
+#[derive(Debug)]
+pub struct Watched<R> {
+    latest: Option<(R, Instant)>,
+}
+
+impl<R> Default for Watched<R> {
+    fn default() -> Self {
+        Self { latest: None }
+    }
+}
+
+impl<R: PartialEq> Watched<R> {
+    /// Takes in which renewal is the latest, just after the database has said so. Returns for how long it has been the
+    /// latest one that this bidder saw.
+    pub fn see(&mut self, renewal: R) -> Duration {
+        let now = Instant::now();
+        match &self.latest {
+            Some((latest, since)) if *latest == renewal => now - *since,
+            _ => {
+                self.latest = Some((renewal, now));
+                Duration::ZERO
+            }
+        }
+    }
 }
 
 /// A session that bids for the lease and holds it. Dropping it frees whatever the session itself locks, but
@@ -29,14 +62,16 @@ pub enum Bid {
 pub trait LeaseSession: Send {
     /// Tries to become leader. At most one session of all relays of an outbox wins a term; terms grow.
     ///
-    /// A lease that was neither resigned nor has run out by the database's clock is not taken over, except by the
-    /// holder that has it: after the database was away nobody else needs to be waited for.
+    /// A lease that was not resigned is taken over once this session has seen no renewal of it for its time to live, or
+    /// for the bidder's if that is longer, by the bidder's own clock; the database's clock may be set to anything
+    /// meanwhile. The holder that has it takes it at once: after the database was away nobody else needs to be waited
+    /// for.
     fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>>;
 
-    /// Says that whoever wins through this session shuts its predecessor out at the broker. Then a lease that has not
-    /// run out is won all the same once nothing else shows that its holder lives, where the store can tell: a lock that
-    /// dies with its session. Other stores take no notice.
-    fn fence(&mut self) {}
+    /// Says that whoever wins through this session shuts out, at the broker, earlier holders that fence by the same
+    /// `name`. The lease of such a holder is won without a wait once nothing else shows that it lives, where the store
+    /// can tell: a lock that dies with its session. Other stores wait all the same.
+    fn fence(&mut self, name: &str);
 
     /// Prolongs the lease by the time to live, counted from when the call was made.
     ///

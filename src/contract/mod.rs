@@ -14,7 +14,7 @@ mod wake;
 pub use audit::{Audit, AuditedRow, KnownRow, Removable, SetAside};
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
-pub use lease::{Bid, LeaseSession, LeaseStore};
+pub use lease::{Bid, LeaseSession, LeaseStore, Watched};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
 pub use store::{Backlog, Checkpoint, DeadLetters, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
 pub use wake::WakeSource;

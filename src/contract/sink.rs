@@ -85,6 +85,12 @@ pub trait Sink: Send {
         self.submit(records)
     }
 
+    /// By what name opening shuts earlier sinks out, so that the broker refuses what they still send. Sinks of the same
+    /// name shut each other out; `None` for one that shuts out nobody.
+    fn fence(&self) -> Option<&str> {
+        None
+    }
+
     /// After [`open`](Self::open): what was published by sinks of this outbox before, read from the broker. `None`
     /// where that is not remembered, or nothing is.
     fn progress(&mut self) -> Option<Progress> {

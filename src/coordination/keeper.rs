@@ -29,7 +29,7 @@ pub struct Keeper {
     store: Arc<dyn LeaseStore>,
     holder: String,
     ttl: Duration,
-    fences: bool,
+    fence: Option<String>,
 }
 
 /// A leadership: a term, and how long it can be trusted. Dropping it stops the renewals, and the lease runs out.
@@ -62,13 +62,14 @@ impl Keeper {
     /// that are called the same.
     pub fn new(store: Arc<dyn LeaseStore>, holder: &str, ttl: Duration) -> Self {
         let mark = Uuid::new_v4().simple().to_string();
-        Self { store, holder: format!("{holder}/{}", &mark[..8]), ttl, fences: false }
+        Self { store, holder: format!("{holder}/{}", &mark[..8]), ttl, fence: None }
     }
 
-    /// For a relay whose sink shuts its predecessor out: takes a lease over as soon as its holder's lock is gone.
+    /// For a relay whose sink shuts out those that fence by the same name: takes the lease of such a holder over as soon
+    /// as its lock is gone.
     #[must_use]
-    pub fn fencing(self) -> Self {
-        Self { fences: true, ..self }
+    pub fn fencing(self, name: &str) -> Self {
+        Self { fence: Some(name.to_owned()), ..self }
     }
 
     /// What this relay is called in the lease: no other keeper is called so.
@@ -106,8 +107,8 @@ impl Keeper {
         connected: &mut impl FnMut(bool),
     ) -> Result<Leadership, StoreError> {
         let mut session = self.store.lease(&self.holder, self.ttl).await?;
-        if self.fences {
-            session.fence();
+        if let Some(name) = &self.fence {
+            session.fence(name);
         }
         loop {
             let began = Instant::now();

@@ -347,6 +347,10 @@ impl Contract for Sink {
         Box::pin(self.take_over_or_explain(records, after))
     }
 
+    fn fence(&self) -> Option<&str> {
+        self.settings.delivery.fences().then_some(self.settings.source.as_str())
+    }
+
     fn progress(&mut self) -> Option<Progress> {
         self.memory.as_ref()?.found().cloned()
     }

@@ -14,6 +14,8 @@ use crate::outbox::Term;
 pub(super) struct Lease {
     term: i64,
     holder: String,
+    /// By what name the broker shuts the holder out.
+    fence: Option<String>,
     ends: Option<Instant>,
     /// The session that nobody else can overtake, while it lives and its lease has not run out.
     locked_by: Option<u64>,
@@ -31,19 +33,21 @@ impl Lease {
         self.sessions
     }
 
-    fn bid(&mut self, session: u64, holder: &str, ttl: Duration, fences: bool) -> Bid {
+    fn bid(&mut self, Session { id, holder, ttl, fence, .. }: &Session) -> Bid {
         let now = Instant::now();
+        // All share tokio's clock, which nothing sets, so that no bidder has to watch by one of its own.
         let left = self.ends.map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
-        if left.is_some() && self.locked_by.is_some_and(|holder| holder != session) {
+        if left.is_some() && self.locked_by.is_some_and(|holder| holder != *id) {
             return Bid::Taken;
         }
-        self.locked_by = Some(session);
-        if let Some(left) = left.filter(|_| !fences && self.holder != holder) {
+        self.locked_by = Some(*id);
+        let shuts_out = fence.is_some() && self.fence == *fence;
+        if let Some(left) = left.filter(|_| !shuts_out && self.holder != *holder) {
             return Bid::Wait(left);
         }
         self.term += 1;
-        holder.clone_into(&mut self.holder);
-        self.ends = Some(now + ttl);
+        (self.holder, self.fence) = (holder.clone(), fence.clone());
+        self.ends = Some(now + *ttl);
         Bid::Won(Term(self.term))
     }
 
@@ -76,25 +80,23 @@ pub(super) struct Session {
     id: u64,
     holder: String,
     ttl: Duration,
-    fences: bool,
+    fence: Option<String>,
 }
 
 impl Session {
     pub(super) fn open(shared: Arc<Shared>, holder: &str, ttl: Duration) -> Self {
         let id = shared.state().lease.new_session();
-        Self { shared, id, holder: holder.to_owned(), ttl, fences: false }
+        Self { shared, id, holder: holder.to_owned(), ttl, fence: None }
     }
 }
 
 impl LeaseSession for Session {
     fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
-        Box::pin(async {
-            Ok(self.shared.change(|state| state.lease.bid(self.id, &self.holder, self.ttl, self.fences)))
-        })
+        Box::pin(async { Ok(self.shared.change(|state| state.lease.bid(self))) })
     }
 
-    fn fence(&mut self) {
-        self.fences = true;
+    fn fence(&mut self, name: &str) {
+        self.fence = Some(name.to_owned());
     }
 
     fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -1,12 +1,13 @@
 //! One leader: a session's advisory lock, which dies with the process, and a lease row with a term, which bounds
-//! everything else (a pause, a host that vanished, a connection that was cut).
+//! everything else (a pause, a host that vanished, a connection that was cut). The times in the row are for people who
+//! look: bidders compare them with what they saw before, never with a clock.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError};
+use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError, Watched};
 use crate::outbox::{Table, Term};
 use crate::postgres::errors::{is_denied, not_now, unusable};
 use crate::postgres::session::{ask_within, lock_key, sql};
@@ -25,11 +26,31 @@ pub(super) struct PgLease {
     key: i32,
     holder: String,
     ttl: Duration,
-    /// Whether a lease that has not run out is taken over from a holder whose lock is gone.
-    fences: bool,
+    /// By what name the broker shuts this holder out, and lets it shut out others.
+    fence: Option<String>,
+    watched: Watched<Renewal>,
     locked: bool,
     /// Set while a statement is under way: after a failure nobody knows what the session holds.
     broken: bool,
+}
+
+/// What every renewal of a lease changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Renewal {
+    term: i64,
+    /// As text, because it is compared and nothing else: it may be infinite, or written by a clock that was wrong.
+    expires_at: String,
+}
+
+/// What a bidder sees.
+struct Seen {
+    renewal: Renewal,
+    /// Whether nobody has to be waited for.
+    is_free: bool,
+    /// How long this renewal is known to be the latest.
+    unchanged: Duration,
+    /// How long its holder may trust it, at most.
+    ttl: Duration,
 }
 
 impl PgLease {
@@ -41,7 +62,8 @@ impl PgLease {
             key: lock_key(oid),
             holder: holder.to_owned(),
             ttl,
-            fences: false,
+            fence: None,
+            watched: Watched::default(),
             locked: false,
             broken: false,
         }
@@ -62,30 +84,60 @@ impl PgLease {
     }
 
     async fn lock_and_claim(&mut self) -> Result<Bid, StoreError> {
-        self.locked = self.locked || self.lock().await?;
-        if !self.locked && self.end_silent_holder().await? {
+        let was_locked = self.locked;
+        let mut seen = self.look_and_lock().await?;
+        if !self.locked && seen.unchanged >= seen.ttl && self.end_silent_holder(&seen).await? {
             tokio::time::sleep(ENDING).await;
-            self.locked = self.lock().await?;
+            seen = self.look_and_lock().await?;
         }
         if !self.locked {
             return Ok(Bid::Taken);
         }
-        match self.claim().await? {
-            Some(term) => Ok(Bid::Won(term)),
-            None => Ok(Bid::Wait(self.remaining().await?)),
+        if !was_locked {
+            // What was read before the lock was taken may be older than it.
+            seen = self.look_and_lock().await?;
         }
+        let remaining = seen.ttl.saturating_sub(seen.unchanged);
+        if !seen.is_free && !remaining.is_zero() {
+            return Ok(Bid::Wait(remaining));
+        }
+        // Whatever changed meanwhile is seen by the next bid.
+        Ok(self.claim(&seen.renewal).await?.map_or(Bid::Wait(Duration::ZERO), Bid::Won))
     }
 
-    async fn lock(&mut self) -> Result<bool, StoreError> {
-        let statement = sqlx::query_scalar("/* outboxd: lock_lease */ select pg_try_advisory_lock($1, $2)");
-        let locked = statement.bind(CLASS).bind(self.key).fetch_one(&mut self.conn);
-        ask_within("locking the lease", self.ttl, locked).await
+    /// Looks at the lease and tries for the lock, in one statement. A bidder looks also where the lock is taken, so that
+    /// it knows by its own clock, once the holder is gone, since when the last renewal stands.
+    async fn look_and_lock(&mut self) -> Result<Seen, StoreError> {
+        let text = format!(
+            "/* outboxd: look_and_lock */
+             select case when $1 then true else pg_try_advisory_lock($2, $3) end, r.term, r.expires_at::text, r.ttl_ms,
+                 coalesce(r.released or r.holder = $4 or r.fence = $5, false)
+             from {lease} r",
+            lease = self.table.lease()
+        );
+        let statement = sqlx::query(sql(text)).bind(self.locked).bind(CLASS).bind(self.key);
+        let statement = statement.bind(&self.holder).bind(&self.fence).fetch_optional(&mut self.conn);
+        let row = ask_within("bidding for the lease", self.ttl, statement).await?;
+        let row = row.ok_or_else(|| {
+            let lease = self.table.lease();
+            unusable(format!("{lease} has no row"), format!("run `insert into {lease} default values`"))
+        })?;
+        self.locked = row.get(0);
+        let renewal = Renewal { term: row.get(1), expires_at: row.get(2) };
+        let holders_ttl =
+            row.get::<Option<i64>, _>(3).map_or(Duration::ZERO, |ttl| Duration::from_millis(ttl.unsigned_abs()));
+        Ok(Seen {
+            unchanged: self.watched.see(renewal.clone()),
+            renewal,
+            is_free: row.get(4),
+            ttl: holders_ttl.max(self.ttl),
+        })
     }
 
-    /// Ends the backend that holds the lock though its lease ran out: a holder that is paused or cut off. From
-    /// PostgreSQL 14 on `idle_session_timeout` has usually done so before. A bidder that is not in the lease row yet
-    /// gets one more time to live.
-    async fn end_silent_holder(&mut self) -> Result<bool, StoreError> {
+    /// Ends the backend that holds the lock though it did not renew its lease in time: a holder that is paused or cut
+    /// off. From PostgreSQL 14 on `idle_session_timeout` has usually done so before. A bidder that is not in the lease
+    /// row yet gets one more time to live.
+    async fn end_silent_holder(&mut self, seen: &Seen) -> Result<bool, StoreError> {
         let text = format!(
             "/* outboxd: end_silent_holder */
              select count(*) filter (where pg_terminate_backend(l.pid)) > 0
@@ -94,12 +146,13 @@ impl PgLease {
                  and l.classid::bigint = $1 and l.objid::bigint = $2
                  and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
              join pg_catalog.pg_stat_activity a on a.pid = l.pid and a.application_name = 'outboxd/lease'
-             where not r.released and r.expires_at <= clock_timestamp()
-                 and (l.pid = r.backend_pid or r.expires_at <= clock_timestamp() - $3 * interval '1 microsecond')",
+             where not r.released and r.term = $3 and r.expires_at::text = $4 and (l.pid = r.backend_pid or $5)",
             lease = self.table.lease()
         );
         let objid = i64::from(self.key.cast_unsigned());
-        let statement = sqlx::query_scalar(sql(text)).bind(i64::from(CLASS)).bind(objid).bind(micros(self.ttl));
+        let statement = sqlx::query_scalar(sql(text)).bind(i64::from(CLASS)).bind(objid);
+        let statement = statement.bind(seen.renewal.term).bind(&seen.renewal.expires_at);
+        let statement = statement.bind(seen.unchanged >= seen.ttl * 2);
         let ended = statement.fetch_one(&mut self.conn).map(|ended| match ended {
             // Another role's session: it is for that role, or for the server's own timeouts, to end it.
             Err(error) if is_denied(&error) => Ok(false),
@@ -108,45 +161,31 @@ impl PgLease {
         ask_within("ending a silent leader's session", self.ttl, ended).await
     }
 
-    /// Begins a term, if nobody else's lease runs. One's own may: its session is gone, since it held the lock.
-    async fn claim(&mut self) -> Result<Option<Term>, StoreError> {
+    /// Begins a term, if the lease is what was seen. One's own may run: its session is gone, since it held the lock.
+    async fn claim(&mut self, seen: &Renewal) -> Result<Option<Term>, StoreError> {
         let text = format!(
             "/* outboxd: claim_lease */
-             update {lease} set term = term + 1, holder = $1, backend_pid = pg_backend_pid(), released = false,
-                 acquired_at = clock_timestamp(), expires_at = clock_timestamp() + $2 * interval '1 microsecond'
-             where released or expires_at <= clock_timestamp() or holder = $1 or $3 returning term",
+             update {lease} set term = term + 1, holder = $1, fence = $2, ttl_ms = $3, backend_pid = pg_backend_pid(),
+                 released = false, acquired_at = clock_timestamp(),
+                 expires_at = clock_timestamp() + $3 * interval '1 millisecond'
+             where term = $4 and expires_at::text = $5 returning term",
             lease = self.table.lease()
         );
-        let statement = sqlx::query_scalar(sql(text)).bind(&self.holder).bind(micros(self.ttl)).bind(self.fences);
-        let term = ask_within("bidding for the lease", self.ttl, statement.fetch_optional(&mut self.conn)).await?;
+        let statement = sqlx::query_scalar(sql(text)).bind(&self.holder).bind(&self.fence).bind(millis(self.ttl));
+        let statement = statement.bind(seen.term).bind(&seen.expires_at).fetch_optional(&mut self.conn);
+        let term = ask_within("bidding for the lease", self.ttl, statement).await?;
         Ok(term.map(Term))
-    }
-
-    /// How long the last lease has still to run.
-    async fn remaining(&mut self) -> Result<Duration, StoreError> {
-        let text = format!(
-            "/* outboxd: remaining_lease */
-             select greatest(0, ceil(extract(epoch from expires_at - clock_timestamp()) * 1000))::bigint from {lease}",
-            lease = self.table.lease()
-        );
-        let statement = sqlx::query(sql(text)).fetch_optional(&mut self.conn);
-        let row = ask_within("looking at the lease", self.ttl, statement).await?;
-        let row = row.ok_or_else(|| {
-            let lease = self.table.lease();
-            unusable(format!("{lease} has no row"), format!("run `insert into {lease} default values`"))
-        })?;
-        Ok(Duration::from_millis(row.get::<i64, _>(0).unsigned_abs()))
     }
 
     async fn prolong(&mut self, term: Term) -> Result<(), StoreError> {
         self.enter()?;
         let text = format!(
             "/* outboxd: renew_lease */
-             update {lease} set expires_at = clock_timestamp() + $2 * interval '1 microsecond'
+             update {lease} set expires_at = clock_timestamp() + $2 * interval '1 millisecond'
              where term = $1 and not released and backend_pid = pg_backend_pid()",
             lease = self.table.lease()
         );
-        let statement = sqlx::query(sql(text)).bind(term.0).bind(micros(self.ttl));
+        let statement = sqlx::query(sql(text)).bind(term.0).bind(millis(self.ttl));
         let done = ask_within("renewing the lease", self.ttl, statement.execute(&mut self.conn)).await?;
         self.broken = false;
         if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
@@ -171,8 +210,9 @@ impl PgLease {
     }
 }
 
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+/// Rounded up: others wait for no less than the holder trusts.
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
 }
 
 impl LeaseSession for PgLease {
@@ -180,8 +220,8 @@ impl LeaseSession for PgLease {
         Box::pin(self.try_for_it())
     }
 
-    fn fence(&mut self) {
-        self.fences = true;
+    fn fence(&mut self, name: &str) {
+        self.fence = Some(name.to_owned());
     }
 
     fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -195,8 +195,8 @@ impl Relay {
         let store = Arc::clone(&self.store);
         let leases: Arc<dyn LeaseStore> = store;
         let mut keeper = Keeper::new(leases, &self.settings.holder, self.settings.lease_ttl);
-        if self.settings.delivery.fences() {
-            keeper = keeper.fencing();
+        if let Some(name) = self.sink.fence() {
+            keeper = keeper.fencing(name);
         }
         loop {
             let status = &self.status;

@@ -17,7 +17,11 @@ const TTL: Duration = Duration::from_millis(1_500);
 const ROUNDING: Duration = Duration::from_millis(5);
 
 async fn session(store: &Arc<dyn Store>, holder: &str) -> Box<dyn LeaseSession> {
-    store.lease(holder, TTL).await.expect("a lease session opens")
+    session_of(store, holder, TTL).await
+}
+
+async fn session_of(store: &Arc<dyn Store>, holder: &str, ttl: Duration) -> Box<dyn LeaseSession> {
+    store.lease(holder, ttl).await.expect("a lease session opens")
 }
 
 async fn bid(session: &mut Box<dyn LeaseSession>) -> Bid {
@@ -30,7 +34,7 @@ async fn win(session: &mut Box<dyn LeaseSession>) -> Term {
         match bid(session).await {
             Bid::Won(term) => return term,
             Bid::Taken => tokio::time::sleep(Duration::from_millis(20)).await,
-            Bid::Wait(wait) => tokio::time::sleep(wait).await,
+            Bid::Wait(wait) => tokio::time::sleep(wait.min(TTL / 20)).await,
         }
     }
 }
@@ -135,7 +139,8 @@ pub(crate) async fn whoever_fences_waits_no_longer_for_a_lost_session_than_other
     let store = outbox.store();
     let mut leader = session(&store, "one").await;
     let (mut rival, mut heir) = (session(&store, "two").await, session(&store, "three").await);
-    heir.fence();
+    leader.fence("shop");
+    heir.fence("shop");
     let begun = Instant::now();
     let ended = win(&mut leader).await;
     let while_it_lives = bid(&mut heir).await;
@@ -168,4 +173,57 @@ pub(crate) async fn one_of_many_bidders_wins(implementation: &dyn Implementation
     let bids = join_all(sessions.iter_mut().map(bid)).await;
     let won = bids.iter().filter(|bid| matches!(bid, Bid::Won(_))).count();
     assert_eq!(won, 1, "{bids:?}");
+}
+
+/// A clock that is set forward makes every lease look run out long ago; set back, as if it lasted for hours.
+pub(crate) async fn a_clock_that_is_set_neither_ends_a_lease_nor_prolongs_it(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let (mut leader, mut rival) = (session(&store, "one").await, session(&store, "two").await);
+    let term = win(&mut leader).await;
+    for hours in [2, -2, 2, -2, 2, -2].into_iter().cycle().take(12) {
+        outbox.set_clock(hours).await;
+        for _ in 0..2 {
+            let rivals = bid(&mut rival).await;
+            assert!(!matches!(rivals, Bid::Won(_)), "{rivals:?}, set by {hours} h");
+            tokio::time::sleep(TTL / 10).await;
+        }
+        leader.renew(term).await.expect("still the leader");
+    }
+    bid(&mut rival).await;
+    outbox.set_clock(-2).await;
+    let died = Instant::now();
+    drop(leader);
+    assert!(win(&mut rival).await > term);
+    let took = died.elapsed();
+    assert!(took + TTL / 10 >= TTL && took < TTL + Duration::from_millis(500), "taken over after {took:?}");
+}
+
+pub(crate) async fn a_bidder_waits_as_long_as_the_holder_may_trust_its_lease(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let (mut leader, mut hasty) = (session(&store, "one").await, session_of(&store, "two", TTL / 5).await);
+    let begun = Instant::now();
+    let ended = win(&mut leader).await;
+    bid(&mut hasty).await;
+    drop(leader);
+    assert!(win(&mut hasty).await > ended);
+    assert!(begun.elapsed() + ROUNDING >= TTL, "taken over after {:?}", begun.elapsed());
+}
+
+pub(crate) async fn whoever_fences_waits_for_a_holder_that_the_broker_does_not_know_by_that_name(
+    implementation: &dyn Implementation,
+) {
+    for holders in [None, Some("another shop")] {
+        let outbox = implementation.outbox(Settle::Mark).await;
+        let store = outbox.store();
+        let (mut leader, mut heir) = (session(&store, "one").await, session(&store, "two").await);
+        holders.into_iter().for_each(|name| leader.fence(name));
+        heir.fence("shop");
+        let begun = Instant::now();
+        let ended = win(&mut leader).await;
+        drop(leader);
+        assert!(win(&mut heir).await > ended);
+        assert!(begun.elapsed() + ROUNDING >= TTL, "taken over after {:?} from {holders:?}", begun.elapsed());
+    }
 }

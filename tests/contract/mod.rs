@@ -56,6 +56,10 @@ trait Outbox: Send + Sync {
 
     /// The committed rows by id.
     fn rows(&self) -> BoxFuture<'_, Vec<Row>>;
+
+    /// Sets the clock of the database, by so many hours, as its lease shows it: a time in the row is that much older by
+    /// it. Does nothing where the clock cannot be set.
+    fn set_clock(&self, hours: i64) -> BoxFuture<'_, ()>;
 }
 
 /// A writer's transaction; dropped without a commit it is rolled back.
@@ -180,6 +184,9 @@ macro_rules! promises {
             lease: whoever_fences_waits_no_longer_for_a_lost_session_than_others,
             lease: resigning_an_ended_term_does_nothing,
             lease: one_of_many_bidders_wins,
+            lease: a_clock_that_is_set_neither_ends_a_lease_nor_prolongs_it,
+            lease: a_bidder_waits_as_long_as_the_holder_may_trust_its_lease,
+            lease: whoever_fences_waits_for_a_holder_that_the_broker_does_not_know_by_that_name,
             wake: a_commit_wakes_who_waits,
             wake: a_commit_between_arming_and_waiting_wakes,
             wake: a_writer_at_work_refuses_or_wakes,

@@ -72,6 +72,27 @@ async fn a_holder_that_went_silent_loses_its_lock_when_its_lease_has_run_out() {
     }
 }
 
+/// A clock that was set forward, or a time that only an operator can have written.
+#[tokio::test]
+async fn a_healthy_leader_keeps_its_term_whatever_the_clock_says() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "clock").await;
+        let (mut first, mut second) = (bidder(&outbox, "first", SHORT).await, bidder(&outbox, "second", SHORT).await);
+        let Bid::Won(term) = first.bid().await.unwrap() else { panic!("nobody else bids") };
+        let mut conn = outbox.connect().await;
+        for time in ["'2001-02-03'", "'-infinity'", "'infinity'", "'2999-01-01'"] {
+            outbox.run(&mut conn, &format!("update outbox_lease set expires_at = {time}")).await;
+            assert_eq!(second.bid().await.unwrap(), Bid::Taken, "{time} on {url}");
+            first.renew(term).await.unwrap();
+        }
+        outbox.run(&mut conn, "update outbox_lease set expires_at = 'infinity'").await;
+        drop(first);
+        let (next, took) = win(&mut *second).await;
+        assert_eq!(next, Term(term.0 + 1));
+        assert!(took >= SHORT && took < SHORT + Duration::from_secs(1), "{took:?} on {url}");
+    }
+}
+
 #[tokio::test]
 async fn a_session_that_lost_its_connection_refuses_to_go_on() {
     let outbox = Outbox::new(&newest(), "cut").await;

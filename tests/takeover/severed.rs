@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use outboxd::outbox::Delivery;
+
 use crate::support::audit::Auditor;
 use crate::support::machine;
 use crate::support::proxy::{Mode, Proxy};
@@ -15,6 +17,10 @@ const LONG_LEASE: &str = "12s";
 
 /// The network between them goes; neither side is told.
 async fn a_leader_whose_host_vanishes_is_succeeded(server: &Server, mode: Mode) {
+    a_leader_whose_host_vanishes_is_succeeded_by_one_that_delivers(server, mode, Delivery::AtLeastOnce).await;
+}
+
+async fn a_leader_whose_host_vanishes_is_succeeded_by_one_that_delivers(server: &Server, mode: Mode, how: Delivery) {
     let _machine = machine::alone().await;
     let stage = Stage::set_on(server).await;
     let url = stage.scene.database.url();
@@ -22,7 +28,7 @@ async fn a_leader_whose_host_vanishes_is_succeeded(server: &Server, mode: Mode) 
     let writers = stage.scene.steady_writers().start(&stage.scene.seed).await;
     let old = stage.relay_through("old", &proxy.url(url)).start().await;
     old.reaches("outboxd_leader", 1.0).await;
-    let new = stage.relay("new").start().await;
+    let new = stage.relay("new").with("relay.delivery", how.as_str()).start().await;
     stage.published(2_000).await;
     let cut = now();
     proxy.all(mode);
@@ -49,6 +55,13 @@ async fn a_leader_whose_host_vanishes_is_succeeded(server: &Server, mode: Mode) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_cut_off_from_its_database_stops_before_the_standby_begins() {
     a_leader_whose_host_vanishes_is_succeeded(&services::postgres(), Mode::Sever).await;
+}
+
+/// Its lock is gone at once, and no broker refuses what it still sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_no_broker_shuts_out_stops_before_a_standby_begins_that_fences() {
+    let (server, how) = (services::postgres(), Delivery::ExactlyOnce);
+    a_leader_whose_host_vanishes_is_succeeded_by_one_that_delivers(&server, Mode::Sever, how).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

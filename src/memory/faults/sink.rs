@@ -102,6 +102,10 @@ impl crate::contract::Sink for Sink {
         Box::pin(self.take(records, after))
     }
 
+    fn fence(&self) -> Option<&str> {
+        self.inner.fence()
+    }
+
     fn progress(&mut self) -> Option<Progress> {
         self.inner.progress()
     }

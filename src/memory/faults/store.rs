@@ -116,6 +116,10 @@ impl LeaseSession for Leading {
         Box::pin(self.script.play(Call::Bid, self.inner.bid(), none))
     }
 
+    fn fence(&mut self, name: &str) {
+        self.inner.fence(name);
+    }
+
     fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.script.play(Call::Renew, self.inner.renew(term), none))
     }
