@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
 use crate::memory::state::{State, covered, covers, position};
 use crate::memory::store::{Row, Shared};
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Term};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Proof, Term};
 
 /// Reads rows in the order in which they became visible, which misses none however late it commits.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ pub(super) struct Session {
     last: u64,
     asked: VecDeque<Lane>,
     release: Option<Release>,
+    /// The proof that what was read needs before it is published.
+    proof: Proof,
+    /// Whether it was made.
+    proven: bool,
 }
 
 /// A release under way: the ids that were left out and are still to come.
@@ -37,12 +41,17 @@ impl Session {
             last: stored.position,
             asked: VecDeque::new(),
             release: None,
+            proof: Proof::first(),
+            proven: false,
         }
     }
 
     fn read(&mut self, limit: Limit) -> Batch {
         let shared = Arc::clone(&self.shared);
         let state = shared.state();
+        if std::mem::take(&mut self.proven) {
+            self.proof = self.proof.next();
+        }
         let mut page = Page::new(limit);
         let mut opened = Vec::new();
         let mut closed = Vec::new();
@@ -54,7 +63,7 @@ impl Session {
         }
         let more = page.full || !closed.is_empty() || !self.asked.is_empty();
         page.records.sort_by_key(|record| record.id);
-        Batch { records: page.records, end: position(self.last), more, opened, closed }
+        Batch { records: page.records, end: position(self.last, self.proof), more, opened, closed }
     }
 
     /// Takes the next asked-for release in hand, unless one is under way. Everything that the lane left out so
@@ -130,7 +139,7 @@ impl Reader for Session {
     }
 
     fn position(&self) -> Position {
-        position(self.last)
+        position(self.last, self.proof)
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
@@ -138,7 +147,11 @@ impl Reader for Session {
     }
 
     fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { self.shared.state().lease.check(term) })
+        Box::pin(async move {
+            self.shared.change(|state| state.prove(term, self.proof))?;
+            self.proven = true;
+            Ok(())
+        })
     }
 
     fn hold(&mut self, held: Held) {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::contract::{Backlog, Checkpoint, Purge, StoreError};
 use crate::memory::lease::Lease;
 use crate::memory::store::Row;
-use crate::outbox::{DeadLetter, Held, Lane, Position, Record, Settle, Settlement, Term};
+use crate::outbox::{DeadLetter, Held, Lane, Place, Position, Proof, Proofs, Record, Settle, Settlement, Term};
 
 /// Rows that one round of purging removes at most.
 const PURGE_ROUND: usize = 1000;
@@ -25,6 +25,7 @@ pub(super) struct State {
     /// Ids in the order in which rows became visible. A row's number here is what a position counts.
     order: BTreeMap<u64, i64>,
     stored: Stored,
+    proofs: Proofs,
     dead: Vec<Dead>,
     pub(super) lease: Lease,
 }
@@ -70,6 +71,7 @@ impl State {
             rows: BTreeMap::new(),
             order: BTreeMap::new(),
             stored: Stored::default(),
+            proofs: Proofs::default(),
             dead: Vec::new(),
             lease: Lease::default(),
         }
@@ -133,14 +135,8 @@ impl State {
     ) -> Result<(), StoreError> {
         self.lease.check(term)?;
         if let Some(position) = position {
-            let number = parse(position)?;
-            if number > self.last_number {
-                return Err(StoreError::Unusable {
-                    problem: "the progress is ahead of the store in memory".to_owned(),
-                    repair: "forget it".to_owned(),
-                    source: None,
-                });
-            }
+            let Place { at: number, proof } = parse(position)?;
+            self.proofs.earlier = Some(self.known(proof)?);
             let mut published = Settlement::default();
             let is_published = |row: &&Row| {
                 row.number > self.stored.position && row.number <= number && !covered(&self.stored.held, &row.record)
@@ -155,9 +151,26 @@ impl State {
         Ok(())
     }
 
+    /// The last proof of the history that a progress tells of, if it is one of this store.
+    fn known(&self, proof: Option<Proof>) -> Result<Proof, StoreError> {
+        proof.and_then(|proof| self.proofs.last_of(proof)).ok_or_else(|| StoreError::Unusable {
+            problem: "the progress is not of this store's history: it was restored to an earlier point, or is another"
+                .to_owned(),
+            repair: "forget the progress".to_owned(),
+            source: None,
+        })
+    }
+
+    /// Notes a proof, unless the term is over.
+    pub(super) fn prove(&mut self, term: Term, proof: Proof) -> Result<(), StoreError> {
+        self.lease.check(term)?;
+        self.proofs.latest = Some(proof);
+        Ok(())
+    }
+
     pub(super) fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         self.lease.check(checkpoint.term)?;
-        let position = parse(&checkpoint.position)?;
+        let position = parse(&checkpoint.position)?.at;
         let since = |lane: &Lane, held: &[Held]| held.iter().find(|held| held.lane == *lane).map(|held| held.since);
         let mut requested = std::mem::take(&mut self.stored.requested);
         requested.retain(|lane| {
@@ -270,11 +283,11 @@ pub(super) fn covers(held: &Held, record: &Record) -> bool {
         }
 }
 
-pub(super) fn position(number: u64) -> Position {
-    Position::new(number.to_string())
+pub(super) fn position(number: u64, proof: Proof) -> Position {
+    Position::new(Place { at: number, proof: Some(proof) }.to_string())
 }
 
-fn parse(position: &Position) -> Result<u64, StoreError> {
+fn parse(position: &Position) -> Result<Place<u64>, StoreError> {
     position.as_str().parse().map_err(|error| StoreError::Unusable {
         problem: format!("{:?} is no position of the store in memory", position.as_str()),
         repair: "save only positions that this store's readers gave".to_owned(),

@@ -4,9 +4,9 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Record, Table, Term};
+use crate::outbox::{Batch, Held, Lane, Limit, Place, Position, Proof, Record, Table, Term};
 use crate::sqlite::connection::{Durability, File};
-use crate::sqlite::errors::{classify, unusable};
+use crate::sqlite::errors::classify;
 use crate::sqlite::held;
 use crate::sqlite::holding::{Holding, Release};
 use crate::sqlite::recover;
@@ -24,6 +24,10 @@ pub(super) struct Session {
     last: i64,
     /// While a lane is being released, batches of it and of what is new take turns.
     turn_of_release: bool,
+    /// The proof that what was read needs before it is published.
+    proof: Proof,
+    /// Whether it was made.
+    proven: bool,
 }
 
 impl Session {
@@ -31,15 +35,20 @@ impl Session {
         let mut connection = file.connect(Durability::Flushed).await?;
         let doing = |error| classify("reading the checkpoint", error);
         let mut snapshot = connection.begin().await.map_err(doing)?;
-        let last = stored_position(&mut snapshot, table).await.map_err(doing)?;
+        let last = recover::stored_position(&mut snapshot, table).await.map_err(doing)?;
         let held = held::list(&mut snapshot, table).await?.into_iter().map(|lane| lane.held).collect::<Vec<_>>();
         snapshot.rollback().await.map_err(doing)?;
         let holding = Holding::new(&held);
-        Ok(Self { connection, table: table.clone(), held, holding, last, turn_of_release: false })
+        let (table, proof) = (table.clone(), Proof::first());
+        Ok(Self { connection, table, held, holding, last, turn_of_release: false, proof, proven: false })
     }
 
     async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
         let doing = |error| classify("reading the outbox", error);
+        // What is read from here on needs another proof, and positions tell of it.
+        if std::mem::take(&mut self.proven) {
+            self.proof = self.proof.next();
+        }
         let highest = highest_id(&mut self.connection, &self.table).await.map_err(doing)?;
         let opened: Vec<Lane> = self.holding.begin_release().into_iter().collect();
         let mut closed = Vec::new();
@@ -112,8 +121,16 @@ impl Session {
     }
 
     async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let position = parse(&checkpoint.position)?;
+        let position = recover::parse(&checkpoint.position)?.at;
         settle::save(&mut self.connection, &self.table, checkpoint, position).await
+    }
+
+    async fn make_proof(&mut self, term: Term) -> Result<(), StoreError> {
+        if !self.proven {
+            recover::prove(&mut self.connection, &self.table, term, self.proof).await?;
+            self.proven = true;
+        }
+        Ok(())
     }
 }
 
@@ -147,27 +164,13 @@ async fn highest_id(connection: &mut SqliteConnection, table: &Table) -> Result<
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 
-async fn stored_position(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
-    let sql = format!("/* outboxd: stored_position */ select position from {}", table.checkpoint());
-    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
-}
-
-/// Reads a position back.
-pub(super) fn parse(position: &Position) -> Result<i64, StoreError> {
-    let unreadable = |_| {
-        let problem = format!("{:?} is no position in a SQLite outbox", position.as_str());
-        unusable(problem, "save only positions that this store's readers gave")
-    };
-    position.as_str().parse().map_err(unreadable)
-}
-
 impl Reader for Session {
     fn held(&self) -> &[Held] {
         &self.held
     }
 
     fn position(&self) -> Position {
-        Position::new(self.last.to_string())
+        Position::new(Place { at: self.last, proof: Some(self.proof) }.to_string())
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
@@ -175,7 +178,7 @@ impl Reader for Session {
     }
 
     fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(recover::prove(&mut self.connection, &self.table, term))
+        Box::pin(self.make_proof(term))
     }
 
     fn hold(&mut self, held: Held) {

@@ -1,19 +1,29 @@
 //! Taking over what the broker knows to be published, and proving to it what the database holds. Connections must be
 //! ones whose commits are flushed.
 
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{Settle, Table, Term};
+use crate::outbox::{Place, Position, Proof, Proofs, Settle, Table, Term};
 use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::inspect::covered;
 
-/// Commits something, flushed: the log is flushed as a whole, with what was read before.
-pub(super) async fn prove(connection: &mut SqliteConnection, table: &Table, term: Term) -> Result<(), StoreError> {
+/// What there is to do about a progress that does not descend from what this database holds.
+const REPAIR: &str = "if that is meant (a restored copy of the file, another table), name another relay.progress_topic, or give this outbox a name of its own by outbox.source: then all that the database calls unsent is published, some of it for a second time";
+
+/// Commits a proof, flushed: the log is flushed as a whole, with what was read before.
+pub(super) async fn prove(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    term: Term,
+    proof: Proof,
+) -> Result<(), StoreError> {
     let doing = |error| classify("proving what was read", error);
-    let sql = format!("/* outboxd: prove */ update {} set term = term where term = ?", table.lease());
+    let sql = format!("/* outboxd: prove */ update {} set history = ?, proof = ? where term = ?", table.lease());
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
-    let done = sqlx::query(AssertSqlSafe(sql)).bind(term.0).execute(&mut *transaction).await.map_err(doing)?;
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(proof.history.to_string()).bind(proof.number).bind(term.0);
+    let done = query.execute(&mut *transaction).await.map_err(doing)?;
     transaction.commit().await.map_err(doing)?;
     if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
 }
@@ -24,38 +34,91 @@ pub(super) async fn recover(
     table: &Table,
     mode: Settle,
     term: Term,
-    position: i64,
+    position: &Position,
 ) -> Result<(), StoreError> {
     let doing = |error| classify("taking over the progress", error);
+    let to = parse(position)?;
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
-    if !is_leader(&mut transaction, table, term).await.map_err(doing)? {
-        return Err(StoreError::TermOver { term });
+    let proofs = proofs(&mut transaction, table, term).await?;
+    let from = stored_position(&mut transaction, table).await.map_err(doing)?;
+    let last = judge(&proofs, from, to)?;
+    settle_up_to(&mut transaction, table, mode, to.at).await.map_err(doing)?;
+    move_up_to(&mut transaction, table, term, to.at).await.map_err(doing)?;
+    if let Some(last) = last {
+        remember(&mut transaction, table, last).await.map_err(doing)?;
     }
-    if position > highest_ever(&mut transaction, table).await.map_err(doing)? {
-        return Err(unusable(
-            "the progress in Kafka is ahead of the database, or of another database file",
-            "if the file was replaced on purpose, run once with relay.delivery = \"at-least-once\", and remove the progress record of this outbox from the progress topic",
-        ));
+    transaction.commit().await.map_err(doing)
+}
+
+/// Judges a progress, and returns the last proof of its history. A progress whose proof the database has can tell of
+/// nothing that the database does not hold; any other is of a future that this database never had, or of another one.
+/// Ids cannot tell: they come again.
+fn judge(proofs: &Proofs, stored: i64, to: Place<i64>) -> Result<Option<Proof>, StoreError> {
+    match to.proof {
+        // Written by a version that made no proofs.
+        None if to.at <= stored => Ok(None),
+        None => Err(unusable("the progress in Kafka does not tell which history of the outbox it is of", REPAIR)),
+        Some(proof) => proofs.last_of(proof).map(Some).ok_or_else(|| {
+            unusable(
+                "the progress in Kafka is not of this outbox's history: the file was restored to an earlier point, lost commits that it had acknowledged, or is another one",
+                REPAIR,
+            )
+        }),
     }
-    settle_up_to(&mut transaction, table, mode, position).await.map_err(doing)?;
+}
+
+/// Reads a position back.
+pub(super) fn parse(position: &Position) -> Result<Place<i64>, StoreError> {
+    position.as_str().parse().map_err(|_invalid| {
+        let problem = format!("{:?} is no position in a SQLite outbox", position.as_str());
+        unusable(problem, "save only positions that this store's readers gave")
+    })
+}
+
+/// The proofs that the database has, if the term is the leader's.
+async fn proofs(connection: &mut SqliteConnection, table: &Table, term: Term) -> Result<Proofs, StoreError> {
+    let doing = |error| classify("looking for proofs", error);
+    let sql = format!(
+        "/* outboxd: proofs */ select history, proof, earlier_history, earlier_proof from {} where term = ?",
+        table.lease()
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).bind(term.0).fetch_optional(connection).await.map_err(doing)?;
+    let row = found.ok_or(StoreError::TermOver { term })?;
+    let proof = |at: usize| -> Result<Option<Proof>, StoreError> {
+        let Some(history) = row.try_get::<Option<&str>, _>(at).map_err(doing)? else { return Ok(None) };
+        let unreadable = |_| unusable("the lease's row names no history", "run the version of outboxd that wrote it");
+        let history = Uuid::try_parse(history).map_err(unreadable)?;
+        Ok(Some(Proof { history, number: row.try_get(at + 1).map_err(doing)? }))
+    };
+    Ok(Proofs { latest: proof(0)?, earlier: proof(2)? })
+}
+
+/// The id up to which every row is settled, or belongs to a held lane.
+pub(super) async fn stored_position(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
+    let sql = format!("/* outboxd: stored_position */ select position from {}", table.checkpoint());
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
+}
+
+async fn move_up_to(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    term: Term,
+    position: i64,
+) -> Result<(), sqlx::Error> {
     let sql = format!(
         "/* outboxd: recover_checkpoint */ update {} set position = max(position, ?), term = ?,
              saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
         table.checkpoint()
     );
-    sqlx::query(AssertSqlSafe(sql)).bind(position).bind(term.0).execute(&mut *transaction).await.map_err(doing)?;
-    transaction.commit().await.map_err(doing)
+    sqlx::query(AssertSqlSafe(sql)).bind(position).bind(term.0).execute(connection).await.map(drop)
 }
 
-async fn is_leader(connection: &mut SqliteConnection, table: &Table, term: Term) -> Result<bool, sqlx::Error> {
-    let sql = format!("/* outboxd: is_leader */ select 1 from {} where term = ?", table.lease());
-    Ok(sqlx::query(AssertSqlSafe(sql)).bind(term.0).fetch_optional(connection).await?.is_some())
-}
-
-/// The highest id that was ever given out, also where its row is gone.
-async fn highest_ever(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
-    let sql = "/* outboxd: highest_ever */ select coalesce(max(seq), 0) from sqlite_sequence where name = ?";
-    sqlx::query_scalar(sql).bind(table.name()).fetch_one(connection).await
+/// Remembers a history for as long as the broker may tell of it: the next session begins another.
+async fn remember(connection: &mut SqliteConnection, table: &Table, last: Proof) -> Result<(), sqlx::Error> {
+    let sql =
+        format!("/* outboxd: remember_history */ update {} set earlier_history = ?, earlier_proof = ?", table.lease());
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(last.history.to_string()).bind(last.number);
+    query.execute(connection).await.map(drop)
 }
 
 async fn settle_up_to(

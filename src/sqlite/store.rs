@@ -160,7 +160,6 @@ impl OutboxStore for Store {
         Box::pin(async move {
             let mut connection = self.file.connect(Durability::Flushed).await?;
             if let Some(position) = position {
-                let position = fetch::parse(position)?;
                 recover::recover(&mut connection, &self.table, self.settle, term, position).await?;
             }
             let mut beyond = beyond.clone();
