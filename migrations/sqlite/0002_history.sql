@@ -20,3 +20,42 @@ alter table outbox_checkpoint add column settled_to integer not null default 0;
 
 -- Set by the relay once all of the lane is settled, just before it forgets the lane.
 alter table outbox_held add column settled integer not null default 0;
+
+-- A row that came back from elsewhere, or after ids began anew, has an id that the reader may have passed: it gets the
+-- next one. Never true of an ordinary insert: sqlite_sequence is written when the statement ends.
+create trigger outbox_restored after insert on outbox
+when new.sent_at is null and (
+    new.id <= (select seq from sqlite_sequence where name = replace('outbox', '"', ''))
+    or new.id <= (select position from outbox_checkpoint)
+)
+begin
+    insert into outbox (id, event_id, topic, key, payload, headers, partition, created_at, sent_at)
+    values (
+        1 + max(
+            (select max(id) from outbox),
+            (select position from outbox_checkpoint),
+            coalesce((select seq from sqlite_sequence where name = replace('outbox', '"', '')), 0)
+        ),
+        new.event_id, new.topic, new.key, new.payload, new.headers, new.partition, new.created_at, new.sent_at
+    );
+    delete from outbox where id = new.id;
+end;
+
+-- A row that was corrected belongs to another lane by now, of which the reader may be further. Settling a row touches
+-- none of these columns.
+create trigger outbox_corrected after update of topic, key, partition on outbox
+when new.sent_at is null and (
+    old.topic is not new.topic or old.key is not new.key or old.partition is not new.partition
+)
+begin
+    insert into outbox (id, event_id, topic, key, payload, headers, partition, created_at, sent_at)
+    values (
+        1 + max(
+            (select max(id) from outbox),
+            (select position from outbox_checkpoint),
+            coalesce((select seq from sqlite_sequence where name = replace('outbox', '"', '')), 0)
+        ),
+        new.event_id, new.topic, new.key, new.payload, new.headers, new.partition, new.created_at, new.sent_at
+    );
+    delete from outbox where id = new.id;
+end;

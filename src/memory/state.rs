@@ -213,15 +213,27 @@ impl State {
         self.dead.iter_mut().filter(|dead| ids.contains(&dead.letter.id)).for_each(|dead| dead.published = true);
     }
 
+    /// Measures what waits, and brings rows back before the reader that are due where it has passed.
+    pub(super) fn measure(&mut self, count_limit: u64) -> Backlog {
+        let is_late = |row: &&Row| !self.is_settled(row) && !self.is_ahead(row);
+        let late: Vec<i64> = self.rows().filter(is_late).map(|row| row.record.id).collect();
+        for id in &late {
+            self.last_number += 1;
+            if let Some(row) = self.rows.get_mut(id) {
+                self.order.remove(&row.number);
+                row.number = self.last_number;
+                self.order.insert(row.number, *id);
+            }
+        }
+        Backlog { late: late.len() as u64, ..self.backlog(count_limit) }
+    }
+
     pub(super) fn backlog(&self, count_limit: u64) -> Backlog {
         let mut backlog = Backlog { dead_letters: (self.dead.len() as u64).min(count_limit), ..Backlog::default() };
         let now = self.now();
         for row in self.rows().filter(|row| !self.is_settled(row)) {
             let age = (now - row.record.created_at).to_std().unwrap_or_default();
             backlog.oldest = backlog.oldest.max(age);
-            if !self.is_ahead(row) {
-                backlog.late += 1;
-            }
             if backlog.unsent == count_limit {
                 backlog.capped = true;
                 continue;

@@ -160,7 +160,7 @@ impl LeaseStore for Store {
 
 impl Inspect for Store {
     fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
-        Box::pin(async move { Ok(self.shared.state().backlog(count_limit)) })
+        Box::pin(async move { Ok(self.shared.change(|state| state.measure(count_limit))) })
     }
 
     fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {

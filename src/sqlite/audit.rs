@@ -16,7 +16,7 @@ pub(super) struct Audit {
     connection: SqliteConnection,
     table: Table,
     since: DateTime<Utc>,
-    /// Up to here rows count as published that no held lane covers, where rows are not marked.
+    /// Up to here rows count as published that no held lane covers, marked or not.
     published_to: i64,
 }
 
@@ -27,10 +27,13 @@ impl Audit {
         settle: Settle,
         since: Option<DateTime<Utc>>,
     ) -> Result<Self, StoreError> {
-        let sql = format!("/* outboxd: audited_position */ select position from {}", table.checkpoint());
-        let position = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).fetch_one(&mut connection).await;
-        let position = position.map_err(|error| classify("reading the checkpoint", error))?;
-        let published_to = if settle == Settle::Checkpoint { position } else { 0 };
+        let column = match settle {
+            Settle::Mark | Settle::Delete => "settled_to",
+            Settle::Checkpoint => "position",
+        };
+        let sql = format!("/* outboxd: audited_position */ select {column} from {}", table.checkpoint());
+        let published_to = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await;
+        let published_to = published_to.map_err(|error| classify("reading the checkpoint", error))?;
         Ok(Self { connection, table, since: since.unwrap_or(DateTime::UNIX_EPOCH), published_to })
     }
 

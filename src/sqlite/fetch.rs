@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Place, Position, Proof, Record, Table, Term};
+use crate::outbox::{Batch, Held, Lane, Limit, Place, Position, Proof, Record, Settle, Table, Term};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 use crate::sqlite::held;
@@ -19,6 +19,7 @@ use crate::sqlite::settle;
 pub(super) struct Session {
     connection: SqliteConnection,
     table: Table,
+    settle: Settle,
     held: Vec<Held>,
     holding: Holding,
     last: i64,
@@ -31,7 +32,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(file: &File, table: &Table) -> Result<Self, StoreError> {
+    pub(super) async fn open(file: &File, table: &Table, settle: Settle) -> Result<Self, StoreError> {
         let mut connection = file.connect(Durability::Flushed).await?;
         let doing = |error| classify("reading the checkpoint", error);
         let mut snapshot = connection.begin().await.map_err(doing)?;
@@ -40,7 +41,7 @@ impl Session {
         snapshot.rollback().await.map_err(doing)?;
         let holding = Holding::new(&held);
         let (table, proof) = (table.clone(), Proof::first());
-        Ok(Self { connection, table, held, holding, last, turn_of_release: false, proof, proven: false })
+        Ok(Self { connection, table, settle, held, holding, last, turn_of_release: false, proof, proven: false })
     }
 
     async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
@@ -122,7 +123,7 @@ impl Session {
 
     async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let position = recover::parse(&checkpoint.position)?.at;
-        settle::save(&mut self.connection, &self.table, checkpoint, position).await
+        settle::save(&mut self.connection, &self.table, self.settle, checkpoint, position).await
     }
 
     async fn make_proof(&mut self, term: Term) -> Result<(), StoreError> {

@@ -78,11 +78,15 @@ impl Walk<'_> {
         Ok(query.execute(connection).await?.rows_affected())
     }
 
-    /// When the row `o` counts as settled. Where rows are not marked, all up to the checkpoint are.
-    fn settled_at(&self) -> &'static str {
+    /// When the row `o` counts as settled. Where rows are not marked, all up to the checkpoint are; and where they are,
+    /// those are that were read before that.
+    fn settled_at(&self) -> String {
         match self.settle {
-            Settle::Mark | Settle::Delete => "o.sent_at",
-            Settle::Checkpoint => "o.created_at",
+            Settle::Mark | Settle::Delete => format!(
+                "case when o.sent_at is null and o.id <= (select settled_to from {}) then o.created_at else o.sent_at end",
+                self.table.checkpoint()
+            ),
+            Settle::Checkpoint => "o.created_at".to_owned(),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::contract::StoreError;
 use crate::outbox::{Place, Position, Proof, Proofs, Settle, Table, Term};
 use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::inspect::covered;
+use crate::sqlite::settle;
 
 /// What there is to do about a progress that does not descend from what this database holds.
 const REPAIR: &str = "if that is meant (a restored copy of the file, another table), name another relay.progress_topic, or give this outbox a name of its own by outbox.source: then all that the database calls unsent is published, some of it for a second time";
@@ -43,7 +44,7 @@ pub(super) async fn recover(
     let from = stored_position(&mut transaction, table).await.map_err(doing)?;
     let last = judge(&proofs, from, to)?;
     settle_up_to(&mut transaction, table, mode, to.at).await.map_err(doing)?;
-    move_up_to(&mut transaction, table, term, to.at).await.map_err(doing)?;
+    move_up_to(&mut transaction, table, mode, term, to.at).await.map_err(doing)?;
     if let Some(last) = last {
         remember(&mut transaction, table, last).await.map_err(doing)?;
     }
@@ -102,13 +103,15 @@ pub(super) async fn stored_position(connection: &mut SqliteConnection, table: &T
 async fn move_up_to(
     connection: &mut SqliteConnection,
     table: &Table,
+    mode: Settle,
     term: Term,
     position: i64,
 ) -> Result<(), sqlx::Error> {
     let sql = format!(
-        "/* outboxd: recover_checkpoint */ update {} set position = max(position, ?), term = ?,
-             saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
-        table.checkpoint()
+        "/* outboxd: recover_checkpoint */ update {checkpoint} set position = max(position, ?1), settled_to = {settled_to},
+             term = ?2, saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+        checkpoint = table.checkpoint(),
+        settled_to = settle::settled_to(mode)
     );
     sqlx::query(AssertSqlSafe(sql)).bind(position).bind(term.0).execute(connection).await.map(drop)
 }

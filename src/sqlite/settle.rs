@@ -71,16 +71,26 @@ fn names(settlement: &Settlement) -> String {
 pub(super) async fn save(
     connection: &mut SqliteConnection,
     table: &Table,
+    mode: Settle,
     checkpoint: &Checkpoint,
     position: i64,
 ) -> Result<(), StoreError> {
     let doing = |error| classify("storing the checkpoint", error);
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
-    if !move_checkpoint(&mut transaction, table, checkpoint, position).await.map_err(doing)? {
+    if !move_checkpoint(&mut transaction, table, checkpoint, position, settled_to(mode)).await.map_err(doing)? {
         return Err(StoreError::TermOver { term: checkpoint.term });
     }
     held::store(&mut transaction, table, &checkpoint.held).await?;
     transaction.commit().await.map_err(doing)
+}
+
+/// What becomes of the id up to which rows count as settled, in SQL, when the position becomes `?1`: a relay that marks
+/// no rows leaves word of what it read, for one that does.
+pub(super) fn settled_to(mode: Settle) -> &'static str {
+    match mode {
+        Settle::Mark | Settle::Delete => "settled_to",
+        Settle::Checkpoint => "max(settled_to, ?1)",
+    }
 }
 
 /// Moves the stored position, unless the term is over.
@@ -89,10 +99,11 @@ async fn move_checkpoint(
     table: &Table,
     checkpoint: &Checkpoint,
     position: i64,
+    settled_to: &'static str,
 ) -> Result<bool, sqlx::Error> {
     let sql = format!(
         "/* outboxd: move_checkpoint */ update {checkpoint}
-         set position = ?, term = ?2, saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         set position = ?1, settled_to = {settled_to}, term = ?2, saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
          where (select term from {lease}) = ?2",
         checkpoint = table.checkpoint(),
         lease = table.lease()

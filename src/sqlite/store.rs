@@ -39,6 +39,8 @@ pub struct Store {
     chores: Seat,
     /// Where the next round of purging begins.
     purged_to: Mutex<i64>,
+    /// Where the next look for rows begins that became due behind the reader.
+    swept_to: Mutex<i64>,
 }
 
 impl Store {
@@ -50,7 +52,8 @@ impl Store {
         let Settings { url, table, settle } = settings;
         let file = schema::file(&url, &table)?;
         let (settling, chores) = (Seat::default(), Seat::default());
-        Ok(Self { file, table, settle, settling, chores, purged_to: Mutex::new(0) })
+        let [purged_to, swept_to] = [0, 0].map(Mutex::new);
+        Ok(Self { file, table, settle, settling, chores, purged_to, swept_to })
     }
 
     /// Checks that the relay can work on this database, and returns what it should be warned of.
@@ -119,7 +122,11 @@ impl Store {
     }
 
     async fn look(&self, count_limit: u64) -> Result<Backlog, StoreError> {
-        self.chore(async |connection| inspect::backlog(connection, &self.table, self.settle, count_limit).await).await
+        let mut swept_to = self.swept_to.lock().await;
+        self.chore(async |connection| {
+            inspect::backlog(connection, &self.table, self.settle, count_limit, &mut swept_to).await
+        })
+        .await
     }
 
     async fn remove_old(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
@@ -142,7 +149,7 @@ impl crate::contract::Store for Store {
 impl OutboxStore for Store {
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
         Box::pin(async {
-            let session: Box<dyn Reader> = Box::new(fetch::Session::open(&self.file, &self.table).await?);
+            let session: Box<dyn Reader> = Box::new(fetch::Session::open(&self.file, &self.table, self.settle).await?);
             Ok(session)
         })
     }

@@ -1,5 +1,6 @@
 //! SQLite beyond the contract: the tables, what any language may insert, and what errors advise.
 
+mod due;
 mod enqueueing;
 mod history;
 mod schema;
