@@ -20,6 +20,9 @@ pub const STALLED: Duration = Duration::from_secs(30);
 pub fn ready(status: &Status, now: Instant) -> Result<&'static str, String> {
     match status.phase {
         Phase::Leading => {
+            if let Some(refusal) = &status.refusal {
+                return Err(format!("waiting for an operator: {refusal}"));
+            }
             let still = now.saturating_duration_since(status.last_progress);
             if still < STALLED {
                 return Ok("leading");
@@ -52,6 +55,14 @@ mod tests {
         assert_eq!(reason, "no progress for 30 s with 1000000 messages in flight");
         leading.progressed();
         assert_eq!(ready(&leading, Instant::now()), Ok("leading"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_database_refuses_something_is_not_ready_and_says_what() {
+        let refusal = Some("permission denied; grant it".to_owned());
+        let leading = Status { refusal, ..status(Phase::Leading) };
+        let reason = ready(&leading, Instant::now()).expect_err("an operator has to grant it");
+        assert_eq!(reason, "waiting for an operator: permission denied; grant it");
     }
 
     #[tokio::test(start_paused = true)]

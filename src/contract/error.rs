@@ -18,9 +18,22 @@ pub enum StoreError {
         #[source]
         source: BoxError,
     },
-    /// The database answers, and what it holds or allows is not what is needed. The relay stops.
+    /// The database answers, and what it holds or allows is not what is needed: an operator has to change that. A relay
+    /// that starts ends; one that runs keeps its lease, publishes nothing more, and goes on once it is changed.
     #[error("{problem}; {repair}")]
     Unusable {
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        repair: String,
+        /// What the driver said, if it said anything.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// What the database holds is not for this process: it takes another version, other settings, or a decision about
+    /// what was published before. The relay ends, and nothing else that a store says ends it.
+    #[error("{problem}; {repair}")]
+    Incompatible {
         /// What is wrong.
         problem: String,
         /// What to do about it.
@@ -46,6 +59,11 @@ impl StoreError {
     /// Whether waiting helps.
     pub fn is_transient(&self) -> bool {
         matches!(self, StoreError::Unavailable { .. })
+    }
+
+    /// Whether an operator has to change something, and the same process goes on once that is done.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, StoreError::Unusable { .. })
     }
 }
 

@@ -46,7 +46,7 @@ pub trait OutboxStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::TermOver`], and no checkpoint is moved, when `term` is no longer the leader's.
-    /// [`StoreError::Unusable`], and nothing is done, when the database does not have the proof: it was restored to an
+    /// [`StoreError::Incompatible`], and nothing is done, when the database does not have the proof: it was restored to an
     /// earlier point, lost commits that it had acknowledged, or is another one.
     fn recover<'a>(
         &'a self,

@@ -77,18 +77,19 @@ impl Keeper {
         &self.holder
     }
 
-    /// Waits until this relay leads, for as long as it takes; an unavailable database is waited for too.
+    /// Waits until this relay leads, for as long as it takes; a database that is unavailable, or refuses something until an
+    /// operator allows it, is waited for too.
     /// `connected` is told whenever the database answered or did not. May be cancelled.
     ///
     /// # Errors
-    /// When the database can never give a lease as it is.
+    /// When this process can never work with what the database holds.
     pub async fn lead(&self, mut connected: impl FnMut(bool)) -> Result<Leadership, StoreError> {
         let mut backoff = Backoff::default();
         let mut said = false;
         loop {
             match self.bid_until_won(&mut backoff, &mut said, &mut connected).await {
                 Ok(leadership) => return Ok(leadership),
-                Err(error) if error.is_transient() => {
+                Err(error) if error.is_transient() || error.is_refusal() => {
                     connected(false);
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!(error = %chain(&error), "waiting for the database before bidding for the lease");

@@ -90,6 +90,25 @@ impl Settlement {
         &self.event_ids
     }
 
+    /// Both halves of it.
+    pub fn halves(&self) -> [Self; 2] {
+        let (ids, event_ids) = (self.ids.split_at(self.len() / 2), self.event_ids.split_at(self.len() / 2));
+        [(ids.0, event_ids.0), (ids.1, event_ids.1)].map(|(ids, event_ids)| Self {
+            ids: ids.to_vec(),
+            event_ids: event_ids.to_vec(),
+            out_of_line: self.out_of_line,
+            era: self.era,
+        })
+    }
+
+    /// Adds the records of another settlement. Some of them may be of another era.
+    pub fn extend(&mut self, other: &Self) {
+        self.era = self.era.filter(|_| self.era == other.era);
+        self.out_of_line |= other.out_of_line;
+        self.ids.extend(&other.ids);
+        self.event_ids.extend(&other.event_ids);
+    }
+
     /// How many records it settles.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -164,5 +183,16 @@ mod tests {
         let mut settlement = Settlement::default();
         (1..=5).chain(7..=9).for_each(|id| settlement.push_row(id, Uuid::nil()));
         assert_eq!(settlement.runs(), [1..=5, 7..=9]);
+    }
+
+    #[test]
+    fn halves_hold_every_record_once_and_keep_their_kind() {
+        let mut settlement = Settlement::out_of_line();
+        (1..=5).for_each(|id| settlement.push_row(id, Uuid::from_u128(id as u128)));
+        settlement.set_era(Some(7));
+        let [mut first, second] = settlement.halves();
+        assert_eq!((first.len(), second.len()), (2, 3));
+        first.extend(&second);
+        assert_eq!(first, settlement);
     }
 }

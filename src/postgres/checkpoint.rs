@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::{Checkpoint, StoreError};
 use crate::outbox::{Held, HoldCause, Lane, Position, Settle, Table, Term};
-use crate::postgres::errors::{classify, unusable};
+use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::session::{ANSWER, ask, bounded, sql};
 use crate::postgres::snapshot::At;
 
@@ -57,7 +57,7 @@ pub(super) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Store
 }
 
 fn read_position(text: &str) -> Result<At, StoreError> {
-    At::from_position(text).map_err(|error| StoreError::Unusable {
+    At::from_position(text).map_err(|error| StoreError::Incompatible {
         problem: "the stored checkpoint cannot be read".to_owned(),
         repair: "run the version of outboxd that wrote it, or a newer one".to_owned(),
         source: Some(Box::new(error)),
@@ -73,7 +73,7 @@ pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
     let (lane, from_id, word, since) = read().map_err(|error| classify("reading held lanes", error))?;
     let cause = HoldCause::parse(&word).ok_or_else(|| {
         // Releasing it for a cause that is not understood could publish what someone decided to keep back.
-        unusable(
+        incompatible(
             format!("{lane} is held for {word:?}, a cause that this version does not know"),
             "run the version of outboxd that held it, or a newer one",
         )

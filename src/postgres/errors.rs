@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
+use sqlx::postgres::PgDatabaseError;
 
 use crate::contract::StoreError;
 
@@ -18,6 +19,8 @@ enum Meaning {
 const MIGRATE: &str =
     "run `outboxd migrate` with a role that owns the schema, or check `outbox.table` and the search_path";
 const GRANT: &str = "grant it; `outboxd migrate --print --grants APP,RELAY` prints what the two roles need";
+const POLICY: &str = "`alter role RELAY bypassrls`, or make it the table's owner without `force row level security`, or `alter table … disable row level security`";
+const TRIGGER: &str = "a trigger or rule of the database's owner raised it: mend or drop that";
 const LOGIN: &str = "check user, password and pg_hba.conf for `database.url`";
 const POOLER: &str = "connect to PostgreSQL directly, or through a pooler in session mode";
 const PARAMETER: &str =
@@ -64,6 +67,11 @@ pub(super) fn unusable(problem: impl Into<String>, repair: impl Into<String>) ->
     StoreError::Unusable { problem: problem.into(), repair: repair.into(), source: None }
 }
 
+/// What only another process can work with, in our own words.
+pub(super) fn incompatible(problem: impl Into<String>, repair: impl Into<String>) -> StoreError {
+    StoreError::Incompatible { problem: problem.into(), repair: repair.into(), source: None }
+}
+
 /// Whether the error says that a role may not do this.
 pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42501"))
@@ -73,9 +81,16 @@ fn of_database(error: &dyn DatabaseError) -> Meaning {
     match error.code().as_deref() {
         // The code stands for much that passes; only the words of PgBouncer tell.
         Some("08P01") if error.message().starts_with("unsupported startup parameter") => Meaning::Repair(PARAMETER),
+        // Messages are translated; the names of the server's functions are not.
+        Some("42501") if routine(error) == Some("check_enable_rls") => Meaning::Repair(POLICY),
         Some(code) => of_sqlstate(code),
         None => Meaning::Transient,
     }
+}
+
+/// The function of the server that raised the error.
+fn routine(error: &dyn DatabaseError) -> Option<&str> {
+    error.try_downcast_ref::<PgDatabaseError>()?.routine()
 }
 
 fn of_sqlstate(code: &str) -> Meaning {
@@ -89,6 +104,7 @@ fn of_sqlstate(code: &str) -> Meaning {
         "3D000" => Meaning::Repair(CONFIGURE),
         _ => match code.get(..2).unwrap_or_default() {
             "28" => Meaning::Repair(LOGIN),
+            "P0" => Meaning::Repair(TRIGGER),
             "0A" | "21" | "22" | "23" | "42" | "44" => Meaning::Repair(REPORT),
             _ => Meaning::Transient,
         },
@@ -114,6 +130,7 @@ mod tests {
         assert_eq!(of_sqlstate("28P01"), Meaning::Repair(LOGIN));
         assert_eq!(of_sqlstate("26000"), Meaning::Repair(POOLER));
         assert_eq!(of_sqlstate("23505"), Meaning::Repair(REPORT));
+        assert_eq!(of_sqlstate("P0001"), Meaning::Repair(TRIGGER));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::contract::StoreError;
 use crate::outbox::{Position, Settle, Settlement, Table, Term};
 use crate::postgres::checkpoint::{self, Place, Stored};
-use crate::postgres::errors::{classify, unusable};
+use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
 use crate::postgres::settle;
@@ -99,11 +99,11 @@ fn step(proofs: &Proofs, place: &Place, stored: &Stored, to: &At) -> Result<Step
         // Written by a version that made no proofs.
         return match is_ahead {
             false => Ok(Step { moves: false, remember: None }),
-            true => Err(unusable("the progress in Kafka does not tell which history of the outbox it is of", REPAIR)),
+            true => Err(incompatible("the progress in Kafka does not tell which history of the outbox it is of", REPAIR)),
         };
     };
     let Some(last) = proofs.last_of(proof) else {
-        return Err(unusable(
+        return Err(incompatible(
             "the progress in Kafka is not of this outbox's history: the database was restored to an earlier point, lost commits that it had acknowledged, or is another one",
             REPAIR,
         ));
@@ -114,12 +114,12 @@ fn step(proofs: &Proofs, place: &Place, stored: &Stored, to: &At) -> Result<Step
         false => Ok(Step { moves: is_ahead, remember }),
         // What the outbox brought along from there covers it, or was read on from here.
         true if stored.system == place.system || !is_ahead => Ok(Step { moves: false, remember }),
-        true => Err(unusable("the progress in Kafka is of another cluster, and ahead of what was moved here", REPAIR)),
+        true => Err(incompatible("the progress in Kafka is of another cluster, and ahead of what was moved here", REPAIR)),
     }
 }
 
 fn read_position(position: &Position) -> Result<At, StoreError> {
-    At::from_position(position.as_str()).map_err(|error| StoreError::Unusable {
+    At::from_position(position.as_str()).map_err(|error| StoreError::Incompatible {
         problem: "the progress in Kafka cannot be read".to_owned(),
         repair: "run the version of outboxd that wrote it, or a newer one".to_owned(),
         source: Some(Box::new(error)),

@@ -3,7 +3,7 @@
 //! They are stored before anything else happens to them, so this can be late, fail, and be repeated, and nothing is
 //! lost. It has a sink of its own: what it meets concerns no other record.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
-use crate::contract::{Outcome, Sink, SinkError, Store, StoreError};
+use crate::contract::{Outcome, Rejection, Sink, SinkError, Store, StoreError};
 use crate::observe::{chain, metrics};
 use crate::outbox::{DeadLetter, Limit, Record, Term};
+use crate::relay::probation::PROBE;
 
 /// How much is read and published at once.
 const PAGE: Limit = Limit { records: 500, bytes: 8 << 20 };
@@ -26,9 +27,15 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Publishes dead letters.
 pub(crate) struct Courier {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) sink: Box<dyn Sink>,
-    pub(crate) buried: Arc<Notify>,
+    store: Arc<dyn Store>,
+    sink: Box<dyn Sink>,
+    buried: Arc<Notify>,
+    /// Published, and not recorded yet.
+    unrecorded: Vec<i64>,
+    /// Refused by their topic, and not recorded yet.
+    refused: VecDeque<(i64, Rejection)>,
+    /// Whether any was recorded by this process: before that few are published, since a restart repeats them.
+    has_recorded: bool,
 }
 
 /// Why a round ended early.
@@ -43,6 +50,10 @@ enum Interrupted {
 }
 
 impl Courier {
+    pub(crate) fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, buried: Arc<Notify>) -> Self {
+        Self { store, sink, buried, unrecorded: Vec::new(), refused: VecDeque::new(), has_recorded: false }
+    }
+
     /// Publishes what is due, and what becomes due; never returns. May be cancelled.
     pub(crate) async fn run(&mut self, term: Term) {
         let mut backoff = Backoff::default();
@@ -69,10 +80,13 @@ impl Courier {
     }
 
     async fn round(&mut self, term: Term) -> Result<(), Interrupted> {
+        // What a failure left unrecorded would be published again.
+        self.record().await?;
         let mut waiting = BTreeSet::new();
         let mut after = i64::MIN;
         loop {
-            let letters = self.store.due(after, PAGE).await?;
+            let records = if self.has_recorded { PAGE.records } else { PROBE };
+            let letters = self.store.due(after, Limit { records, ..PAGE }).await?;
             let Some((last, _)) = letters.last() else { break };
             after = last.id;
             self.publish(term, letters, &mut waiting).await?;
@@ -94,33 +108,43 @@ impl Courier {
         let mut records: Vec<Record> =
             letters.into_iter().filter_map(|(letter, record)| addressed(letter, record)).collect();
         self.sink.open(term).await?;
-        let mut refused = Vec::new();
         for refusal in self.sink.examine(&records).await?.into_iter().rev() {
-            refused.push((records.remove(refusal.index).id, refusal.rejection));
+            self.refused.push_back((records.remove(refusal.index).id, refusal.rejection));
         }
         let outcomes = match records.is_empty() {
             true => Vec::new(),
             false => self.sink.submit(&records).await?.await,
         };
-        let mut delivered = Vec::new();
         let mut unknown = false;
         for (record, outcome) in records.iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered { .. } => {
                     metrics::count_published(&record.topic, 1);
-                    delivered.push(record.id);
+                    self.unrecorded.push(record.id);
                 }
                 Outcome::Held(_) => drop(waiting.insert(record.topic.to_string())),
-                Outcome::Rejected(rejection) => refused.push((record.id, *rejection)),
+                Outcome::Rejected(rejection) => self.refused.push_back((record.id, *rejection)),
                 Outcome::Unknown => unknown = true,
             }
         }
-        self.store.delivered(&delivered).await?;
-        for (id, rejection) in refused {
-            tracing::warn!(id, error = %rejection, "the dead letters' topic refuses a dead letter: it stays in the table");
-            self.store.undeliverable(id, &rejection.to_string()).await?;
-        }
+        self.record().await?;
         if unknown { Err(Interrupted::Unacknowledged) } else { Ok(()) }
+    }
+
+    /// Records what became of dead letters.
+    async fn record(&mut self) -> Result<(), StoreError> {
+        if !self.unrecorded.is_empty() {
+            self.store.delivered(&self.unrecorded).await?;
+            self.unrecorded.clear();
+            self.has_recorded = true;
+        }
+        while let Some((id, rejection)) = self.refused.front() {
+            self.store.undeliverable(*id, &rejection.to_string()).await?;
+            tracing::warn!(id, error = %rejection, "the dead letters' topic refuses a dead letter: it stays in the table");
+            self.refused.pop_front();
+            self.has_recorded = true;
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use crate::observe::metrics;
 use crate::outbox::{Batch, Held, Limit, Position, Term};
 use crate::relay::lanes::{Command, Lanes};
 use crate::relay::pacer::Pacer;
+use crate::relay::probation::Probation;
 use crate::relay::session::{Ending, LastCheckpoint, Verdict};
 use crate::relay::settler::Frontier;
 use crate::relay::{Status, store_verdict};
@@ -78,6 +79,7 @@ pub(crate) struct Fetcher {
     pub(crate) term: Term,
     pub(crate) batch: Limit,
     pub(crate) credit: Credit,
+    pub(crate) probation: Probation,
     pub(crate) pacer: Pacer,
     pub(crate) checkpoint_interval: Duration,
     /// Whether what was read must be proven durable before it is published.
@@ -136,7 +138,7 @@ impl Fetcher {
             let began = Instant::now();
             let batch = tokio::select! {
                 biased;
-                batch = self.reader.fetch(self.batch) => batch?,
+                batch = self.reader.fetch(self.probation.limit(self.batch)) => batch?,
                 // A database that does not answer must not keep a relay from stepping down.
                 () = self.ending.abort.cancelled() => return Err(cut_short("reading the outbox")),
             };
@@ -150,6 +152,9 @@ impl Fetcher {
                 }
             }
             self.pass_on(batch, permit, reached).await;
+            if found {
+                self.be_tried(reached).await;
+            }
             if more {
                 continue;
             }
@@ -160,6 +165,18 @@ impl Fetcher {
             }
         }
         Ok(())
+    }
+
+    /// While nothing was recorded yet, waits until it is known what became of what was read.
+    async fn be_tried(&mut self, reached: &Reached) {
+        if self.probation.is_on() {
+            tokio::select! {
+                biased;
+                () = self.ending.soft.cancelled() => {}
+                // An error says that the settler has ended, and so does the session.
+                _ = self.progress.wait_for(|frontier| frontier.number >= reached.sent) => {}
+            }
+        }
     }
 
     /// Tells the reader which lanes to leave out and which to let flow.
@@ -178,7 +195,8 @@ impl Fetcher {
         reached.position = batch.end.clone();
         let empty = batch.records.is_empty() && batch.opened.is_empty() && batch.closed.is_empty();
         if empty {
-            if self.progress.borrow().number == reached.sent {
+            if self.progress.borrow().covers(reached.sent) {
+                self.probation.mended();
                 metrics::set_progress_now();
                 self.status.send_modify(Status::progressed);
             }
@@ -200,7 +218,9 @@ impl Fetcher {
 
     /// Stores the checkpoint when it is time and there is news.
     async fn store_checkpoint(&mut self, reached: &mut Reached) -> Result<(), StoreError> {
-        if reached.stored_at.elapsed() < self.checkpoint_interval {
+        // Whoever may not store it publishes nothing: where only the checkpoint tells, all would come again.
+        let is_first = self.probation.is_on() && reached.stored.is_none();
+        if reached.stored_at.elapsed() < self.checkpoint_interval && !is_first {
             return Ok(());
         }
         let Some(checkpoint) = due(reached, &self.progress, &self.lanes, self.term) else {
@@ -236,7 +256,7 @@ fn due(
 ) -> Option<Checkpoint> {
     let settled = progress.borrow().clone();
     // With nothing in flight everything up to the latest read is settled or held.
-    let position = if settled.number == reached.sent { reached.position.clone() } else { settled.position };
+    let position = if settled.covers(reached.sent) { reached.position.clone() } else { settled.position };
     let held = lanes.lock().unwrap_or_else(PoisonError::into_inner).stored();
     let news = |stored: &Stored| stored.position != position || stored.held != held;
     reached.stored.as_ref().is_none_or(news).then_some(Checkpoint { term, position, held })

@@ -22,7 +22,9 @@ mod lanes;
 #[doc(hidden)]
 pub mod microbench;
 mod pacer;
+mod probation;
 mod publisher;
+mod recorder;
 mod rejections;
 mod session;
 mod settler;
@@ -43,6 +45,7 @@ use crate::coordination::{Keeper, Leadership, RENEWALS};
 use crate::observe::{chain, metrics};
 use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Term};
 use crate::relay::dead_letters::Courier;
+use crate::relay::probation::Probation;
 use crate::relay::session::{Session, Verdict};
 
 pub use status::{Phase, Status};
@@ -118,7 +121,7 @@ pub enum Ended {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The database is not what is needed.
+    /// What the database holds is not for this process.
     #[error("the relay stops: the outbox cannot be used")]
     Store(#[source] StoreError),
     /// The broker's client is not what is needed.
@@ -150,6 +153,7 @@ pub struct Relay {
     sink: Box<dyn Sink>,
     settings: Settings,
     status: watch::Sender<Status>,
+    probation: Probation,
     /// Signalled when there are dead letters to publish.
     buried: Arc<Notify>,
     courier: Option<Courier>,
@@ -159,7 +163,8 @@ impl Relay {
     /// A relay from this store to this sink. Nothing happens before [`run`](Self::run).
     pub fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, settings: Settings) -> Self {
         let (status, _) = watch::channel(Status::new());
-        Self { store, sink, settings, status, buried: Arc::default(), courier: None }
+        let probation = Probation::begin(status.clone());
+        Self { store, sink, settings, status, probation, buried: Arc::default(), courier: None }
     }
 
     /// Publishes dead letters through this sink, to [`Settings::dead_letter_topic`]. It is another sink than that of
@@ -167,7 +172,7 @@ impl Relay {
     #[must_use]
     pub fn with_dead_letters(mut self, sink: Box<dyn Sink>) -> Self {
         let (store, buried) = (Arc::clone(&self.store), Arc::clone(&self.buried));
-        self.courier = Some(Courier { store, sink, buried });
+        self.courier = Some(Courier::new(store, sink, buried));
         self
     }
 
@@ -225,7 +230,7 @@ impl Relay {
             match verdict {
                 Verdict::Stopped(ended) => return Ok(ended),
                 Verdict::Failed(error) => return Err(error),
-                Verdict::Again(_) | Verdict::Afresh | Verdict::LeaseLost => {}
+                Verdict::Again(_) | Verdict::Refused(_) | Verdict::Afresh | Verdict::LeaseLost => {}
             }
         }
     }
@@ -252,24 +257,28 @@ impl Relay {
                 sink: self.sink.as_mut(),
                 settings: &self.settings,
                 status: &self.status,
+                probation: &self.probation,
                 leadership,
                 stop,
                 buried: &self.buried,
             };
-            let reason = match session.run(&mut failing).await {
-                Verdict::Again(reason) => reason,
+            let pause = match session.run(&mut failing).await {
+                Verdict::Again(reason) => {
+                    if began.elapsed() > LASTING {
+                        backoff.reset();
+                    }
+                    if failing.as_ref() != Some(&reason) {
+                        tracing::warn!(error = %reason, "reading on from the checkpoint after a failure");
+                        failing = Some(reason);
+                    }
+                    backoff.next_wait()
+                }
+                Verdict::Refused(error) => self.probation.refused(&error),
                 Verdict::Afresh => continue,
                 verdict => return verdict,
             };
-            if began.elapsed() > LASTING {
-                backoff.reset();
-            }
-            if failing.as_ref() != Some(&reason) {
-                tracing::warn!(error = %reason, "reading on from the checkpoint after a failure");
-                failing = Some(reason);
-            }
             tokio::select! {
-                () = sleep(backoff.next_wait()) => {}
+                () = sleep(pause) => {}
                 () = stop.cancelled() => return Verdict::Stopped(Ended::Graceful),
                 () = leadership.fading().cancelled() => return Verdict::LeaseLost,
                 () = leadership.lost().cancelled() => return Verdict::LeaseLost,
@@ -307,12 +316,14 @@ fn standby(status: &watch::Sender<Status>, connected: bool) {
     });
 }
 
-/// Sorts a store's error into how a session ends.
+/// Sorts a store's error into how a session ends. Besides [`StoreError::Incompatible`] what ends the relay is a sink that
+/// can never work, a record that it is to halt for, and a part of it that panics: see [`Error`].
 fn store_verdict(error: StoreError) -> Verdict {
     match error {
         StoreError::Unavailable { .. } | StoreError::Forgotten => Verdict::Again(chain(&error)),
         StoreError::TermOver { .. } => Verdict::LeaseLost,
-        StoreError::Unusable { .. } => Verdict::Failed(Error::Store(error)),
+        StoreError::Unusable { .. } => Verdict::Refused(error),
+        StoreError::Incompatible { .. } => Verdict::Failed(Error::Store(error)),
     }
 }
 

@@ -6,13 +6,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::contract::{Rejection, Store};
 use crate::observe::metrics;
 use crate::outbox::{DeadLetter, DeadLetterTopic, HoldCause, OnReject, RejectPolicy};
 use crate::relay::lanes::Lanes;
+use crate::relay::probation::Probation;
 use crate::relay::publisher::Row;
-use crate::relay::session::Verdict;
+use crate::relay::session::{Ending, Verdict};
 use crate::relay::{Error, store_verdict};
 
 /// A record that can never be published, and why.
@@ -28,6 +30,8 @@ pub(crate) struct Rejections {
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     /// Signalled when there are dead letters to publish.
     pub(crate) buried: Arc<Notify>,
+    pub(crate) probation: Probation,
+    pub(crate) ending: Ending,
 }
 
 impl Rejections {
@@ -72,7 +76,17 @@ impl Rejections {
 
     async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), Verdict> {
         let Some(first) = letters.first() else { return Ok(()) };
-        self.store.bury(&letters).await.map_err(store_verdict)?;
+        while let Err(error) = self.store.bury(&letters).await {
+            if !error.is_refusal() || self.ending.soft.is_cancelled() {
+                return Err(store_verdict(error));
+            }
+            // Another session would read, judge and publish again what is delivered or rejected by now.
+            let pause = self.probation.refused(&error);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.ending.soft.cancelled() => {}
+            }
+        }
         tracing::warn!(records = letters.len(), id = first.id, event_id = %first.event_id, code = first.code, error = first.message, "gave up records that can never be published: they are dead letters; the first one is named here");
         if letters.iter().any(|letter| letter.topic.is_some()) {
             self.buried.notify_one();

@@ -27,7 +27,9 @@ use crate::outbox::{Delivery, Progress, Term};
 use crate::relay::fetcher::{Credit, Fetched, Fetcher};
 use crate::relay::lanes::Lanes;
 use crate::relay::pacer::Pacer;
+use crate::relay::probation::Probation;
 use crate::relay::publisher::{Publisher, Standing};
+use crate::relay::recorder::Recorder;
 use crate::relay::rejections::Rejections;
 use crate::relay::settler::{Frontier, Settler, Submitted, count_held};
 use crate::relay::{Ended, Error, Phase, Settings, Status, sink_verdict, store_verdict};
@@ -50,6 +52,8 @@ pub(crate) enum Verdict {
     Afresh,
     /// Something failed that another session may mend.
     Again(String),
+    /// The database refuses something until an operator changes that; another session tries again.
+    Refused(StoreError),
     /// Another relay leads, or may.
     LeaseLost,
     /// The relay cannot go on by itself.
@@ -73,6 +77,7 @@ pub(crate) struct Session<'a> {
     pub(crate) sink: &'a mut dyn Sink,
     pub(crate) settings: &'a Settings,
     pub(crate) status: &'a watch::Sender<Status>,
+    pub(crate) probation: &'a Probation,
     pub(crate) leadership: &'a Leadership,
     pub(crate) stop: &'a CancellationToken,
     /// Signalled when there are dead letters to publish.
@@ -126,7 +131,7 @@ impl Session<'_> {
         let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS);
-        let (progress, reached) = watch::channel(Frontier { number: 0, position: reader.position() });
+        let (progress, reached) = watch::channel(Frontier::at(reader.position()));
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
         let settler = self.settler(&lanes, submitted, progress, era, &ending);
@@ -174,6 +179,7 @@ impl Session<'_> {
             term: self.leadership.term(),
             batch: self.settings.batch,
             credit: Credit::new(self.settings.in_flight, self.settings.batch),
+            probation: self.probation.clone(),
             pacer: Pacer::new(self.store.wake(), self.settings),
             checkpoint_interval: self.settings.checkpoint_interval,
             proves: self.is_exactly_once(),
@@ -194,25 +200,33 @@ impl Session<'_> {
         ending: &Ending,
     ) -> Settler {
         Settler {
-            store: Arc::clone(self.store),
+            recorder: Recorder::new(
+                Arc::clone(self.store),
+                self.probation.clone(),
+                self.status.clone(),
+                ending.clone(),
+            ),
             lanes: Arc::clone(lanes),
-            rejections: self.rejections(lanes),
+            rejections: self.rejections(lanes, ending),
             exactly_once: self.is_exactly_once(),
             era,
             submitted,
             progress,
+            beyond: None,
             status: self.status.clone(),
             ending: ending.clone(),
         }
     }
 
-    fn rejections(&self, lanes: &Arc<Mutex<Lanes>>) -> Rejections {
+    fn rejections(&self, lanes: &Arc<Mutex<Lanes>>, ending: &Ending) -> Rejections {
         Rejections {
             store: Arc::clone(self.store),
             policy: self.settings.on_reject.clone(),
             topic: self.settings.dead_letter_topic.clone(),
             lanes: Arc::clone(lanes),
             buried: Arc::clone(self.buried),
+            probation: self.probation.clone(),
+            ending: ending.clone(),
         }
     }
 
@@ -225,7 +239,7 @@ impl Session<'_> {
         mut settler: AbortOnDropHandle<Result<(), Verdict>>,
         ending: &Ending,
     ) -> (Result<(), Verdict>, Result<(), Verdict>) {
-        let rejections = self.rejections(lanes);
+        let rejections = self.rejections(lanes, ending);
         let standing = Standing::of(self.is_exactly_once());
         let publisher = Publisher {
             rejections,
@@ -281,10 +295,11 @@ pub(crate) struct LastCheckpoint {
 }
 
 /// The one of two verdicts that says more.
-fn graver(a: Verdict, b: Verdict) -> Verdict {
+pub(crate) fn graver(a: Verdict, b: Verdict) -> Verdict {
     let gravity = |verdict: &Verdict| match verdict {
-        Verdict::Failed(_) => 4,
-        Verdict::LeaseLost => 3,
+        Verdict::Failed(_) => 5,
+        Verdict::LeaseLost => 4,
+        Verdict::Refused(_) => 3,
         Verdict::Afresh => 2,
         Verdict::Again(_) => 1,
         Verdict::Stopped(_) => 0,

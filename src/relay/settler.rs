@@ -9,16 +9,16 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::backoff::Backoff;
-use crate::contract::{Outcome, Receipt, Store, StoreError};
-use crate::observe::{chain, metrics};
+use crate::contract::{Outcome, Receipt};
+use crate::observe::metrics;
 use crate::outbox::{Held, HoldCause, Lane, Position, Settlement};
+use crate::relay::Status;
 use crate::relay::fetcher::Permit;
 use crate::relay::lanes::Lanes;
 use crate::relay::publisher::Row;
+use crate::relay::recorder::Recorder;
 use crate::relay::rejections::{Rejected, Rejections};
-use crate::relay::session::{Ending, Verdict};
-use crate::relay::{Status, store_verdict};
+use crate::relay::session::{Ending, Verdict, graver};
 
 /// Records in one settlement at most: enough for few commits, small enough to be quick.
 const SETTLEMENT: usize = 10_000;
@@ -28,9 +28,6 @@ const FEW: usize = 500;
 
 /// That pause.
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// How long an attempt to settle that was under way may still take once the session has to end.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// Batches that the sink has taken over together.
 pub(crate) struct Submitted {
@@ -54,13 +51,27 @@ pub(crate) struct Submitted {
 pub(crate) struct Frontier {
     /// The number of the last batch.
     pub(crate) number: u64,
-    /// The position after it.
+    /// The position after it, or, if it stands still, before it.
     pub(crate) position: Position,
+    /// Whether the position stands still before a row that cannot be recorded.
+    is_still: bool,
+}
+
+impl Frontier {
+    /// At the beginning of a session.
+    pub(crate) fn at(position: Position) -> Self {
+        Self { number: 0, position, is_still: false }
+    }
+
+    /// Whether everything up to this batch is settled or held.
+    pub(crate) fn covers(&self, number: u64) -> bool {
+        self.number == number && !self.is_still
+    }
 }
 
 /// The third stage. It outlives the others: what was delivered is recorded.
 pub(crate) struct Settler {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) recorder: Recorder,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
     pub(crate) rejections: Rejections,
     /// Whether the broker remembers a position, which stands still once a record waits.
@@ -69,6 +80,8 @@ pub(crate) struct Settler {
     pub(crate) era: Option<u64>,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
     pub(crate) progress: watch::Sender<Frontier>,
+    /// How far the session would be without what was set aside.
+    pub(crate) beyond: Option<Position>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -101,7 +114,7 @@ impl Settler {
                 self.fold(&mut fold, next, outcomes, &mut verdict);
             }
             fold.settlement.set_era(self.era);
-            if let Err(failed) = self.settle(&fold.settlement).await {
+            if let Err(failed) = self.recorder.record(&fold.settlement).await {
                 self.ending.soft.cancel();
                 return Err(failed);
             }
@@ -118,17 +131,22 @@ impl Settler {
                 }
             }
         }
-        verdict
+        self.record_the_rest().await;
+        match self.recorder.into_refusal() {
+            None => verdict,
+            Some(refusal) => Err(verdict.err().into_iter().fold(Verdict::Refused(refusal), graver)),
+        }
     }
 
-    /// The next submission in order, once its outcomes are known.
+    /// The next submission in order, once its outcomes are known. Tries meanwhile to record what was refused.
     async fn next(&mut self, ready: &mut VecDeque<Submitted>) -> Option<(Submitted, Vec<Outcome>)> {
-        let mut submitted = match ready.pop_front() {
-            Some(submitted) => submitted,
-            None => self.submitted.recv().await?,
-        };
-        let outcomes = (&mut submitted.receipt).await;
-        Some((submitted, outcomes))
+        loop {
+            tokio::select! {
+                biased;
+                () = self.recorder.is_due() => self.record_the_rest().await,
+                next = told(&mut self.submitted, ready) => return next,
+            }
+        }
     }
 
     /// The next submission in order, if its outcomes are known already.
@@ -159,61 +177,7 @@ impl Settler {
         }
     }
 
-    /// Writes the settlement, for as long as it takes.
-    async fn settle(&self, settlement: &Settlement) -> Result<(), Verdict> {
-        if settlement.is_empty() {
-            return Ok(());
-        }
-        let mut backoff = Backoff::default();
-        let mut waiting = false;
-        loop {
-            let began = Instant::now();
-            match self.try_settle(settlement).await {
-                Ok(()) => {
-                    metrics::record_settle(began.elapsed());
-                    if waiting {
-                        tracing::info!("the database is back; settled what was delivered");
-                    }
-                    return Ok(());
-                }
-                Err(error) if error.is_transient() && !self.ending.give_up.is_cancelled() => {
-                    self.status.send_modify(|status| status.connected = false);
-                    if !std::mem::replace(&mut waiting, true) {
-                        tracing::warn!(error = %chain(&error), "waiting for the database before settling what was delivered");
-                    }
-                    tokio::select! {
-                        () = sleep(backoff.next_wait()) => {}
-                        () = self.ending.give_up.cancelled() => {}
-                    }
-                }
-                Err(error) => return Err(store_verdict(error)),
-            }
-        }
-    }
-
-    async fn try_settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
-        let last_chance = async {
-            self.ending.give_up.cancelled().await;
-            sleep(LAST_CHANCE).await;
-        };
-        // An attempt that was under way when the lease was lost may go through the same dead connection.
-        let began_before = !self.ending.abort.is_cancelled();
-        let new_chance = async {
-            self.ending.abort.cancelled().await;
-            sleep(LAST_CHANCE).await;
-        };
-        let unanswered = |doing| {
-            let source = "it did not answer in time".into();
-            Err(StoreError::Unavailable { doing, source })
-        };
-        tokio::select! {
-            settled = self.store.settle(settlement) => settled,
-            () = last_chance => unanswered("settling before the deadline of the stop"),
-            () = new_chance, if began_before => unanswered("settling while the lease was lost"),
-        }
-    }
-
-    fn settled(&self, fold: Fold) {
+    fn settled(&mut self, fold: Fold) {
         let Fold { settlement, read, end, closed, permits, rejected: _decided } = fold;
         drop(permits);
         let held = {
@@ -232,13 +196,49 @@ impl Settler {
         metrics::set_in_flight(self.status.borrow().in_flight);
         metrics::set_progress_now();
         if let Some((number, position)) = end {
-            self.progress.send_replace(Frontier { number, position });
+            self.advance(number, position);
+        }
+    }
+
+    /// Everything up to here is settled or held, but for rows that were set aside: the position stands still before
+    /// them.
+    fn advance(&mut self, number: u64, position: Position) {
+        let is_still = self.recorder.has_set_aside();
+        let position = if is_still {
+            self.beyond = Some(position);
+            self.progress.borrow().position.clone()
+        } else {
+            position
+        };
+        self.progress.send_replace(Frontier { number, position, is_still });
+    }
+
+    /// Tries again to record what was set aside, and lets the position move on if nothing is left.
+    async fn record_the_rest(&mut self) {
+        self.recorder.record_what_was_set_aside().await;
+        if !self.recorder.has_set_aside()
+            && let Some(position) = self.beyond.take()
+        {
+            let number = self.progress.borrow().number;
+            self.progress.send_replace(Frontier { number, position, is_still: false });
         }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The next submission in order, once its outcomes are known. May be cancelled.
+async fn told(
+    submitted: &mut mpsc::Receiver<Submitted>,
+    ready: &mut VecDeque<Submitted>,
+) -> Option<(Submitted, Vec<Outcome>)> {
+    if ready.is_empty() {
+        ready.push_back(submitted.recv().await?);
+    }
+    let outcomes = (&mut ready.front_mut()?.receipt).await;
+    Some((ready.pop_front()?, outcomes))
 }
 
 impl Fold {

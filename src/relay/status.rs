@@ -54,6 +54,8 @@ pub struct Status {
     pub last_progress_at: DateTime<Utc>,
     /// Held lanes.
     pub held: Vec<Held>,
+    /// What the database refuses, so that an operator has to change something, and what that is.
+    pub refusal: Option<String>,
 }
 
 impl Status {
@@ -68,6 +70,7 @@ impl Status {
             last_progress: Instant::now(),
             last_progress_at: Utc::now(),
             held: Vec::new(),
+            refusal: None,
         }
     }
 

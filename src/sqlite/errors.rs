@@ -24,6 +24,11 @@ pub(super) fn unusable(problem: impl Into<String>, repair: impl Into<String>) ->
     StoreError::Unusable { problem: problem.into(), repair: repair.into(), source: None }
 }
 
+/// What only another process can work with, in our own words.
+pub(super) fn incompatible(problem: impl Into<String>, repair: impl Into<String>) -> StoreError {
+    StoreError::Incompatible { problem: problem.into(), repair: repair.into(), source: None }
+}
+
 /// A row that cannot be published as it is: the table's own checks let none in.
 pub(super) fn unreadable(id: i64, what: &str, source: impl Into<BoxError>) -> StoreError {
     StoreError::Unusable {

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::StoreError;
 use crate::outbox::{Held, HeldLane, HoldCause, Lane, Table};
-use crate::sqlite::errors::{classify, unusable};
+use crate::sqlite::errors::{classify, incompatible};
 
 /// All held lanes, longest held first.
 pub(super) async fn list(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<HeldLane>, StoreError> {
@@ -20,7 +20,7 @@ pub(super) async fn list(connection: &mut SqliteConnection, table: &Table) -> Re
 
 fn held_lane(row: &SqliteRow) -> Result<HeldLane, StoreError> {
     let cause: &str = row.try_get(4).map_err(reading)?;
-    let unknown = || unusable(format!("a lane is held for {cause:?}"), "run the newer outboxd that wrote this");
+    let unknown = || incompatible(format!("a lane is held for {cause:?}"), "run the newer outboxd that wrote this");
     let held = Held {
         lane: lane(row)?,
         from_id: row.try_get(3).map_err(reading)?,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{Place, Position, Proof, Proofs, Settle, Table, Term};
-use crate::sqlite::errors::{classify, unusable};
+use crate::sqlite::errors::{classify, incompatible};
 use crate::sqlite::inspect::covered;
 use crate::sqlite::settle;
 
@@ -58,9 +58,9 @@ fn judge(proofs: &Proofs, stored: i64, to: Place<i64>) -> Result<Option<Proof>, 
     match to.proof {
         // Written by a version that made no proofs.
         None if to.at <= stored => Ok(None),
-        None => Err(unusable("the progress in Kafka does not tell which history of the outbox it is of", REPAIR)),
+        None => Err(incompatible("the progress in Kafka does not tell which history of the outbox it is of", REPAIR)),
         Some(proof) => proofs.last_of(proof).map(Some).ok_or_else(|| {
-            unusable(
+            incompatible(
                 "the progress in Kafka is not of this outbox's history: the file was restored to an earlier point, lost commits that it had acknowledged, or is another one",
                 REPAIR,
             )
@@ -72,7 +72,7 @@ fn judge(proofs: &Proofs, stored: i64, to: Place<i64>) -> Result<Option<Proof>, 
 pub(super) fn parse(position: &Position) -> Result<Place<i64>, StoreError> {
     position.as_str().parse().map_err(|_invalid| {
         let problem = format!("{:?} is no position in a SQLite outbox", position.as_str());
-        unusable(problem, "save only positions that this store's readers gave")
+        incompatible(problem, "save only positions that this store's readers gave")
     })
 }
 
@@ -87,7 +87,7 @@ async fn proofs(connection: &mut SqliteConnection, table: &Table, term: Term) ->
     let row = found.ok_or(StoreError::TermOver { term })?;
     let proof = |at: usize| -> Result<Option<Proof>, StoreError> {
         let Some(history) = row.try_get::<Option<&str>, _>(at).map_err(doing)? else { return Ok(None) };
-        let unreadable = |_| unusable("the lease's row names no history", "run the version of outboxd that wrote it");
+        let unreadable = |_| incompatible("the lease's row names no history", "run the version of outboxd that wrote it");
         let history = Uuid::try_parse(history).map_err(unreadable)?;
         Ok(Some(Proof { history, number: row.try_get(at + 1).map_err(doing)? }))
     };

@@ -147,5 +147,5 @@ pub(crate) async fn a_progress_ahead_of_the_database_is_refused(implementation: 
     session.read(ALL).await;
     let ahead = implementation.ahead(session.reader.position());
     let refused = store.recover(term, Some(&ahead), &none()).await;
-    assert!(matches!(refused, Err(StoreError::Unusable { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Incompatible { .. })), "{refused:?}");
 }

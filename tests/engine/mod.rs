@@ -3,6 +3,7 @@
 mod exactly_once;
 mod flow;
 mod leading;
+mod refusals;
 mod rejections;
 
 use std::sync::Arc;

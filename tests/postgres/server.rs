@@ -101,7 +101,7 @@ pub(super) fn store(url: &str, table: &Table, settle: Settle) -> Store {
 /// What an error says that waiting does not help.
 pub(super) fn problem(error: StoreError) -> String {
     match error {
-        StoreError::Unusable { .. } => error.to_string(),
+        StoreError::Unusable { .. } | StoreError::Incompatible { .. } => error.to_string(),
         other => panic!("{other:?}"),
     }
 }

@@ -68,6 +68,8 @@ pub enum Call {
 pub enum Fault {
     /// Nothing is done, and the call says that the other side is not available.
     Refuse,
+    /// Nothing is done, and the call says that an operator has to allow it.
+    Forbid,
     /// It is done, and the call says that the other side is not available.
     LoseReply,
     /// Nothing is done before the gate opens.
@@ -167,7 +169,7 @@ impl Script {
     }
 
     /// Makes a call as the script has it. `records` tells how many records a reply is about.
-    pub(super) async fn play<T, E: Unavailable>(
+    pub(super) async fn play<T, E: Failure>(
         &self,
         call: Call,
         work: impl Future<Output = Result<T, E>> + Send,
@@ -177,6 +179,7 @@ impl Script {
         let result = match fault {
             None => work.await,
             Some(Fault::Refuse) => Err(E::unavailable("the script refused the call")),
+            Some(Fault::Forbid) => Err(E::forbidden("the script forbids the call")),
             Some(Fault::LoseReply) => work.await.and(Err(E::unavailable("the script lost the reply"))),
             Some(Fault::Hold(gate)) => {
                 gate.pass().await;
@@ -212,19 +215,30 @@ impl Script {
     }
 }
 
-/// An error that says: not available.
-pub(super) trait Unavailable {
+/// The errors that a script has calls fail with.
+pub(super) trait Failure {
+    /// Not available.
     fn unavailable(cause: &'static str) -> Self;
+    /// Not allowed.
+    fn forbidden(problem: &'static str) -> Self;
 }
 
-impl Unavailable for StoreError {
+impl Failure for StoreError {
     fn unavailable(cause: &'static str) -> Self {
         StoreError::Unavailable { doing: "following a script of faults", source: BoxError::from(cause) }
     }
+
+    fn forbidden(problem: &'static str) -> Self {
+        StoreError::Unusable { problem: problem.to_owned(), repair: "allow it".to_owned(), source: None }
+    }
 }
 
-impl Unavailable for SinkError {
+impl Failure for SinkError {
     fn unavailable(cause: &'static str) -> Self {
         SinkError::Unavailable { doing: "following a script of faults", source: BoxError::from(cause) }
+    }
+
+    fn forbidden(problem: &'static str) -> Self {
+        SinkError::Unusable { problem: problem.to_owned(), repair: "allow it".to_owned(), source: None }
     }
 }

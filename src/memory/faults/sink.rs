@@ -40,7 +40,7 @@ impl Sink {
     /// The receipt as the script has it. Its fault is settled now, so that scripts follow the order of submissions.
     fn tell(&mut self, receipt: Receipt, records: usize) -> Receipt {
         let (script, fault) = (self.script.clone(), self.script.begin(Call::Receipt));
-        self.has_failed |= matches!(fault, Some(Fault::Refuse | Fault::LoseReply));
+        self.has_failed |= matches!(fault, Some(Fault::Refuse | Fault::Forbid | Fault::LoseReply));
         let has_failed = self.has_failed;
         let mut ended = self.ended.subscribe();
         Box::pin(async move {
@@ -60,7 +60,7 @@ impl Sink {
 async fn keep_back(fault: Option<Fault>) -> bool {
     match fault {
         None => true,
-        Some(Fault::Refuse | Fault::LoseReply) => false,
+        Some(Fault::Refuse | Fault::Forbid | Fault::LoseReply) => false,
         Some(Fault::Hold(gate) | Fault::HoldReply(gate)) => {
             gate.pass().await;
             true
