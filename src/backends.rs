@@ -77,6 +77,18 @@ impl Backend {
         }
     }
 
+    /// Checks that the tables are what this version needs, and that the database lets the relay do what it has to.
+    /// Returns what to be warned of.
+    ///
+    /// # Errors
+    /// With the repair when they are not, or it does not.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        match self {
+            Backend::Postgres(store) => store.check().await,
+            Backend::Sqlite(store) => store.check().await.map(|()| Vec::new()),
+        }
+    }
+
     /// Checks that the relay can work on this database, and returns what to be warned of.
     ///
     /// # Errors
@@ -265,17 +277,6 @@ pub async fn migrate(url: &Secret, table: &Table, roles: Option<Roles<'_>>) -> a
         true => format!("the tables of {table} were up to date{granted}"),
         false => format!("the tables of {table} are up to date; applied {}{granted}", applied.join(", ")),
     })
-}
-
-/// Checks that the tables are what this version needs.
-///
-/// # Errors
-/// With the repair when they are not.
-pub async fn check(url: &Secret, table: &Table) -> Result<(), StoreError> {
-    match database(url)? {
-        Database::Postgres => postgres::check(url, table).await,
-        Database::Sqlite => sqlite::check(url.expose(), table).await,
-    }
 }
 
 fn database(url: &Secret) -> Result<Database, StoreError> {

@@ -230,7 +230,8 @@ pub struct Migrate {
     /// Print the SQL instead of running it; connects to nothing
     #[arg(long, conflicts_with = "check")]
     pub print: bool,
-    /// Change nothing; exit 1 with the repair if the tables are not what this version needs
+    /// Change nothing; exit 1 with the repair if the tables are not what this version needs, or the role of the URL, which
+    /// should be the relay's, lacks a right
     #[arg(long)]
     pub check: bool,
     /// Also grant two roles what they need and no more: the application's, and the relay's (PostgreSQL)

@@ -74,17 +74,26 @@ fn exit_code(ended: Ended) -> ExitCode {
 
 fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
     let needs = if migration.print { Needs::Nothing } else { Needs::Database };
-    let outbox = judge(&gather_database(&migration.settings), needs)?.outbox;
+    let config = judge(&gather_database(&migration.settings), needs)?;
+    if migration.check {
+        return check(&config);
+    }
+    let outbox = config.outbox;
     let roles = migration.grants.as_ref();
     let roles = roles.map(|roles| Roles { application: &roles.application, relay: &roles.relay });
     if migration.print {
         print!("{}", backends::migration_sql(&outbox.url, &outbox.table, roles)?);
-    } else if migration.check {
-        block_on(backends::check(&outbox.url, &outbox.table))??;
-        println!("the tables of {} are what this version needs", outbox.table);
     } else {
         println!("{}", block_on(backends::migrate(&outbox.url, &outbox.table, roles))??);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(config: &Config) -> anyhow::Result<ExitCode> {
+    for warning in block_on(async { Backend::of(config)?.check().await })?? {
+        eprintln!("outboxd: warning: {warning}");
+    }
+    println!("the tables of {} are what this version needs, and allow the relay what it does", config.outbox.table);
     Ok(ExitCode::SUCCESS)
 }
 

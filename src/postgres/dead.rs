@@ -3,9 +3,10 @@
 use sqlx::{PgConnection, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{DeadLetter, Limit, Record, Table};
+use crate::outbox::{DeadLetter, Limit, Record, Settle, Settlement, Table};
 use crate::postgres::rows::Page;
 use crate::postgres::session::{ask, sql};
+use crate::postgres::settle;
 
 /// Moves rows that are not settled to the dead letters. One statement, so all or none; and flushed, whatever the
 /// session's `synchronous_commit`: what is set for a transaction still holds while it commits.
@@ -33,7 +34,15 @@ pub(super) async fn bury(conn: &mut PgConnection, table: &Table, letters: &[Dead
         .bind(letters.iter().map(|letter| letter.code.as_str()).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.message.as_str()).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.topic.as_deref()).collect::<Vec<_>>());
-    ask("giving records up", statement.execute(conn)).await.map(drop)
+    ask("giving records up", statement.execute(&mut *conn)).await?;
+    refuse_swallowed(conn, table, letters).await
+}
+
+/// A row that is still there, unsettled, was kept by a trigger that returns null, or by a rule.
+async fn refuse_swallowed(conn: &mut PgConnection, table: &Table, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    let mut rows = Settlement::default();
+    letters.iter().for_each(|letter| rows.push_row(letter.id, letter.event_id));
+    settle::refuse_swallowed(conn, table, Settle::Mark, &rows).await
 }
 
 /// Dead letters that are due to a topic, by id.

@@ -42,6 +42,8 @@ mod recover;
 #[cfg(feature = "relay")]
 mod release;
 #[cfg(feature = "relay")]
+mod rights;
+#[cfg(feature = "relay")]
 mod rows;
 #[cfg(feature = "relay")]
 mod schema;

@@ -10,6 +10,7 @@ use crate::outbox::Table;
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::inspect::oldest_snapshot;
 use crate::postgres::notify::Notify;
+use crate::postgres::rights::{check_rights, need_usage};
 use crate::postgres::schema::check_tables;
 use crate::postgres::session::{ask, ask_within, connect, sql};
 use crate::postgres::store::Settings;
@@ -20,13 +21,21 @@ const OLD: Duration = Duration::from_secs(600);
 /// How long the second statement of the pooler's test may wait for a connection of the pool.
 const POOL: Duration = Duration::from_secs(5);
 
+/// Looks at the tables and at what the role may do to them, and returns the warnings.
+pub(super) async fn check(conn: &mut PgConnection, settings: &Settings) -> Result<Vec<String>, StoreError> {
+    need_usage(conn, &settings.table).await?;
+    let warnings = check_rights(conn, &settings.table, settings.settle).await?;
+    check_tables(conn, &settings.table).await?;
+    Ok(warnings)
+}
+
 /// Looks at everything, and returns the warnings.
 pub(super) async fn preflight(options: &PgConnectOptions, settings: &Settings) -> Result<Vec<String>, StoreError> {
     let mut conn = connect(options, "inspect", &[]).await?;
     refuse_pooler(options, &mut conn).await?;
-    check_tables(&mut conn, &settings.table).await?;
+    let mut warnings = check(&mut conn, settings).await?;
     refuse_prepared_transactions(&mut conn, settings).await?;
-    let mut warnings = index_on_sent_at(&mut conn, &settings.table).await?;
+    warnings.extend(index_on_sent_at(&mut conn, &settings.table).await?);
     warnings.extend(unflushed_commits(&mut conn).await?);
     warnings.extend(sequence_behind(&mut conn, &settings.table).await?);
     let age = oldest_snapshot(&mut conn).await?;

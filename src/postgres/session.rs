@@ -29,7 +29,7 @@ pub(super) type Guc = (&'static str, &'static str);
 
 /// A role or a database may carry these for its applications; our sessions wait and idle on purpose. The
 /// keepalives make the server notice within half a minute that a relay's host is gone.
-const EVERY_SESSION: [Guc; 9] = [
+const EVERY_SESSION: [Guc; 10] = [
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_session_timeout", "0"),
@@ -39,6 +39,8 @@ const EVERY_SESSION: [Guc; 9] = [
     ("tcp_keepalives_count", "3"),
     ("default_transaction_read_only", "off"),
     ("default_transaction_isolation", "read committed"),
+    // Rows that a policy hides would be taken for rows that are not there: an error is better.
+    ("row_security", "off"),
 ];
 
 /// Plans that do not depend on statistics: the outbox is emptied and refilled all day, so that statistics are

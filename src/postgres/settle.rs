@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{Settle, Settlement, Table};
-use crate::postgres::errors::classify;
+use crate::postgres::errors::{classify, unusable};
 use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, connect, missing, sql, table_oid};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
@@ -162,10 +162,37 @@ pub(super) async fn settle(
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
-    match how {
-        Settle::Checkpoint if !settlement.is_out_of_line() => Ok(()),
-        Settle::Checkpoint | Settle::Mark => run(conn, mark(table), settlement).await,
-        Settle::Delete => run(conn, delete(table), settlement).await,
+    let done = match how {
+        Settle::Checkpoint if !settlement.is_out_of_line() => return Ok(()),
+        Settle::Checkpoint | Settle::Mark => run(conn, mark(table), settlement).await?,
+        Settle::Delete => run(conn, delete(table), settlement).await?,
+    };
+    if done == settlement.len() as u64 { Ok(()) } else { refuse_swallowed(conn, table, how, settlement).await }
+}
+
+/// Rows that are settled or gone already are no matter. One that is there as if nothing had happened was kept by a trigger
+/// that returns null, or by a rule.
+pub(super) async fn refuse_swallowed(
+    conn: &mut PgConnection,
+    table: &Table,
+    how: Settle,
+    settlement: &Settlement,
+) -> Result<(), StoreError> {
+    let unsettled = if how == Settle::Delete { "" } else { "and o.sent_at is null" };
+    let text = format!(
+        "/* outboxd: look_for_swallowed */ select min(o.id)
+         from {outbox} o join unnest($1::bigint[], $2::uuid[]) s (id, event_id)
+             on o.id = s.id and o.event_id = s.event_id {unsettled}",
+        outbox = table.outbox()
+    );
+    let statement = sqlx::query_scalar(sql(text)).bind(settlement.ids()).bind(settlement.event_ids());
+    let kept: Option<i64> = ask("settling", statement.fetch_one(conn)).await?;
+    match kept {
+        None => Ok(()),
+        Some(id) => Err(unusable(
+            format!("PostgreSQL settled row {id} and kept it as it was"),
+            format!("drop the trigger or rule on {table} that swallows what the relay records"),
+        )),
     }
 }
 
@@ -202,7 +229,7 @@ fn delete(table: &Table) -> String {
     )
 }
 
-async fn run(conn: &mut PgConnection, text: String, settlement: &Settlement) -> Result<(), StoreError> {
+async fn run(conn: &mut PgConnection, text: String, settlement: &Settlement) -> Result<u64, StoreError> {
     let statement = sqlx::query(sql(text)).bind(settlement.ids()).bind(settlement.event_ids());
-    ask("settling", statement.execute(conn)).await.map(drop)
+    Ok(ask("settling", statement.execute(conn)).await?.rows_affected())
 }

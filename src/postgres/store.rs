@@ -71,6 +71,16 @@ impl Store {
         Ok(Self { settings, options, settling: Mutex::default(), looking: Mutex::new(None) })
     }
 
+    /// Judges whether the tables are what this version needs, and whether the role may do what the relay has to, with
+    /// these settings. Returns what to be warned of.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with all that is missing, and the repair.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        let mut conn = connect(&self.options, "inspect", &[]).await?;
+        preflight::check(&mut conn, &self.settings).await
+    }
+
     /// What speaks against running on this database, for the log.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::StoreError;
 use crate::outbox::{DeadLetter, Limit, Record, Table};
-use crate::sqlite::errors::classify;
+use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::row::{COLUMNS, Rows};
 
 /// Moves rows that are not settled to the dead letters, all or none. The connection must be one whose commits are
@@ -28,6 +28,10 @@ pub(super) async fn bury(
         "/* outboxd: remove_dead_letter */ delete from {} where id = ?1 and event_id = ?2 and sent_at is null",
         table.outbox()
     );
+    let stays = format!(
+        "/* outboxd: look_for_swallowed */ select exists (select 1 from {} where id = ?1 and event_id = ?2 and sent_at is null)",
+        table.outbox()
+    );
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
     for letter in letters {
         let (id, event_id) = (letter.id, letter.event_id.to_string());
@@ -36,6 +40,13 @@ pub(super) async fn bury(
         query.execute(&mut *transaction).await.map_err(doing)?;
         let query = sqlx::query(AssertSqlSafe(remove.clone())).bind(id).bind(&event_id);
         query.execute(&mut *transaction).await.map_err(doing)?;
+        let query = sqlx::query_scalar(AssertSqlSafe(stays.clone())).bind(id).bind(&event_id);
+        if query.fetch_one(&mut *transaction).await.map_err(doing)? {
+            return Err(unusable(
+                format!("SQLite removed row {id} and kept it as it was"),
+                format!("drop the trigger on {table} that swallows what the relay records"),
+            ));
+        }
     }
     transaction.commit().await.map_err(doing)
 }

@@ -103,6 +103,17 @@ pub(super) async fn check_tables(connection: &mut SqliteConnection, table: &Tabl
     Ok(())
 }
 
+/// Fails where the file or its folder may not be written. Writes nothing that lasts.
+pub(super) async fn prove_writable(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+    let doing = |error| classify("proving that the file can be written", error);
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    for part in [table.checkpoint(), table.lease()] {
+        let sql = format!("/* outboxd: prove_writable */ update {part} set term = term");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await.map_err(doing)?;
+    }
+    transaction.rollback().await.map_err(doing)
+}
+
 /// Numbers of the migrations that were applied.
 async fn applied(connection: &mut SqliteConnection, table: &Table) -> Result<BTreeSet<i64>, sqlx::Error> {
     let sql = format!("/* outboxd: applied */ select number from {}", table.migrations());

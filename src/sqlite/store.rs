@@ -56,14 +56,26 @@ impl Store {
         Ok(Self { file, table, settle, settling, chores, purged_to, swept_to })
     }
 
+    /// Judges whether the tables are what this version needs, and whether the file can be written.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with the repair for what cannot work.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        schema::check_file(&self.file)?;
+        let mut chores = self.chores.take(&self.file).await?;
+        schema::check_tables(&mut chores.connection, &self.table).await?;
+        schema::prove_writable(&mut chores.connection, &self.table).await?;
+        chores.give_back();
+        Ok(())
+    }
+
     /// Checks that the relay can work on this database, and returns what it should be warned of.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] with the repair for what cannot work.
     pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
-        schema::check_file(&self.file)?;
+        self.check().await?;
         let mut chores = self.chores.take(&self.file).await?;
-        schema::check_tables(&mut chores.connection, &self.table).await?;
         let mode = journal_mode(&mut chores.connection).await;
         let mode = mode.map_err(|error| classify("reading the journal mode", error))?;
         chores.give_back();

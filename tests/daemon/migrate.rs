@@ -17,6 +17,16 @@ async fn migrating_again_changes_nothing_and_the_check_is_content() {
 }
 
 #[tokio::test]
+async fn a_file_that_may_not_be_written_is_refused_before_anything_is_published() {
+    let small = Small::new().await;
+    let url = format!("{}?mode=ro", small.url());
+    let refused = ran(&["migrate", "--check", "--database-url", &url]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("let the relay write to the file"), "{}", stderr(&refused));
+    assert_eq!(ran(&["migrate", "--check", "--database-url", &small.url()]).status.code(), Some(0));
+}
+
+#[tokio::test]
 async fn an_outbox_of_another_name_is_another_outbox() {
     let small = Small::new().await;
     let url = small.url();

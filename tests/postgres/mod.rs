@@ -10,6 +10,7 @@ mod leasing;
 mod preflight;
 mod reading;
 mod restoring;
+mod rights;
 mod schema;
 mod server;
 mod statistics;

@@ -15,4 +15,5 @@ mod outage;
 mod reading;
 mod recovery;
 mod rejections;
+mod rights;
 mod two_instances;
