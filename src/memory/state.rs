@@ -153,7 +153,7 @@ impl State {
 
     /// The last proof of the history that a progress tells of, if it is one of this store.
     fn known(&self, proof: Option<Proof>) -> Result<Proof, StoreError> {
-        proof.and_then(|proof| self.proofs.last_of(proof)).ok_or_else(|| StoreError::Unusable {
+        proof.and_then(|proof| self.proofs.last_of(proof)).ok_or_else(|| StoreError::Incompatible {
             problem: "the progress is not of this store's history: it was restored to an earlier point, or is another"
                 .to_owned(),
             repair: "forget the progress".to_owned(),

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A flushed commit, made after what a position tells of had been read: whatever database has the proof has all of
 /// that, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// The history that it belongs to: each reading session begins one, under a name drawn at random.
     pub history: Uuid,

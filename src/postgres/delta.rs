@@ -6,10 +6,9 @@
 //! id until it is empty, and only then the next one begins.
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Table, Term};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Proof, Table, Term};
 use crate::postgres::checkpoint::{self, Place, Stored};
 use crate::postgres::errors::not_now;
 use crate::postgres::holds::Holds;
@@ -18,7 +17,7 @@ use crate::postgres::recover;
 use crate::postgres::release::{Releases, Turn};
 use crate::postgres::rows::Page;
 use crate::postgres::session::ask;
-use crate::postgres::snapshot::{At, Frozen, Proof, Snapshot};
+use crate::postgres::snapshot::{At, Frozen, Snapshot};
 use crate::postgres::walk::Walk;
 
 /// A reading session.
@@ -59,7 +58,7 @@ impl DeltaReader {
             },
             None => beginning(&mut conn, table).await?,
         };
-        let proof = Proof { history: Uuid::new_v4(), number: 1 };
+        let proof = Proof::first();
         let at = At { system: place.system.clone(), proof: Some(proof), ..at };
         Ok(Self {
             conn,
@@ -149,7 +148,7 @@ impl DeltaReader {
     /// What is read from here on needs another proof, and positions tell of it.
     fn expect_proof(&mut self) {
         if std::mem::take(&mut self.proven) {
-            self.proof.number += 1;
+            self.proof = self.proof.next();
             self.at.proof = Some(self.proof);
         }
     }

@@ -5,13 +5,13 @@ use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{Position, Settle, Settlement, Table, Term};
+use crate::outbox::{Position, Proof, Proofs, Settle, Settlement, Table, Term};
 use crate::postgres::checkpoint::{self, Place, Stored};
 use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
 use crate::postgres::settle;
-use crate::postgres::snapshot::{At, Proof, Snapshot};
+use crate::postgres::snapshot::{At, Snapshot};
 use crate::postgres::xid::Xid;
 
 /// What there is to do about a progress that does not descend from what this database holds.
@@ -25,33 +25,19 @@ pub(super) async fn prove(conn: &mut PgConnection, table: &Table, term: Term, pr
     if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
 }
 
-/// The proofs that a database has: how many of the history of now, and of the one before.
-struct Proofs {
-    latest: Option<Proof>,
-    earlier: Option<Proof>,
-}
-
-impl Proofs {
-    /// Reads them, if the term is the leader's.
-    async fn load(conn: &mut PgConnection, table: &Table, term: Term) -> Result<Self, StoreError> {
-        let text = format!(
-            "/* outboxd: proofs */ select history, proof, earlier_history, earlier_proof from {} where term = $1",
-            table.lease()
-        );
-        let found = sqlx::query(sql(text)).bind(term.0).fetch_optional(conn);
-        let row = ask("looking for proofs", found).await?.ok_or(StoreError::TermOver { term })?;
-        let proof = |at: usize| {
-            let number = row.get(at + 1);
-            row.get::<Option<Uuid>, _>(at).map(|history| Proof { history, number })
-        };
-        Ok(Self { latest: proof(0), earlier: proof(2) })
-    }
-
-    /// The last proof of the history that a proof belongs to, if that history is known as far as the proof.
-    fn last_of(&self, proof: Proof) -> Option<Proof> {
-        let has = |last: &Proof| last.history == proof.history && last.number >= proof.number;
-        [self.latest, self.earlier].into_iter().flatten().find(has)
-    }
+/// Reads the proofs that the database has, if the term is the leader's.
+async fn proofs(conn: &mut PgConnection, table: &Table, term: Term) -> Result<Proofs, StoreError> {
+    let text = format!(
+        "/* outboxd: proofs */ select history, proof, earlier_history, earlier_proof from {} where term = $1",
+        table.lease()
+    );
+    let found = sqlx::query(sql(text)).bind(term.0).fetch_optional(conn);
+    let row = ask("looking for proofs", found).await?.ok_or(StoreError::TermOver { term })?;
+    let proof = |at: usize| {
+        let number = row.get(at + 1);
+        row.get::<Option<Uuid>, _>(at).map(|history| Proof { history, number })
+    };
+    Ok(Proofs { latest: proof(0), earlier: proof(2) })
 }
 
 /// Records as delivered what was read up to a position, and what is named; moves the checkpoint there.
@@ -64,7 +50,7 @@ pub(super) async fn recover(
 ) -> Result<(), StoreError> {
     let Place { table, settle, .. } = place;
     bounded("taking over the progress", BACKLOG, async {
-        let proofs = Proofs::load(conn, table, term).await?;
+        let proofs = proofs(conn, table, term).await?;
         let to = position.map(read_position).transpose()?;
         let stored = checkpoint::load(conn, table).await?;
         let step = to.as_ref().map(|to| step(&proofs, place, &stored, to)).transpose()?;
@@ -99,7 +85,9 @@ fn step(proofs: &Proofs, place: &Place, stored: &Stored, to: &At) -> Result<Step
         // Written by a version that made no proofs.
         return match is_ahead {
             false => Ok(Step { moves: false, remember: None }),
-            true => Err(incompatible("the progress in Kafka does not tell which history of the outbox it is of", REPAIR)),
+            true => {
+                Err(incompatible("the progress in Kafka does not tell which history of the outbox it is of", REPAIR))
+            }
         };
     };
     let Some(last) = proofs.last_of(proof) else {
@@ -114,7 +102,9 @@ fn step(proofs: &Proofs, place: &Place, stored: &Stored, to: &At) -> Result<Step
         false => Ok(Step { moves: is_ahead, remember }),
         // What the outbox brought along from there covers it, or was read on from here.
         true if stored.system == place.system || !is_ahead => Ok(Step { moves: false, remember }),
-        true => Err(incompatible("the progress in Kafka is of another cluster, and ahead of what was moved here", REPAIR)),
+        true => {
+            Err(incompatible("the progress in Kafka is of another cluster, and ahead of what was moved here", REPAIR))
+        }
     }
 }
 

@@ -7,9 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use crate::outbox::Position;
+use crate::outbox::{Position, Proof};
 
 /// What `pg_current_snapshot()` returns: ids of 64 bits, which do not wrap.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,16 +103,6 @@ pub(super) struct At {
     /// The proof on which it may be published; none in positions of versions that did not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
-}
-
-/// A flushed commit, made after what a position tells of had been read: whatever a database has that has the proof, it
-/// has all of that, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Proof {
-    /// The history that it belongs to: each reading session begins one, under a name drawn at random.
-    pub history: Uuid,
-    /// Its number in that history, from 1.
-    pub number: i64,
 }
 
 /// A window from `prev` to `cur` that is read in pages, by id.

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::contract::{Reader, Sink, Store};
+use crate::contract::{Reader, Sink, Store, StoreError};
 use crate::coordination::Leadership;
 use crate::observe::metrics;
 use crate::outbox::{Delivery, Progress, Term};

@@ -87,7 +87,8 @@ async fn proofs(connection: &mut SqliteConnection, table: &Table, term: Term) ->
     let row = found.ok_or(StoreError::TermOver { term })?;
     let proof = |at: usize| -> Result<Option<Proof>, StoreError> {
         let Some(history) = row.try_get::<Option<&str>, _>(at).map_err(doing)? else { return Ok(None) };
-        let unreadable = |_| incompatible("the lease's row names no history", "run the version of outboxd that wrote it");
+        let unreadable =
+            |_| incompatible("the lease's row names no history", "run the version of outboxd that wrote it");
         let history = Uuid::try_parse(history).map_err(unreadable)?;
         Ok(Some(Proof { history, number: row.try_get(at + 1).map_err(doing)? }))
     };
