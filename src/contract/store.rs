@@ -31,6 +31,8 @@ pub trait OutboxStore: Send + Sync {
     /// of them, and durably when it returns.
     ///
     /// # Errors
+    /// [`StoreError::Unusable`] when the database refuses it, for one row or for all, or keeps a row as it was; a
+    /// settlement of the others alone may succeed.
     /// [`StoreError::Forgotten`], and nothing is done, when earlier settlements since the last [`open`](Self::open) were
     /// acknowledged and did not survive a crash of the database.
     fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>>;

@@ -11,7 +11,7 @@ use crate::observe::metrics;
 use crate::outbox::{Batch, Held, Limit, Position, Term};
 use crate::relay::lanes::{Command, Lanes};
 use crate::relay::pacer::Pacer;
-use crate::relay::probation::Probation;
+use crate::relay::probation::{PROBE, Probation};
 use crate::relay::session::{Ending, LastCheckpoint, Verdict};
 use crate::relay::settler::Frontier;
 use crate::relay::{Status, store_verdict};
@@ -95,6 +95,8 @@ pub(crate) struct Fetcher {
 struct Reached {
     /// Batches sent on.
     sent: u64,
+    /// Records sent on of which it is not known that they can be recorded.
+    untried: usize,
     /// The position after the latest read.
     position: Position,
     /// How many commands about lanes the reader has heard.
@@ -114,7 +116,7 @@ impl Fetcher {
     /// Reads until the session ends. Gives back the reader, if it is still good, with the last checkpoint.
     pub(crate) async fn run(mut self) -> (Option<LastCheckpoint>, Result<(), Verdict>) {
         let position = self.reader.position();
-        let mut reached = Reached { sent: 0, position, heard: 0, stored: None, stored_at: Instant::now() };
+        let mut reached = Reached { sent: 0, untried: 0, position, heard: 0, stored: None, stored_at: Instant::now() };
         if let Err(error) = self.fetch_all(&mut reached).await {
             return (None, Err(store_verdict(error)));
         }
@@ -138,12 +140,13 @@ impl Fetcher {
             let began = Instant::now();
             let batch = tokio::select! {
                 biased;
-                batch = self.reader.fetch(self.probation.limit(self.batch)) => batch?,
+                batch = self.reader.fetch(self.probation.limit(self.batch, reached.untried)) => batch?,
                 // A database that does not answer must not keep a relay from stepping down.
                 () = self.ending.abort.cancelled() => return Err(cut_short("reading the outbox")),
             };
             metrics::record_fetch(began.elapsed());
             let (found, more) = (!batch.records.is_empty(), batch.more);
+            reached.untried += batch.records.len();
             if found && self.proves {
                 tokio::select! {
                     biased;
@@ -152,9 +155,7 @@ impl Fetcher {
                 }
             }
             self.pass_on(batch, permit, reached).await;
-            if found {
-                self.be_tried(reached).await;
-            }
+            self.be_tried(reached).await;
             if more {
                 continue;
             }
@@ -167,14 +168,16 @@ impl Fetcher {
         Ok(())
     }
 
-    /// While nothing was recorded yet, waits until it is known what became of what was read.
-    async fn be_tried(&mut self, reached: &Reached) {
-        if self.probation.is_on() {
+    /// While nothing was recorded yet, waits after some records until it is known what became of them.
+    async fn be_tried(&mut self, reached: &mut Reached) {
+        if !self.probation.is_on() {
+            reached.untried = 0;
+        } else if reached.untried >= PROBE {
             tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => {}
                 // An error says that the settler has ended, and so does the session.
-                _ = self.progress.wait_for(|frontier| frontier.number >= reached.sent) => {}
+                _ = self.progress.wait_for(|frontier| frontier.number >= reached.sent) => reached.untried = 0,
             }
         }
     }

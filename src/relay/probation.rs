@@ -61,9 +61,10 @@ impl Probation {
         self.shared().is_on
     }
 
-    /// How much of a batch may be read, and so be published, for now.
-    pub(crate) fn limit(&self, batch: Limit) -> Limit {
-        if self.is_on() { Limit { records: batch.records.min(PROBE), ..batch } } else { batch }
+    /// How much of a batch may be read, and so be published, after so many records of which nothing is known yet.
+    pub(crate) fn limit(&self, batch: Limit, untried: usize) -> Limit {
+        let records = if self.is_on() { PROBE.saturating_sub(untried).max(1) } else { batch.records };
+        Limit { records: batch.records.min(records), ..batch }
     }
 
     /// Something that was delivered is recorded.
@@ -113,12 +114,13 @@ mod tests {
     async fn little_is_read_until_something_was_recorded_and_again_after_a_refusal() {
         let probation = Probation::begin(watch::Sender::new(Status::new()));
         let batch = Limit { records: 10_000, bytes: 1 << 20 };
-        assert_eq!(probation.limit(batch), Limit { records: PROBE, bytes: 1 << 20 });
+        assert_eq!(probation.limit(batch, 0), Limit { records: PROBE, bytes: 1 << 20 });
+        assert_eq!(probation.limit(batch, 70).records, PROBE - 70);
         probation.passed();
-        assert_eq!(probation.limit(batch), batch);
+        assert_eq!(probation.limit(batch, 5_000), batch);
         probation.refused(&denied("no update"));
         probation.mended();
-        assert_eq!(probation.limit(batch).records, PROBE, "nothing was recorded since");
+        assert_eq!(probation.limit(batch, 0).records, PROBE, "nothing was recorded since");
     }
 
     #[tokio::test(start_paused = true)]
