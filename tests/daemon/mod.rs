@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod http;
 mod migrate;
+mod refusals;
 mod shutdown;
 mod small;
 

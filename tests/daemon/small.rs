@@ -59,6 +59,12 @@ impl Small {
         read_to_end(&properties, TOPIC, Isolation::ReadCommitted).await.expect("the topic can be read").len()
     }
 
+    /// Runs a statement.
+    pub(crate) async fn run(&self, statement: &str) {
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut self.connection().await).await;
+        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
     async fn connection(&self) -> SqliteConnection {
         SqliteConnection::connect(&self.url()).await.expect("the file can be opened")
     }
