@@ -40,7 +40,7 @@ fn records(number: usize) -> Vec<Record> {
 fn lanes_keep_back(bencher: Bencher<'_, '_>, lanes: usize) {
     let topic: Arc<str> = "orders.order.created".into();
     let lane = |key: usize| Lane::from_columns(&topic, Some(&format!("other-{key}")), None);
-    let held = |key| Held { lane: lane(key), from_id: 1, cause: HoldCause::Rejected, since: Utc::now() };
+    let held = |key| Held { lane: lane(key), from_id: 1, after: None, cause: HoldCause::Rejected, since: Utc::now() };
     let held: Vec<Held> = (0..lanes).map(held).collect();
     bencher.counter(ItemsCount::new(BATCH)).with_inputs(|| (HeldLanes::of(&held), records(BATCH))).bench_local_values(
         |(mut lanes, mut records)| {

@@ -55,3 +55,13 @@ $$;
 
 create trigger keep_held before delete on outbox_held for each row
 when (not old.settled) execute function outbox_keep_held();
+
+-- Rows that are truncated cannot be kept, and with them would go all that is known of what waits.
+create function outbox_refuse_truncate() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    raise exception 'held lanes cannot be truncated: what waits would never be published'
+    using hint = 'Release the lanes, or delete their rows, which asks for the same.';
+end
+$$;
+
+create trigger refuse_truncate before truncate on outbox_held for each statement execute function outbox_refuse_truncate();

@@ -103,7 +103,7 @@ mod tests {
     use crate::outbox::{Held, HoldCause};
 
     fn lane(lane: Lane) -> HeldLane {
-        let held = Held { lane, from_id: 7, cause: HoldCause::Rejected, since: DateTime::UNIX_EPOCH };
+        let held = Held { lane, from_id: 7, after: None, cause: HoldCause::Rejected, since: DateTime::UNIX_EPOCH };
         HeldLane { held, release_requested: true }
     }
 

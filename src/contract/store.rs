@@ -16,7 +16,7 @@ pub trait OutboxStore: Send + Sync {
     /// Begins a reading session at the stored checkpoint, or at the beginning where none is stored.
     ///
     /// Rows that are recorded as settled are never read; rows of a stored held lane, from its `from_id` on,
-    /// are left out until the lane is released. Several sessions may be open at once; only the one of the
+    /// are left out until the lane is released, and come then but for those that its `after` calls read. Several sessions may be open at once; only the one of the
     /// leader stores anything.
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>>;
 
@@ -93,12 +93,18 @@ pub trait Reader: Send {
     fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Leaves the lane out from the next fetch on, from `held.from_id` on. Holding a held lane again lowers
-    /// its `from_id` where the new one is lower, and ends a release of it that is under way.
+    /// its `from_id` where the new one is lower, and ends a release of it that is under way. Its `after` becomes the
+    /// new one.
     fn hold(&mut self, held: Held);
 
     /// Lets a held lane flow again. Some later batch says `opened`: from it on the lane's rows come, those
     /// left out first, in id order, and then its new ones; a still later batch (or the same) says `closed`:
     /// all that was left out has come.
+    ///
+    /// *Ordered*: a row that commits late with an id below `from_id`, which is not left out, comes before every row of a
+    /// higher id in its lane, as long as their transactions did not overlap. *Once*: rows that `held.after` calls read
+    /// were delivered before the hold and never come again, in whatever way rows are settled; nor do those that were
+    /// settled out of line. A lane in a held topic comes after the topic: its release waits until that is no longer held.
     fn release(&mut self, lane: &Lane);
 
     /// Stores the checkpoint in one flushed transaction. When it returns, every settlement that was written
@@ -146,7 +152,8 @@ pub trait HeldLanes: Send + Sync {
     fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>>;
 
     /// Asks for the release of held lanes, and returns how many of them are held. The leader grants it; holding the
-    /// lane anew takes the request back.
+    /// lane anew takes the request back. Whoever deletes what is stored of a lane by other means asks for its release:
+    /// only the leader forgets a lane, in a checkpoint without it.
     fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// The held lanes whose release was asked for, as they were stored when it was.
@@ -160,8 +167,8 @@ pub trait Inspect: Send + Sync {
 
     /// Removes settled rows that are older than the retention, some at a time.
     ///
-    /// Never removes an unsettled row, nor one of a held lane from its `from_id` on. Call it again at once
-    /// while it says there is more.
+    /// Never removes an unsettled row, nor what is left of a held lane: its rows from its `from_id` on, but for those that
+    /// its `after` calls read. Call it again at once while it says there is more.
     ///
     /// # Errors
     /// [`StoreError::TermOver`], and nothing is removed, when `term` is no longer the leader's.

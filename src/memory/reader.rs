@@ -61,7 +61,7 @@ impl Session {
         } else {
             self.read_new(&state, &mut page);
         }
-        let more = page.full || !closed.is_empty() || !self.asked.is_empty();
+        let more = page.full || !closed.is_empty() || self.next_release().is_some();
         page.records.sort_by_key(|record| record.id);
         Batch { records: page.records, end: position(self.last, self.proof), more, opened, closed }
     }
@@ -72,12 +72,22 @@ impl Session {
         if self.release.is_some() {
             return None;
         }
-        let lane = self.asked.pop_front()?;
+        let lane = self.asked.remove(self.next_release()?)?;
         let held = self.holding.iter().find(|held| held.lane == lane)?;
-        let is_left_out = |row: &&Row| row.number <= self.last && covers(held, &row.record);
+        let is_left_out = |row: &&Row| row.number <= self.last && covers(held, row);
         let left_out = state.rows().filter(is_left_out).map(|row| row.record.id).collect();
         self.release = Some(Release { lane: lane.clone(), left_out });
         Some(lane)
+    }
+
+    /// Which of the releases asked for is next: a lane inside a held topic waits for the topic's.
+    fn next_release(&self) -> Option<usize> {
+        let is_held = |topic: &Lane| self.holding.iter().any(|held| held.lane == *topic);
+        let may_begin = |lane: &Lane| {
+            let topic = Lane::topic_of(lane.topic());
+            *lane == topic || !is_held(&topic)
+        };
+        self.asked.iter().position(may_begin)
     }
 
     /// What another held lane keeps back stays back: it comes when that one is released.
@@ -85,7 +95,7 @@ impl Session {
         let release = self.release.as_mut()?;
         let others: Vec<Held> = self.holding.iter().filter(|held| held.lane != release.lane).cloned().collect();
         while let Some(id) = release.left_out.front() {
-            if let Some(row) = state.row(*id).filter(|row| row.sent_at.is_none() && !covered(&others, &row.record))
+            if let Some(row) = state.row(*id).filter(|row| row.sent_at.is_none() && !covered(&others, row))
                 && !page.take(row)
             {
                 return None;
@@ -99,7 +109,7 @@ impl Session {
 
     fn read_new(&mut self, state: &State, page: &mut Page) {
         for row in state.since(self.last) {
-            if row.sent_at.is_none() && !covered(&self.holding, &row.record) && !page.take(row) {
+            if row.sent_at.is_none() && !covered(&self.holding, row) && !page.take(row) {
                 return;
             }
             self.last = row.number;
@@ -156,9 +166,13 @@ impl Reader for Session {
 
     fn hold(&mut self, held: Held) {
         self.asked.retain(|lane| *lane != held.lane);
-        self.release.take_if(|release| release.lane == held.lane);
+        let broken_off = self.release.take_if(|release| held.lane.contains(&release.lane));
+        // One of a lane in a topic that is held now begins anew after the topic's.
+        if let Some(release) = broken_off.filter(|release| release.lane != held.lane) {
+            self.asked.push_front(release.lane);
+        }
         match self.holding.iter_mut().find(|known| known.lane == held.lane) {
-            Some(known) => known.from_id = known.from_id.min(held.from_id),
+            Some(known) => *known = Held { from_id: known.from_id.min(held.from_id), ..held },
             None => self.holding.push(held),
         }
     }

@@ -139,7 +139,7 @@ impl State {
             self.proofs.earlier = Some(self.known(proof)?);
             let mut published = Settlement::default();
             let is_published = |row: &&Row| {
-                row.number > self.stored.position && row.number <= number && !covered(&self.stored.held, &row.record)
+                row.number > self.stored.position && row.number <= number && !covered(&self.stored.held, row)
             };
             self.rows.values().filter(is_published).for_each(|row| published.push(&row.record));
             self.settle(&published);
@@ -252,7 +252,7 @@ impl State {
         };
         let is_old =
             |row: &&Row| settled_at(row).is_some_and(|at| (now - at).to_std().is_ok_and(|age| age > retention));
-        let purgeable = |row: &&Row| self.is_settled(row) && !covered(&self.stored.held, &row.record);
+        let purgeable = |row: &&Row| self.is_settled(row) && !covered(&self.stored.held, row);
         let ids: Vec<i64> = self.rows().filter(is_old).filter(purgeable).map(|row| row.record.id).collect();
         let removed = ids.len().min(PURGE_ROUND);
         for id in &ids[..removed] {
@@ -271,7 +271,7 @@ impl State {
 
     /// Whether a session that begins at the stored checkpoint would still read it, now or after a release.
     fn is_ahead(&self, row: &Row) -> bool {
-        row.number > self.stored.position || covered(&self.stored.held, &row.record)
+        row.number > self.stored.position || covered(&self.stored.held, row)
     }
 
     fn remove(&mut self, id: i64) {
@@ -281,17 +281,20 @@ impl State {
     }
 }
 
-/// Whether any held lane keeps the record back.
-pub(super) fn covered(held: &[Held], record: &Record) -> bool {
-    held.iter().any(|held| covers(held, record))
+/// Whether any held lane keeps the row back.
+pub(super) fn covered(held: &[Held], row: &Row) -> bool {
+    held.iter().any(|held| covers(held, row))
 }
 
-/// Whether the held lane keeps the record back.
-pub(super) fn covers(held: &Held, record: &Record) -> bool {
-    record.id >= held.from_id
+/// Whether the held lane keeps the row back.
+pub(super) fn covers(held: &Held, row: &Row) -> bool {
+    let was_published =
+        held.after.as_ref().and_then(|after| parse(after).ok()).is_some_and(|after| row.number <= after.at);
+    row.record.id >= held.from_id
+        && !was_published
         && match &held.lane {
-            Lane::Topic { topic } => *topic == record.topic,
-            lane => record.lane().as_ref() == Some(lane),
+            Lane::Topic { topic } => *topic == row.record.topic,
+            lane => row.record.lane().as_ref() == Some(lane),
         }
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use crate::outbox::Position;
+
 /// The unit of order, and of holding: a key of a topic, a partition of a topic, or a whole topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
@@ -33,6 +35,11 @@ impl Lane {
     /// The lane that is a whole topic.
     pub fn topic_of(topic: &str) -> Self {
         Lane::Topic { topic: topic.into() }
+    }
+
+    /// Whether all of another lane belongs to this one.
+    pub fn contains(&self, other: &Lane) -> bool {
+        matches!(self, Lane::Topic { topic } if **topic == *other.topic()) || self == other
     }
 
     /// The topic it belongs to.
@@ -121,12 +128,18 @@ pub struct HeldLane {
 }
 
 /// A held lane: nothing of it is published from `from_id` on until it is released.
+///
+/// What is left of the lane is told by both `from_id` and `after`. The id alone would not do: a record that committed late
+/// can be the first to wait, and records of higher ids, which are published, are then above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// What is held.
     pub lane: Lane,
     /// The lowest id of the lane that may be unsettled.
     pub from_id: i64,
+    /// Records of the lane that this position calls read were published before the lane was held. `None`: nothing is
+    /// known of that.
+    pub after: Option<Position>,
     /// Why.
     pub cause: HoldCause,
     /// Since when.

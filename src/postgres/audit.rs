@@ -11,7 +11,7 @@ use sqlx::{PgConnection, Row};
 use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
-use crate::postgres::holds::{Holds, not_held};
+use crate::postgres::holds::{Holds, left_to_a_lane};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::told;
 
@@ -42,9 +42,9 @@ impl Audit {
 
     async fn page(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
         let text = format!(
-            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or {free} and {is_read}
+            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or not {left} and {is_read}
              from {outbox} where id > $1 and created_at >= $2 order by id limit $3",
-            free = not_held("$4"),
+            left = left_to_a_lane("$4"),
             is_read = told::is_read(5),
             outbox = self.table.outbox()
         );
@@ -52,7 +52,7 @@ impl Audit {
             .bind(after)
             .bind(self.since.unwrap_or(DateTime::UNIX_EPOCH))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .bind(Holds::new(&self.stored.held).to_json().map(Json));
+            .bind(Holds::new(&self.stored.held).to_told_json().map(Json));
         let statement = told::bind(statement, self.stored.settling(self.settle));
         let rows = ask("reading rows", statement.fetch_all(&mut self.conn)).await?;
         let row = |row: &sqlx::postgres::PgRow| AuditedRow {

@@ -38,7 +38,7 @@ pub(super) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Store
     let text = format!(
         "/* outboxd: load_checkpoint */
          select c.position, c.system, c.settled_position, c.saved_at,
-             h.topic, h.key, h.partition, h.from_id, h.cause, h.since
+             h.topic, h.key, h.partition, h.from_id, h.cause, h.since, h.after_position
          from (select 1) one left join {checkpoint} c on true left join {held} h on true order by h.from_id",
         checkpoint = table.checkpoint(),
         held = table.held()
@@ -66,11 +66,11 @@ fn read_position(text: &str) -> Result<At, StoreError> {
 
 /// Reads a held lane from its columns, which begin at `at`.
 pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
-    let read = || -> Result<(Lane, i64, String, DateTime<Utc>), sqlx::Error> {
+    let read = || -> Result<(Lane, i64, String, DateTime<Utc>, Option<&str>), sqlx::Error> {
         let lane = Lane::from_columns(row.try_get(at)?, row.try_get(at + 1)?, row.try_get(at + 2)?);
-        Ok((lane, row.try_get(at + 3)?, row.try_get(at + 4)?, row.try_get(at + 5)?))
+        Ok((lane, row.try_get(at + 3)?, row.try_get(at + 4)?, row.try_get(at + 5)?, row.try_get(at + 6)?))
     };
-    let (lane, from_id, word, since) = read().map_err(|error| classify("reading held lanes", error))?;
+    let (lane, from_id, word, since, after) = read().map_err(|error| classify("reading held lanes", error))?;
     let cause = HoldCause::parse(&word).ok_or_else(|| {
         // Releasing it for a cause that is not understood could publish what someone decided to keep back.
         incompatible(
@@ -78,7 +78,8 @@ pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
             "run the version of outboxd that held it, or a newer one",
         )
     })?;
-    Ok(Held { lane, from_id, cause, since })
+    after.map(read_position).transpose()?;
+    Ok(Held { lane, from_id, after: after.map(Position::new), cause, since })
 }
 
 /// How and where checkpoints are stored by a session.
@@ -140,36 +141,45 @@ pub(super) async fn save_position(
     Ok(done.rows_affected() > 0)
 }
 
-/// The lanes given as columns `$1` to `$6`.
-const GIVEN: &str = "unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[])
-         as given (topic, key, partition, from_id, cause, since)";
+/// The lanes given as columns `$1` to `$7`.
+const GIVEN: &str = "unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
+         as given (topic, key, partition, from_id, cause, since, after_position)";
 
 /// Makes the stored lanes those given, touching only what differs: there may be thousands, and a request for release
 /// stays with a lane for as long as it is held.
 async fn store_held(conn: &mut PgConnection, table: &Table, held: &[Held]) -> Result<(), StoreError> {
+    // One that is deleted without having been settled is kept: an operator deleted it by hand, and wants it to flow.
+    let settled = format!(
+        "/* outboxd: settled_held */ update {table} h set settled = true where not exists (
+             select from {GIVEN} where given.topic = h.topic
+                 and given.key is not distinct from h.key and given.partition is not distinct from h.partition)",
+        table = table.held()
+    );
     let forget = format!(
-        "/* outboxd: forget_held */ delete from {table} h where not exists (
+        "/* outboxd: forget_held */ delete from {table} h where settled and not exists (
              select from {GIVEN} where given.topic = h.topic
                  and given.key is not distinct from h.key and given.partition is not distinct from h.partition)",
         table = table.held()
     );
     let remember = format!(
-        "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since)
+        "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since, after_position)
          select * from {GIVEN}
          on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
          set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
-             release_requested = h.release_requested and h.since = excluded.since
-         where (h.from_id, h.cause, h.since) is distinct from (excluded.from_id, excluded.cause, excluded.since)",
+             after_position = excluded.after_position, release_requested = h.release_requested and h.since = excluded.since
+         where (h.from_id, h.cause, h.since, h.after_position)
+             is distinct from (excluded.from_id, excluded.cause, excluded.since, excluded.after_position)",
         table = table.held()
     );
-    for text in [forget, remember] {
+    for text in [settled, forget, remember] {
         let statement = sqlx::query(sql(text))
             .bind(held.iter().map(|held| held.lane.topic()).collect::<Vec<_>>())
             .bind(held.iter().map(|held| held.lane.key()).collect::<Vec<_>>())
             .bind(held.iter().map(|held| held.lane.partition()).collect::<Vec<_>>())
             .bind(held.iter().map(|held| held.from_id).collect::<Vec<_>>())
             .bind(held.iter().map(|held| held.cause.as_str()).collect::<Vec<_>>())
-            .bind(held.iter().map(|held| held.since).collect::<Vec<_>>());
+            .bind(held.iter().map(|held| held.since).collect::<Vec<_>>())
+            .bind(held.iter().map(|held| held.after.as_ref().map(Position::as_str)).collect::<Vec<_>>());
         ask("storing held lanes", statement.execute(&mut *conn)).await?;
     }
     Ok(())

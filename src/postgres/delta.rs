@@ -79,7 +79,7 @@ impl DeltaReader {
     async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
         self.enter()?;
         let limit = Limit { records: limit.records.min(self.rows).max(1), ..limit };
-        let turn = self.releases.turn(&self.at, &self.holds);
+        let turn = self.releases.turn(&self.holds);
         // Only a look at the present that found little says that there is no more.
         let looked = turn == Turn::Main && self.walk.is_none();
         let mut page = match turn {
@@ -98,7 +98,7 @@ impl DeltaReader {
         Ok(Batch {
             records: page.records,
             end: self.at.to_position(),
-            more: full || !looked || !self.releases.is_empty(),
+            more: full || !looked || self.releases.are_under_way(&self.holds),
             opened: news.opened,
             closed: news.closed,
         })
@@ -114,7 +114,7 @@ impl DeltaReader {
 
     /// Reads what is new. A window that does not fit is frozen where it ends.
     async fn next_window(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { without: self.holds.to_json(), lane: None };
+        let which = Which { without: self.holds.to_json(), left: None };
         let mut page = page::new_rows(&mut self.conn, &self.place.table, &self.at.prev, &which, limit).await?;
         let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
         self.expect_proof();
@@ -130,7 +130,7 @@ impl DeltaReader {
 
     /// Reads the next page of the frozen window; the window ends with its walk.
     async fn next_page(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { without: self.holds.to_json(), lane: None };
+        let which = Which { without: self.holds.to_json(), left: None };
         let (Some(walk), Some(frozen)) = (self.walk.as_mut(), self.at.frozen.as_mut()) else {
             return Ok(Page::default());
         };
@@ -218,7 +218,7 @@ impl Reader for DeltaReader {
 
     fn hold(&mut self, held: Held) {
         self.releases.abort(&held.lane);
-        self.holds.hold(held);
+        self.holds.hold(&held);
     }
 
     fn release(&mut self, lane: &Lane) {

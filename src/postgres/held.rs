@@ -10,12 +10,12 @@ use crate::postgres::session::{ask, sql};
 /// All held lanes, longest held first.
 pub(super) async fn list(conn: &mut PgConnection, table: &Table) -> Result<Vec<HeldLane>, StoreError> {
     let text = format!(
-        "/* outboxd: list_held */ select topic, key, partition, from_id, cause, since, release_requested
+        "/* outboxd: list_held */ select topic, key, partition, from_id, cause, since, after_position, release_requested
          from {} order by since, from_id",
         table.held()
     );
     let rows = ask("listing held lanes", sqlx::query(sql(text)).fetch_all(conn)).await?;
-    rows.iter().map(|row| Ok(HeldLane { held: read_held(row, 0)?, release_requested: row.get(6) })).collect()
+    rows.iter().map(|row| Ok(HeldLane { held: read_held(row, 0)?, release_requested: row.get(7) })).collect()
 }
 
 /// Notes that these lanes are to be released, and returns how many of them are held.
@@ -37,7 +37,7 @@ pub(super) async fn request(conn: &mut PgConnection, table: &Table, lanes: &[Lan
 /// The held lanes that are to be released.
 pub(super) async fn requested(conn: &mut PgConnection, table: &Table) -> Result<Vec<Held>, StoreError> {
     let text = format!(
-        "/* outboxd: requested_releases */ select topic, key, partition, from_id, cause, since from {}
+        "/* outboxd: requested_releases */ select topic, key, partition, from_id, cause, since, after_position from {}
          where release_requested",
         table.held()
     );

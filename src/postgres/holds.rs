@@ -1,24 +1,50 @@
 //! The held lanes of a reading session, and the condition that leaves their rows out.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::outbox::{Held, Lane};
+use crate::postgres::snapshot::At;
+
+/// What a row's own lane is called in the JSON of [`Holds`]; its topic's lane is called as the topic.
+const LANE: &str = "case when partition is null then topic || ' ' || key else topic || ':' || partition end";
 
 /// The condition on a row that no held lane covers it, given what stands for [`Holds::to_json`] in the statement, null
 /// when nothing is held. One lookup a row by the topic and one by the lane, whatever the number of lanes; and no join,
 /// which could cost the order of the primary key.
+///
+/// For rows that the position does not call read: of others a lane's own position may say that they were published before
+/// the lane was held, which is for [`left_to_a_lane`] to tell.
 pub(super) fn not_held(held: &str) -> String {
     format!(
         "({held} is null or id < least(coalesce(({held} ->> topic)::bigint, 9223372036854775807), \
-         coalesce(({held} ->> case when partition is null then topic || ' ' || key else topic || ':' || partition end)::bigint, \
-         9223372036854775807)))"
+         coalesce(({held} ->> {LANE})::bigint, 9223372036854775807)))"
     )
+}
+
+/// The condition on any row that it is left to a held lane, given what stands for [`Holds::to_told_json`] in the statement,
+/// null when nothing is held. It is never null itself.
+pub(super) fn left_to_a_lane(held: &str) -> String {
+    format!(
+        "({held} is not null and exists (
+             select from (values ({held} -> topic), ({held} -> {LANE})) lane (told)
+             where id >= (told ->> 'from')::bigint and not coalesce(
+                 pg_visible_in_snapshot(xid, (told ->> 'prev')::pg_snapshot)
+                 or id <= (told ->> 'last')::bigint and pg_visible_in_snapshot(xid, (told ->> 'cur')::pg_snapshot), false)))"
+    )
+}
+
+/// A held lane, and where its rest begins.
+#[derive(Debug, Clone)]
+struct Hold {
+    lane: Lane,
+    from_id: i64,
+    after: Option<At>,
 }
 
 /// What is held, by lane.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Holds {
-    lanes: Vec<Held>,
+    lanes: Vec<Hold>,
     json: Map<String, Value>,
 }
 
@@ -27,22 +53,25 @@ impl Holds {
     pub(super) fn new(stored: &[Held]) -> Self {
         let mut holds = Self::default();
         for held in stored {
-            holds.hold(held.clone());
+            holds.hold(held);
         }
         holds
     }
 
     /// Adds a lane, or lowers where it begins.
-    pub(super) fn hold(&mut self, held: Held) {
+    pub(super) fn hold(&mut self, held: &Held) {
         let name = name(&held.lane);
+        // Without a position that can be read nothing is known, and rows may be published again.
+        let after = held.after.as_ref().and_then(|after| At::from_position(after.as_str()).ok());
         match self.lanes.iter_mut().find(|known| known.lane == held.lane) {
             Some(known) => {
                 known.from_id = known.from_id.min(held.from_id);
+                known.after = after;
                 self.json.insert(name, known.from_id.into());
             }
             None => {
                 self.json.insert(name, held.from_id.into());
-                self.lanes.push(held);
+                self.lanes.push(Hold { lane: held.lane.clone(), from_id: held.from_id, after });
             }
         }
     }
@@ -53,9 +82,18 @@ impl Holds {
         self.json.remove(&name(lane));
     }
 
+    fn of(&self, lane: &Lane) -> Option<&Hold> {
+        self.lanes.iter().find(|held| held.lane == *lane)
+    }
+
     /// From which id on a lane is held, if it is.
     pub(super) fn held_from(&self, lane: &Lane) -> Option<i64> {
-        self.lanes.iter().find(|held| held.lane == *lane).map(|held| held.from_id)
+        self.of(lane).map(|held| held.from_id)
+    }
+
+    /// The position that tells which rows of a held lane were published before it was held, if it is known.
+    pub(super) fn held_after(&self, lane: &Lane) -> Option<&At> {
+        self.of(lane).and_then(|held| held.after.as_ref())
     }
 
     /// The lowest id that is held of any lane.
@@ -73,6 +111,21 @@ impl Holds {
         let mut json = self.json.clone();
         json.remove(&name(lane));
         (!json.is_empty()).then_some(Value::Object(json))
+    }
+
+    /// The names of the lanes, each with all that is known of where its rest begins; nothing when nothing is held.
+    pub(super) fn to_told_json(&self) -> Option<Value> {
+        let told = |hold: &Hold| {
+            let frozen = hold.after.as_ref().and_then(|at| at.frozen.as_ref());
+            let told = json!({
+                "from": hold.from_id,
+                "prev": hold.after.as_ref().map(|at| at.prev.shown()),
+                "cur": frozen.map(|frozen| frozen.cur.to_string()),
+                "last": frozen.map(|frozen| frozen.last),
+            });
+            (name(&hold.lane), told)
+        };
+        (!self.lanes.is_empty()).then(|| Value::Object(self.lanes.iter().map(told).collect()))
     }
 }
 
@@ -93,16 +146,16 @@ mod tests {
     use crate::outbox::HoldCause;
 
     fn held(lane: Lane, from_id: i64) -> Held {
-        Held { lane, from_id, cause: HoldCause::MissingTopic, since: DateTime::UNIX_EPOCH }
+        Held { lane, from_id, after: None, cause: HoldCause::MissingTopic, since: DateTime::UNIX_EPOCH }
     }
 
     #[test]
     fn holding_again_only_lowers_where_a_lane_begins() {
         let lane = Lane::topic_of("a");
         let mut holds = Holds::new(&[held(lane.clone(), 7)]);
-        holds.hold(held(lane.clone(), 9));
+        holds.hold(&held(lane.clone(), 9));
         assert_eq!(holds.held_from(&lane), Some(7));
-        holds.hold(held(lane.clone(), 3));
+        holds.hold(&held(lane.clone(), 3));
         assert_eq!(holds.to_json(), Some(serde_json::json!({"a": 3})));
         holds.free(&lane);
         assert_eq!(holds.to_json(), None);

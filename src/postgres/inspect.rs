@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row};
 use crate::contract::{Backlog, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
-use crate::postgres::holds::{Holds, not_held};
+use crate::postgres::holds::{Holds, left_to_a_lane, not_held};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::snapshot::{At, Snapshot};
 use crate::postgres::told;
@@ -148,14 +148,14 @@ async fn count_held(
          select count(*) filter (where wanted),
              extract(epoch from clock_timestamp() - min(created_at) filter (where wanted))::float8, count(*) = $2
          from (
-             select created_at, sent_at is null and not ({free}) as wanted
+             select created_at, sent_at is null and {left} as wanted
              from (select * from {outbox} where id >= $1 order by id limit $2) looked_at
          ) walked",
         outbox = table.outbox(),
-        free = not_held("$3")
+        left = left_to_a_lane("$3")
     );
     let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(LOOK)));
-    let statement = statement.bind(holds.to_json().map(Json));
+    let statement = statement.bind(holds.to_told_json().map(Json));
     ask("counting held rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
 
@@ -174,7 +174,7 @@ async fn stamp_late(
     let text = format!(
         "/* outboxd: stamp_late */
          with looked_at as materialized (
-             select id, sent_at is null and {free} and not {is_settled}
+             select id, sent_at is null and not {left} and not {is_settled}
                  and (not (xid >= $3 or xid = any($4)) or xid >= (select pg_snapshot_xmax(pg_current_snapshot()))) as is_late
              from {outbox} where id > $1 order by id limit $2
          ),
@@ -187,7 +187,7 @@ async fn stamp_late(
          )
          select (select count(*) from stamped), count(*), max(id) from looked_at",
         outbox = table.outbox(),
-        free = not_held("$5"),
+        left = left_to_a_lane("$5"),
         is_settled = told::is_read(6)
     );
     let statement = sqlx::query(sql(text))
@@ -195,7 +195,7 @@ async fn stamp_late(
         .bind(BITE)
         .bind(Xid(at.prev.xmax))
         .bind(Xid::all(&at.prev.open))
-        .bind(holds.to_json().map(Json));
+        .bind(holds.to_told_json().map(Json));
     let row = ask("looking for forgotten rows", told::bind(statement, settling).fetch_one(conn)).await?;
     let last = row.get::<Option<i64>, _>(2).filter(|_| row.get::<i64, _>(1) >= BITE);
     *after = last.unwrap_or(i64::MIN);

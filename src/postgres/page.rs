@@ -17,7 +17,7 @@ use crate::postgres::errors::classify;
 use crate::postgres::holds::not_held;
 use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page, READING, unreadable};
 use crate::postgres::session::{BACKLOG, ask, bounded, sql};
-use crate::postgres::snapshot::Snapshot;
+use crate::postgres::snapshot::{At, Snapshot};
 use crate::postgres::values::{Bound, Preset, Values};
 
 /// What to read of a window, besides where it is.
@@ -25,8 +25,19 @@ use crate::postgres::values::{Bound, Preset, Values};
 pub(super) struct Which<'a> {
     /// Held lanes to leave out, as [`Holds`](super::holds::Holds) writes them.
     pub without: Option<serde_json::Value>,
-    /// Only rows of this lane, from an id on.
-    pub lane: Option<(&'a Lane, i64)>,
+    /// Only what is left of a held lane.
+    pub left: Option<Left<'a>>,
+}
+
+/// What is left of a held lane, up to where the main flow is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub lane: &'a Lane,
+    pub from_id: i64,
+    /// What one of these calls read is no part of it.
+    pub without: [Option<&'a At>; 2],
+    /// Only what this calls read.
+    pub upto: &'a At,
 }
 
 /// A part of a window, to be walked by id.
@@ -175,12 +186,30 @@ impl<V: Values> Statement<V> {
             return String::new();
         }
         let (xmax, open) = (self.values.xid(snapshot.xmax), self.values.xids(&snapshot.open));
-        format!("and (xid >= {xmax} or xid = any({open}))")
+        format!(" and (xid >= {xmax} or xid = any({open}))")
     }
 
     /// The inner select makes it read the snapshot's text once instead of once a row.
     fn seen_in(&mut self, snapshot: &Snapshot) -> String {
         format!("and pg_visible_in_snapshot(xid, (select {}::pg_snapshot))", self.values.text(snapshot.to_string()))
+    }
+
+    /// A condition on rows that a position does not call read.
+    fn unread_at(&mut self, at: &At) -> String {
+        let mut unread = self.unseen_in(&at.prev);
+        if let Some(frozen) = &at.frozen {
+            let (last, seen) = (self.values.number(frozen.last), self.seen_in(&frozen.cur));
+            unread = format!("{unread} and not (id + 0 <= {last} {seen})");
+        }
+        unread
+    }
+
+    /// A condition on rows that a position calls read, besides being visible where its window ends.
+    fn read_at(&mut self, at: &At) -> String {
+        let Some(frozen) = &at.frozen else { return String::new() };
+        let last = self.values.number(frozen.last);
+        let before = if at.prev.is_nothing() { "and false".to_owned() } else { self.seen_in(&at.prev) };
+        format!(" and (id + 0 <= {last} or true {before})")
     }
 
     /// Rows that are marked as sent are left out in every mode, so that changing it publishes nothing again.
@@ -189,7 +218,7 @@ impl<V: Values> Statement<V> {
         if let Some(held) = &which.without {
             rest = format!("{rest} and {}", not_held(&self.values.json(held)));
         }
-        if let Some((lane, from_id)) = which.lane {
+        if let Some(Left { lane, from_id, without, upto }) = which.left {
             let (topic, from_id) = (self.values.text(lane.topic().to_owned()), self.values.number(from_id));
             rest = format!("{rest} and topic = {topic} and id + 0 >= {from_id}");
             if let Some(key) = lane.key() {
@@ -198,6 +227,8 @@ impl<V: Values> Statement<V> {
             if let Some(partition) = lane.partition() {
                 rest = format!("{rest} and partition = {}", self.values.int(partition));
             }
+            rest.push_str(&self.read_at(upto));
+            without.into_iter().flatten().for_each(|at| rest.push_str(&self.unread_at(at)));
         }
         rest
     }

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, Row};
 use crate::contract::{Purge, StoreError};
 use crate::outbox::{Settle, Table, Term};
 use crate::postgres::checkpoint;
-use crate::postgres::holds::{Holds, not_held};
+use crate::postgres::holds::{Holds, left_to_a_lane};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::snapshot::At;
 use crate::postgres::told;
@@ -112,7 +112,7 @@ impl Bite<'_> {
             .bind(self.after)
             .bind(BITE)
             .bind(self.retention.as_secs_f64())
-            .bind(self.holds.to_json().map(Json));
+            .bind(self.holds.to_told_json().map(Json));
         let statement = told::bind(statement, self.by_position);
         let row = ask("purging", statement.fetch_one(conn)).await?;
         if !row.get::<bool, _>(0) {
@@ -134,7 +134,7 @@ fn statement(table: &Table) -> String {
         "/* outboxd: purge */
          with mine as materialized (select term from {lease} where term = $1 for share),
          looked_at as materialized (
-             select id, created_at, {free} and case when sent_at is not null then sent_at < clock_timestamp() - $4 * interval '1 second'
+             select id, created_at, not {left} and case when sent_at is not null then sent_at < clock_timestamp() - $4 * interval '1 second'
                  else created_at < clock_timestamp() - $4 * interval '1 second' and {is_read} end as old
              from {outbox} where id > $2 order by id limit $3
          ),
@@ -147,7 +147,7 @@ fn statement(table: &Table) -> String {
          from looked_at",
         lease = table.lease(),
         outbox = table.outbox(),
-        free = not_held("$5"),
+        left = left_to_a_lane("$5"),
         is_read = told::is_read(6)
     )
 }

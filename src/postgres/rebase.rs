@@ -12,7 +12,7 @@ use crate::contract::StoreError;
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Place, Stored};
 use crate::postgres::errors::{classify, is_denied, not_now};
-use crate::postgres::holds::{Holds, not_held};
+use crate::postgres::holds::{Holds, left_to_a_lane};
 use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
 use crate::postgres::snapshot::{At, Snapshot};
 use crate::postgres::told;
@@ -103,7 +103,7 @@ async fn stamp_due(
     let text = format!(
         "/* outboxd: stamp_due */
          with judged as materialized (
-             select id, {free} and created_at <= $3 and {is_settled} as is_settled from {outbox} where sent_at is null
+             select id, not {left} and created_at <= $3 and {is_settled} as is_settled from {outbox} where sent_at is null
          ),
          stamped as (
              update {outbox} o set xid = case when j.is_settled then '0' else pg_current_xact_id() end
@@ -111,12 +111,12 @@ async fn stamp_due(
          )
          select count(*) filter (where not is_settled) from stamped",
         outbox = table.outbox(),
-        free = not_held("$2"),
+        left = left_to_a_lane("$2"),
         is_settled = told::is_read(4)
     );
     let statement = sqlx::query(sql(text))
         .bind(Xid(now.xmin))
-        .bind(Holds::new(&stored.held).to_json().map(Json))
+        .bind(Holds::new(&stored.held).to_told_json().map(Json))
         .bind(stored.saved_at);
     let statement = told::bind(statement, stored.settling(settle));
     let row = ask_within("stamping what is due", BACKLOG, statement.fetch_one(conn)).await?;

@@ -11,7 +11,7 @@ use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
 use crate::postgres::settle;
-use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::snapshot::At;
 use crate::postgres::xid::Xid;
 
 /// What there is to do about a progress that does not descend from what this database holds.
@@ -172,7 +172,7 @@ async fn settle_between(
     let statement = sqlx::query(sql(text))
         .bind(Xid(from.prev.xmax))
         .bind(Xid::all(&from.prev.open))
-        .bind(shown(&to.prev))
+        .bind(to.prev.shown())
         .bind(frozen.map(|frozen| frozen.cur.to_string()))
         .bind(frozen.map(|frozen| frozen.last))
         .bind(holds.to_json().map(Json));
@@ -181,10 +181,4 @@ async fn settle_between(
         tracing::info!(rows = done.rows_affected(), "recorded as published what the last leader had no time to record");
     }
     Ok(())
-}
-
-/// PostgreSQL reads no snapshot that begins at 0; in the one that begins and ends at 1 nothing of ours is visible
-/// either.
-fn shown(snapshot: &Snapshot) -> String {
-    if snapshot.is_nothing() { "1:1:".to_owned() } else { snapshot.to_string() }
 }

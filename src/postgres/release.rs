@@ -1,8 +1,11 @@
 //! Releases of held lanes: what was left out comes by id, and only then the lane flows with the others again.
 //!
-//! The lane has a small position of its own. In rounds it reads up to the next snapshot at which the main flow
-//! has no window open; when both stand at the same snapshot, the lane has nothing left that the main flow left out,
-//! and windows include it from there on. Pages of the two alternate, so that neither waits for the other.
+//! The lane has a position of its own, which follows that of the main flow in rounds: each reads what is left of the lane
+//! up to where the main flow is by then, and never beyond, because what committed late below `from_id` comes by the main
+//! flow, and goes first. Pages of the two alternate, so that neither waits for the other. When both stand at the same
+//! position, the lane has nothing left that the main flow left out, and the main flow includes it from there on.
+//!
+//! A lane inside a held topic is not released before the topic: all that is left of it would be the topic's.
 
 use std::collections::VecDeque;
 
@@ -11,13 +14,14 @@ use sqlx::PgConnection;
 use crate::contract::StoreError;
 use crate::outbox::{Lane, Limit, Table};
 use crate::postgres::holds::Holds;
-use crate::postgres::page::{self, Which};
+use crate::postgres::page::{self, Left, Which};
 use crate::postgres::rows::Page;
 use crate::postgres::snapshot::{At, Snapshot};
 use crate::postgres::walk::Walk;
 
-/// Pages of a release for each page of the main flow, plus one.
-const CYCLE: u32 = 3;
+/// Pages of a release for each page of the main flow, in its first round. Each further round has twice as many, so that it
+/// catches up with the main flow however much is written to the lane meanwhile.
+const PAGES: u32 = 2;
 
 /// Whose page is next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,37 +41,79 @@ pub(super) struct News {
     pub closed: Vec<Lane>,
 }
 
-/// The releases under way; the first is worked on.
+/// The releases under way; the first that may be is worked on.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
     queue: VecDeque<Release>,
+    /// Pages of releases since one of the main flow.
     pages: u32,
 }
 
 #[derive(Debug)]
 struct Release {
     lane: Lane,
-    /// What was visible in it has been read.
-    read: Snapshot,
+    /// What is left of the lane has come as far as this calls it read; nothing before the first round is over.
+    read: Option<At>,
     round: Option<Round>,
+    rounds: u32,
     begun: bool,
     told: bool,
 }
 
-/// A window of one lane.
+/// What is read of one lane up to where the main flow was when the round began.
 #[derive(Debug)]
 struct Round {
-    cur: Snapshot,
+    upto: At,
+    /// What is visible in it does not lead to rows of the round.
+    since: Snapshot,
     /// Its walk by id, unless it may fit one page.
     walk: Option<Walk>,
+}
+
+impl Round {
+    /// The first round may read everything, and one inside the window of the one before has its ids, so they walk. Others
+    /// are led by what became visible since.
+    async fn begin(
+        conn: &mut PgConnection,
+        table: &Table,
+        read: Option<&At>,
+        (from_id, upto): (i64, &At),
+    ) -> Result<Self, StoreError> {
+        let last = |at: &At| at.frozen.as_ref().map_or(0, |frozen| frozen.last);
+        let walk = match read.filter(|read| !read.prev.is_nothing() || read.is_in_the_window_of(upto)) {
+            None => Some(Walk::after(conn, table, from_id - 1).await?),
+            Some(read) if read.is_in_the_window_of(upto) => {
+                Some(Walk::between(last(read).max(from_id - 1), last(upto)))
+            }
+            Some(_) => None,
+        };
+        let since = read.filter(|_| walk.is_none()).map_or_else(Snapshot::nothing, |read| read.prev.clone());
+        Ok(Self { upto: upto.clone(), since, walk })
+    }
+}
+
+impl Release {
+    fn of(lane: &Lane) -> Self {
+        Self { lane: lane.clone(), read: None, round: None, rounds: 0, begun: false, told: false }
+    }
+
+    /// Whether nothing is left of the lane that the main flow has passed.
+    fn is_level_with(&self, at: &At) -> bool {
+        self.round.is_none() && self.read.as_ref().is_some_and(|read| read.is_level_with(at))
+    }
+
+    /// Whether it must wait for another: the lane's topic is held.
+    fn must_wait(&self, holds: &Holds) -> bool {
+        let topic = Lane::topic_of(self.lane.topic());
+        self.lane != topic && holds.held_from(&self.lane).is_some() && holds.held_from(&topic).is_some()
+    }
 }
 
 impl Releases {
     /// Adds a lane, unless its release is under way.
     pub(super) fn begin(&mut self, lane: &Lane) {
         if !self.queue.iter().any(|release| release.lane == *lane) {
-            let (lane, read) = (lane.clone(), Snapshot::nothing());
-            self.queue.push_back(Release { lane, read, round: None, begun: false, told: false });
+            self.queue.push_back(Release::of(lane));
         }
     }
 
@@ -76,23 +122,30 @@ impl Releases {
         self.queue.retain(|release| release.lane != *lane);
     }
 
-    /// Whether nothing is being released.
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    /// Whether there is a release to work on.
+    pub(super) fn are_under_way(&self, holds: &Holds) -> bool {
+        self.current(holds).is_some()
     }
 
-    /// Whose page is next, given where the main flow is and what is held.
-    pub(super) fn turn(&mut self, at: &At, holds: &Holds) -> Turn {
-        let Some(release) = self.queue.front() else { return Turn::Main };
-        let level = release.begun && release.round.is_none() && release.read == *at.boundary();
-        if level || holds.held_from(&release.lane).is_none() {
+    fn current(&self, holds: &Holds) -> Option<usize> {
+        self.queue.iter().position(|release| !release.must_wait(holds))
+    }
+
+    /// Whose page is next, given what is held.
+    pub(super) fn turn(&mut self, holds: &Holds) -> Turn {
+        let current = self.current(holds).map(|current| &self.queue[current]);
+        let Some(release) = current.filter(|release| holds.held_from(&release.lane).is_some()) else {
             return Turn::Main;
+        };
+        self.pages += 1;
+        if self.pages <= PAGES.saturating_mul(2_u32.saturating_pow(release.rounds)) {
+            return Turn::Release;
         }
-        self.pages = (self.pages + 1) % CYCLE;
-        if self.pages == 0 { Turn::Main } else { Turn::Release }
+        self.pages = 0;
+        Turn::Main
     }
 
-    /// Reads the next page of the first release.
+    /// Reads the next page of the release at hand.
     pub(super) async fn page(
         &mut self,
         conn: &mut PgConnection,
@@ -101,19 +154,18 @@ impl Releases {
         at: &At,
         limit: Limit,
     ) -> Result<Page, StoreError> {
-        let Some(release) = self.queue.front_mut() else { return Ok(Page::default()) };
+        let current = self.current(holds).map(|current| &mut self.queue[current]);
+        let Some(release) = current else { return Ok(Page::default()) };
         let Some(from_id) = holds.held_from(&release.lane) else { return Ok(Page::default()) };
-        let which = Which { without: holds.to_json_without(&release.lane), lane: Some((&release.lane, from_id)) };
         release.begun = true;
         let mut round = match release.round.take() {
             Some(round) => round,
-            // The first round reads everything, so it walks; a later one reads what came during the one before.
-            None if release.read.is_nothing() => {
-                Round { cur: at.boundary().clone(), walk: Some(Walk::after(conn, table, from_id - 1).await?) }
-            }
-            None => Round { cur: at.boundary().clone(), walk: None },
+            None => Round::begin(conn, table, release.read.as_ref(), (from_id, at)).await?,
         };
-        let window = (&release.read, &round.cur);
+        let window = (&round.since, round.upto.boundary());
+        let without = [holds.held_after(&release.lane), release.read.as_ref()];
+        let left = Left { lane: &release.lane, from_id, without, upto: &round.upto };
+        let which = Which { without: holds.to_json_without(&release.lane), left: Some(left) };
         let page = match round.walk.as_mut() {
             Some(walk) => walk.page(conn, table, window, &which, limit).await?,
             None => {
@@ -125,7 +177,8 @@ impl Releases {
             }
         };
         if round.walk.as_ref().is_none_or(Walk::is_over) {
-            release.read = round.cur;
+            release.read = Some(round.upto);
+            release.rounds += 1;
         } else {
             release.round = Some(round);
         }
@@ -135,19 +188,19 @@ impl Releases {
     /// Ends the releases that stand where the main flow stands, and says what there is to tell.
     pub(super) fn conclude(&mut self, at: &At, holds: &mut Holds) -> News {
         let mut news = News::default();
-        while let Some(release) = self.queue.front_mut() {
+        while let Some(current) = self.current(holds) {
+            let release = &mut self.queue[current];
             let held = holds.held_from(&release.lane).is_some();
             if !release.told && (release.begun || !held) {
                 release.told = true;
                 news.opened.push(release.lane.clone());
             }
-            let level = release.begun && release.round.is_none() && at.frozen.is_none() && release.read == at.prev;
-            if held && !level {
+            if held && !release.is_level_with(at) {
                 break;
             }
             holds.free(&release.lane);
             news.closed.push(release.lane.clone());
-            self.queue.pop_front();
+            self.queue.remove(current);
         }
         news
     }

@@ -39,6 +39,12 @@ impl Snapshot {
     pub(super) fn is_nothing(&self) -> bool {
         self.xmax == 0
     }
+
+    /// What PostgreSQL reads: no snapshot that begins at 0. In one that begins and ends at 1 nothing of ours is visible
+    /// either.
+    pub(super) fn shown(&self) -> String {
+        if self.is_nothing() { "1:1:".to_owned() } else { self.to_string() }
+    }
 }
 
 impl FromStr for Snapshot {
@@ -118,6 +124,17 @@ impl At {
     /// The next snapshot at which no window is open: where everything visible was read.
     pub(super) fn boundary(&self) -> &Snapshot {
         self.frozen.as_ref().map_or(&self.prev, |frozen| &frozen.cur)
+    }
+
+    /// Whether the same was read there and here.
+    pub(super) fn is_level_with(&self, other: &At) -> bool {
+        self.prev == other.prev && self.frozen == other.frozen
+    }
+
+    /// Whether both are inside one window.
+    pub(super) fn is_in_the_window_of(&self, other: &At) -> bool {
+        let end = |at: &At| at.frozen.as_ref().map(|frozen| frozen.cur.clone());
+        self.prev == other.prev && self.frozen.is_some() && end(self) == end(other)
     }
 
     /// Whether everything that was read there was read here, and more. Both must be of one succession of sessions,

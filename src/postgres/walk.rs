@@ -29,6 +29,11 @@ impl Walk {
         Ok(Self { last, top: edge(conn, table, Edge::Highest).await?, sparse: false })
     }
 
+    /// A walk over the ids after one and up to another.
+    pub(super) fn between(last: i64, top: i64) -> Self {
+        Self { last, top, sparse: false }
+    }
+
     /// A walk over the whole table, from its lowest id.
     pub(super) async fn from_the_lowest(conn: &mut PgConnection, table: &Table) -> Result<Self, StoreError> {
         let lowest = edge(conn, table, Edge::Before(i64::MIN)).await?;

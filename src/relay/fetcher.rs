@@ -24,6 +24,8 @@ const IDLE_CHECKPOINT: Duration = Duration::from_secs(60);
 pub(crate) struct Fetched {
     /// Counts the batches of a session from 1.
     pub(crate) number: u64,
+    /// The position before it was read.
+    pub(crate) start: Position,
     pub(crate) batch: Batch,
     /// How many commands about lanes the reader had heard when it read this.
     pub(crate) heard: u64,
@@ -195,7 +197,7 @@ impl Fetcher {
     }
 
     async fn pass_on(&mut self, batch: Batch, mut permit: Permit, reached: &mut Reached) {
-        reached.position = batch.end.clone();
+        let start = std::mem::replace(&mut reached.position, batch.end.clone());
         let empty = batch.records.is_empty() && batch.opened.is_empty() && batch.closed.is_empty();
         if empty {
             if self.progress.borrow().covers(reached.sent) {
@@ -210,7 +212,7 @@ impl Fetcher {
         let records = batch.records.len();
         self.status.send_modify(|status| status.in_flight += records);
         metrics::set_in_flight(self.status.borrow().in_flight);
-        let fetched = Fetched { number: reached.sent, batch, heard: reached.heard, permit };
+        let fetched = Fetched { number: reached.sent, start, batch, heard: reached.heard, permit };
         tokio::select! {
             biased;
             () = self.ending.soft.cancelled() => {}
@@ -259,8 +261,9 @@ fn due(
 ) -> Option<Checkpoint> {
     let settled = progress.borrow().clone();
     // With nothing in flight everything up to the latest read is settled or held.
-    let position = if settled.covers(reached.sent) { reached.position.clone() } else { settled.position };
-    let held = lanes.lock().unwrap_or_else(PoisonError::into_inner).stored();
+    let is_all = settled.covers(reached.sent);
+    let position = if is_all { reached.position.clone() } else { settled.position.clone() };
+    let held = lanes.lock().unwrap_or_else(PoisonError::into_inner).stored(&settled);
     let news = |stored: &Stored| stored.position != position || stored.held != held;
     reached.stored.as_ref().is_none_or(news).then_some(Checkpoint { term, position, held })
 }

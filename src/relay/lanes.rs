@@ -6,6 +6,9 @@
 //! was left out has come (*closed*); in between the lane stays in the stored set, so that a crash starts the
 //! release over. Commands to the reader are numbered, and what it says counts only if it had heard the
 //! lane's latest command by then: the end of a release that was broken off must not end a later one.
+//!
+//! A topic may be held and a key of it besides. A record of both is in the care of the key's lane: while the topic is held
+//! nothing of the key is released either, so that each record is left out by one lane and comes again with that.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +16,9 @@ use std::sync::Arc;
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::sync::Notify;
 
-use crate::outbox::{Held, HoldCause, Lane, Record};
+use crate::outbox::{Held, HoldCause, Lane, Position, Record};
+use crate::relay::publisher::Row;
+use crate::relay::settler::Frontier;
 
 /// What the reader must be told before its next read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +37,21 @@ enum State {
     Open,
 }
 
+/// Where a batch begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Before {
+    /// The batch's number.
+    pub(crate) batch: u64,
+    /// The position before it.
+    pub(crate) position: Position,
+}
+
 #[derive(Debug)]
 struct Entry {
     held: Held,
     state: State,
+    /// The number of the batch in which it came to be held; 0 in an earlier session.
+    batch: u64,
     /// The number of the latest command about this lane.
     commanded: u64,
 }
@@ -47,6 +63,10 @@ pub(crate) struct Lanes {
     commands: VecDeque<Command>,
     /// How many commands were given in all.
     given: u64,
+    /// The number of the latest batch of which what waits was taken out.
+    looked_at: u64,
+    /// The batch that was the latest when a lane was held last: up to it some may hold records of lanes that wait by now.
+    under_way: u64,
     /// Signalled when a lane may wait that did not.
     news: Arc<Notify>,
 }
@@ -54,7 +74,8 @@ pub(crate) struct Lanes {
 impl Lanes {
     /// Begins with what the reader's session found stored.
     pub(crate) fn restore(held: &[Held]) -> Self {
-        let entry = |held: &Held| (held.lane.clone(), Entry { held: held.clone(), state: State::Held, commanded: 0 });
+        let entry =
+            |held: &Held| (held.lane.clone(), Entry { held: held.clone(), state: State::Held, batch: 0, commanded: 0 });
         Self { entries: held.iter().map(entry).collect(), ..Self::default() }
     }
 
@@ -63,8 +84,9 @@ impl Lanes {
         self.entries.is_empty()
     }
 
-    /// Takes out of `records` what belongs to a held lane, remembering from which id on it waits.
-    pub(crate) fn keep_back(&mut self, records: &mut Vec<Record>) {
+    /// Takes out of a batch's `records` what belongs to a held lane, remembering from which id on it waits.
+    pub(crate) fn keep_back(&mut self, batch: u64, records: &mut Vec<Record>) {
+        self.looked_at = batch;
         if !self.is_empty() {
             records.retain(|record| !self.keeps_back(record));
         }
@@ -96,32 +118,73 @@ impl Lanes {
             })
     }
 
-    fn keeps_back(&mut self, record: &Record) -> bool {
-        let topic = Lane::Topic { topic: Arc::clone(&record.topic) };
-        let lanes = [Some(topic), record.lane()];
-        let waits = |entry: &&mut Entry| entry.state != State::Open;
-        for lane in lanes.into_iter().flatten() {
-            if let Some(entry) = self.entries.get_mut(&lane).filter(waits) {
-                if record.id < entry.held.from_id {
-                    entry.held.from_id = record.id;
-                    self.commands.push_back(Command::Hold(entry.held.clone()));
-                    self.given += 1;
-                    entry.commanded = self.given;
-                    // The reader breaks a release off when it hears of a hold.
-                    entry.state = State::Held;
-                    self.news.notify_one();
-                }
-                return true;
-            }
-        }
-        false
+    /// Whether any of these rows, of a batch that was under way when a lane was held, belongs to a lane that waits or that is
+    /// being released.
+    pub(crate) fn came_to_wait(&self, batch: u64, rows: &[Row]) -> bool {
+        let waits = |row: &Row| {
+            self.entries.contains_key(&Lane::Topic { topic: Arc::clone(&row.topic) })
+                || row.lane().is_some_and(|lane| self.entries.contains_key(&lane))
+        };
+        !self.is_empty() && batch <= self.under_way && rows.iter().any(waits)
     }
 
-    /// Holds a lane from this id on. Says whether it was not held before.
-    pub(crate) fn hold(&mut self, lane: Lane, from_id: i64, cause: HoldCause) -> bool {
+    fn keeps_back(&mut self, record: &Record) -> bool {
+        let (topic, lane) = (Lane::Topic { topic: Arc::clone(&record.topic) }, record.lane());
+        let waits = |lane: &Lane| self.entries.get(lane).is_some_and(|entry| entry.state != State::Open);
+        if !waits(&topic) && !lane.as_ref().is_some_and(waits) {
+            return false;
+        }
+        let keeper = lane.filter(|lane| self.entries.contains_key(lane)).unwrap_or(topic);
+        self.keep(&keeper, record.id);
+        true
+    }
+
+    /// Sees to it that a lane that is known waits for the record of this id too. That ends a release that has come so far
+    /// or begins above it; who asked for it is heard again.
+    fn keep(&mut self, lane: &Lane, id: i64) {
+        let is_news = |entry: &&mut Entry| entry.state == State::Open || id < entry.held.from_id;
+        if let Some(entry) = self.entries.get_mut(lane).filter(is_news) {
+            entry.held.from_id = entry.held.from_id.min(id);
+            self.commands.push_back(Command::Hold(entry.held.clone()));
+            self.given += 1;
+            entry.commanded = self.given;
+            // The reader breaks a release off when it hears of a hold.
+            entry.state = State::Held;
+            self.news.notify_one();
+        }
+    }
+
+    /// Lets a lane that is known begin no later than there: its records of that batch were still under way when it was held.
+    fn begin_no_later_than(&mut self, lane: &Lane, before: &Before) {
+        if let Some(entry) = self.entries.get_mut(lane).filter(|entry| before.batch < entry.batch) {
+            entry.batch = before.batch;
+            entry.held.after = Some(before.position.clone());
+            self.commands.push_back(Command::Hold(entry.held.clone()));
+            self.given += 1;
+            entry.commanded = self.given;
+            entry.state = State::Held;
+            self.news.notify_one();
+        }
+    }
+
+    /// Holds the topic of a record that waits. Says whether it was not held before.
+    pub(crate) fn hold_topic_of(&mut self, row: &Row, cause: HoldCause, before: &Before) -> bool {
+        if let Some(lane) = row.lane() {
+            self.begin_no_later_than(&lane, before);
+            self.keep(&lane, row.id);
+        }
+        self.hold(Lane::Topic { topic: Arc::clone(&row.topic) }, row.id, cause, before)
+    }
+
+    /// Holds a lane from this id on, because of a record of a batch that begins there. Says whether it was not held before.
+    pub(crate) fn hold(&mut self, lane: Lane, from_id: i64, cause: HoldCause, before: &Before) -> bool {
+        self.under_way = self.looked_at;
+        self.begin_no_later_than(&lane, before);
+        let (batch, after) = self.beginning_of(&lane, before);
         let fresh = || Entry {
-            held: Held { lane: lane.clone(), from_id, cause, since: now() },
+            held: Held { lane: lane.clone(), from_id, after, cause, since: now() },
             state: State::Open,
+            batch,
             commanded: 0,
         };
         let entry = self.entries.entry(lane.clone()).or_insert_with(fresh);
@@ -139,6 +202,16 @@ impl Lanes {
             entry.commanded = self.given;
         }
         news
+    }
+
+    /// The batch in which a lane comes to be held, and the position before it. What is left of a topic comes out of line,
+    /// so that a lane in it begins where the topic does: no later position tells whether its records were published.
+    fn beginning_of(&self, lane: &Lane, before: &Before) -> (u64, Option<Position>) {
+        let of_topic = self.entries.get(&Lane::topic_of(lane.topic())).filter(|entry| entry.batch <= before.batch);
+        of_topic.map_or_else(
+            || (before.batch, Some(before.position.clone())),
+            |entry| (entry.batch, entry.held.after.clone()),
+        )
     }
 
     /// Asks for the release of a lane, unless it was held anew since somebody wished for that.
@@ -194,9 +267,25 @@ impl Lanes {
         Arc::clone(&self.news)
     }
 
-    /// What must be stored beside a checkpoint: every lane of which something may be unsettled.
-    pub(crate) fn stored(&self) -> Vec<Held> {
-        let mut held: Vec<Held> = self.entries.values().map(|entry| entry.held.clone()).collect();
+    /// Every lane of which something may be unsettled.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        Self::sorted(self.entries.values().map(|entry| entry.held.clone()))
+    }
+
+    /// What must be stored beside a checkpoint at which everything is settled up to there. What is under way may not arrive:
+    /// a lane that came to be held because of a later batch flows at this checkpoint, and one that did so in the next
+    /// batch has nothing published after it.
+    pub(crate) fn stored(&self, settled: &Frontier) -> Vec<Held> {
+        let next = settled.number + 1;
+        let told = self.entries.values().filter(|entry| entry.batch <= next);
+        Self::sorted(told.map(|entry| match entry.batch == next {
+            true => Held { after: Some(settled.position.clone()), ..entry.held.clone() },
+            false => entry.held.clone(),
+        }))
+    }
+
+    fn sorted(held: impl Iterator<Item = Held>) -> Vec<Held> {
+        let mut held: Vec<Held> = held.collect();
         held.sort_by(|a, b| a.lane.cmp(&b.lane));
         held
     }
@@ -231,9 +320,13 @@ mod tests {
         }
     }
 
+    fn before(batch: u64) -> Before {
+        Before { batch, position: Position::new(format!("before {batch}")) }
+    }
+
     fn kept_back(lanes: &mut Lanes, records: &[Record]) -> Vec<i64> {
         let mut left = records.to_vec();
-        lanes.keep_back(&mut left);
+        lanes.keep_back(1, &mut left);
         let kept = |record: &&Record| !left.iter().any(|other| other.id == record.id);
         records.iter().filter(kept).map(|record| record.id).collect()
     }
@@ -241,8 +334,8 @@ mod tests {
     #[test]
     fn a_held_topic_keeps_back_its_records_and_no_others() {
         let mut lanes = Lanes::default();
-        assert!(lanes.hold(Lane::topic_of("a"), 5, CAUSE));
-        assert!(!lanes.hold(Lane::topic_of("a"), 7, CAUSE), "it was held before");
+        assert!(lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(1)));
+        assert!(!lanes.hold(Lane::topic_of("a"), 7, CAUSE, &before(1)), "it was held before");
         let records = [record(6, "a", "k"), record(7, "b", "k"), record(8, "a", "j")];
         assert_eq!(kept_back(&mut lanes, &records), [6, 8]);
     }
@@ -250,7 +343,7 @@ mod tests {
     #[test]
     fn a_held_key_keeps_back_its_own_records_only() {
         let mut lanes = Lanes::default();
-        lanes.hold(record(5, "a", "k").lane().expect("a lane"), 5, CAUSE);
+        lanes.hold(record(5, "a", "k").lane().expect("a lane"), 5, CAUSE, &before(1));
         let records = [record(6, "a", "k"), record(7, "a", "j"), record(8, "b", "k")];
         assert_eq!(kept_back(&mut lanes, &records), [6]);
     }
@@ -258,10 +351,10 @@ mod tests {
     #[test]
     fn a_late_record_of_a_held_lane_lowers_where_its_release_begins() {
         let mut lanes = Lanes::default();
-        lanes.hold(Lane::topic_of("a"), 5, CAUSE);
+        lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(1));
         lanes.take_commands();
         assert_eq!(kept_back(&mut lanes, &[record(3, "a", "k")]), [3]);
-        assert_eq!(lanes.stored()[0].from_id, 3);
+        assert_eq!(lanes.held()[0].from_id, 3);
         let (told, _) = lanes.take_commands();
         assert!(matches!(&told[0], Command::Hold(held) if held.from_id == 3), "{told:?}");
     }
@@ -272,7 +365,7 @@ mod tests {
         let (lane, news) = (Lane::topic_of("a"), lanes.news());
         let is_news = || news.notified().now_or_never().is_some();
         assert!(!is_news());
-        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.hold(lane.clone(), 5, CAUSE, &before(1));
         assert!(is_news());
         lanes.release(&lane);
         assert!(!is_news() && lanes.waiting().is_empty());
@@ -284,29 +377,29 @@ mod tests {
     fn a_released_lane_flows_once_opened_and_is_stored_until_closed() {
         let mut lanes = Lanes::default();
         let lane = Lane::topic_of("a");
-        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.hold(lane.clone(), 5, CAUSE, &before(1));
         lanes.release(&lane);
         assert_eq!(kept_back(&mut lanes, &[record(9, "a", "k")]), [9], "read before the release began");
         assert!(lanes.waiting().is_empty());
         let (_, heard) = lanes.take_commands();
         lanes.open(&lane, heard);
         assert!(kept_back(&mut lanes, &[record(5, "a", "k")]).is_empty());
-        assert_eq!(lanes.stored().len(), 1, "a crash now must release it again");
+        assert_eq!(lanes.held().len(), 1, "a crash now must release it again");
         lanes.close(&lane, heard);
-        assert!(lanes.stored().is_empty());
+        assert!(lanes.held().is_empty());
     }
 
     #[test]
     fn a_lane_held_again_during_its_release_stays_held_when_the_old_release_closes() {
         let mut lanes = Lanes::default();
         let lane = Lane::topic_of("a");
-        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.hold(lane.clone(), 5, CAUSE, &before(1));
         lanes.release(&lane);
         let (_, heard) = lanes.take_commands();
         lanes.open(&lane, heard);
-        assert!(lanes.hold(lane.clone(), 8, CAUSE));
+        assert!(lanes.hold(lane.clone(), 8, CAUSE, &before(1)));
         lanes.close(&lane, heard);
-        assert_eq!(lanes.stored()[0].from_id, 5, "what was left out before may be unsettled still");
+        assert_eq!(lanes.held()[0].from_id, 5, "what was left out before may be unsettled still");
         assert_eq!(kept_back(&mut lanes, &[record(9, "a", "k")]), [9]);
     }
 
@@ -314,17 +407,93 @@ mod tests {
     fn the_end_of_a_release_that_was_broken_off_does_not_end_a_later_one() {
         let mut lanes = Lanes::default();
         let lane = Lane::topic_of("a");
-        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.hold(lane.clone(), 5, CAUSE, &before(1));
         lanes.release(&lane);
         let (_, first) = lanes.take_commands();
-        lanes.hold(lane.clone(), 5, CAUSE);
+        lanes.hold(lane.clone(), 5, CAUSE, &before(1));
         lanes.release(&lane);
         lanes.open(&lane, first);
         lanes.close(&lane, first);
-        assert_eq!(lanes.stored().len(), 1, "nothing of the second release has come yet");
+        assert_eq!(lanes.held().len(), 1, "nothing of the second release has come yet");
         let (_, second) = lanes.take_commands();
         lanes.open(&lane, second);
         lanes.close(&lane, second);
-        assert!(lanes.stored().is_empty());
+        assert!(lanes.held().is_empty());
+    }
+
+    fn after(lanes: &Lanes, lane: &Lane) -> Option<Position> {
+        lanes.held().into_iter().find(|held| held.lane == *lane).and_then(|held| held.after)
+    }
+
+    #[test]
+    fn a_lane_held_anew_keeps_the_position_before_it_was_held_first() {
+        let mut lanes = Lanes::default();
+        let lane = Lane::topic_of("a");
+        lanes.hold(lane.clone(), 5, CAUSE, &before(3));
+        lanes.hold(lane.clone(), 4, CAUSE, &before(8));
+        lanes.release(&lane);
+        let (_, heard) = lanes.take_commands();
+        lanes.open(&lane, heard);
+        lanes.hold(lane.clone(), 7, CAUSE, &before(9));
+        assert_eq!(after(&lanes, &lane), Some(before(3).position));
+    }
+
+    #[test]
+    fn what_was_under_way_when_its_lane_was_held_is_no_longer_called_read() {
+        let mut lanes = Lanes::default();
+        let key = record(7, "a", "k").lane().expect("a lane");
+        lanes.hold(key.clone(), 7, HoldCause::Rejected, &before(8));
+        lanes.hold_topic_of(&Row::from(record(5, "a", "k")), CAUSE, &before(6));
+        assert_eq!(after(&lanes, &key), Some(before(6).position));
+        lanes.hold(key.clone(), 4, HoldCause::Rejected, &before(5));
+        assert_eq!(after(&lanes, &key), Some(before(5).position));
+        let told = lanes.take_commands().0.into_iter().rev();
+        let last = told.filter_map(|command| if let Command::Hold(held) = command { Some(held) } else { None });
+        assert_eq!(
+            last.into_iter().find(|held| held.lane == key).and_then(|held| held.after),
+            Some(before(5).position)
+        );
+    }
+
+    #[test]
+    fn a_key_of_a_held_topic_begins_where_the_topic_does() {
+        let mut lanes = Lanes::default();
+        let key = record(7, "a", "k").lane().expect("a lane");
+        lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(3));
+        lanes.hold(key.clone(), 7, HoldCause::Rejected, &before(8));
+        assert_eq!(after(&lanes, &key), Some(before(3).position), "what comes out of line is read at any later one");
+    }
+
+    #[test]
+    fn what_waits_for_its_topic_is_in_the_care_of_its_own_lane() {
+        let mut lanes = Lanes::default();
+        let (topic, key) = (Lane::topic_of("a"), record(7, "a", "k").lane().expect("a lane"));
+        lanes.hold(key.clone(), 4, HoldCause::Rejected, &before(3));
+        let since = lanes.held()[0].since;
+        lanes.release(&key);
+        let (_, heard) = lanes.take_commands();
+        lanes.open(&key, heard);
+        lanes.hold_topic_of(&Row::from(record(4, "a", "k")), CAUSE, &before(8));
+        assert_eq!(kept_back(&mut lanes, &[record(6, "a", "k"), record(3, "a", "k")]), [6, 3]);
+        let held: Vec<(Lane, i64)> = lanes.held().into_iter().map(|held| (held.lane, held.from_id)).collect();
+        assert_eq!(held, [(topic, 4), (key.clone(), 3)]);
+        lanes.close(&key, heard);
+        let requested = lanes.held()[1].clone();
+        assert!(requested.since == since && lanes.release_as_requested(&requested), "who asked is heard again");
+    }
+
+    #[test]
+    fn a_checkpoint_tells_of_lanes_as_they_are_there() {
+        let mut lanes = Lanes::default();
+        let settled = |number: u64| {
+            let mut settled = Frontier::at(Position::new(format!("after {number}")));
+            settled.number = number;
+            settled
+        };
+        lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(3));
+        assert_eq!(lanes.stored(&settled(1)), [], "it flows there still");
+        let stored = |settled: &Frontier| lanes.stored(settled)[0].after.clone();
+        assert_eq!(stored(&settled(2)), Some(settled(2).position));
+        assert_eq!(stored(&settled(3)), Some(before(3).position));
     }
 }

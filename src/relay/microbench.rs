@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::contract::Outcome;
 use crate::outbox::{Held, Position, Record, Settlement};
-use crate::relay::lanes::Lanes;
+use crate::relay::lanes::{Before, Lanes};
 use crate::relay::publisher::Row;
 use crate::relay::settler::{Fold, Submitted};
 
@@ -20,7 +20,7 @@ impl HeldLanes {
 
     /// Takes out what belongs to a held lane.
     pub fn keep_back(&mut self, records: &mut Vec<Record>) {
-        self.0.keep_back(records);
+        self.0.keep_back(1, records);
     }
 }
 
@@ -40,6 +40,7 @@ pub fn fold(batches: Vec<Delivered>) -> Settlement {
     let (mut fold, mut verdict) = (Fold::default(), Ok(()));
     for (number, Delivered(rows, outcomes)) in (1..).zip(batches) {
         let batch = Submitted {
+            before: Before { batch: number, position: Position::new("start") },
             number,
             read: rows.len(),
             rows,

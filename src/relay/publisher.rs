@@ -18,7 +18,7 @@ use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
 use crate::outbox::{Held, Lane, Limit, Position, Record};
 use crate::relay::fetcher::{Fetched, Permit};
-use crate::relay::lanes::Lanes;
+use crate::relay::lanes::{Before, Lanes};
 use crate::relay::rejections::Rejections;
 use crate::relay::session::{Ending, Verdict};
 use crate::relay::settler::Submitted;
@@ -67,6 +67,8 @@ pub(crate) struct Publisher<'a> {
 
 /// Batches that are submitted together.
 struct Gathered {
+    /// Where the first of them begins.
+    before: Before,
     /// The number of the last of them.
     number: u64,
     records: Vec<Record>,
@@ -166,15 +168,15 @@ impl Publisher<'_> {
             self.ending.abort.cancel();
             return Err(Verdict::LeaseLost);
         }
-        gathered.is_exceptional |= self.give_up_the_impossible(&mut gathered.records).await?;
+        gathered.is_exceptional |= self.give_up_the_impossible(&mut gathered).await?;
         let ends = self.stand(&gathered);
-        let Gathered { number, records, read, end, closed, permits, out_of_line, .. } = gathered;
+        let Gathered { before, number, records, read, end, closed, permits, out_of_line, .. } = gathered;
         let after = matches!(self.standing, Standing::Moving).then_some(&end);
         let began = Instant::now();
         let receipt = self.submit(&records, after).await?;
         // Payloads and headers end here: what must be sent again is read again.
         let rows: Vec<Row> = records.into_iter().map(Row::from).collect();
-        let submitted = Submitted { number, rows, read, receipt, began, end, out_of_line, closed, permits };
+        let submitted = Submitted { before, number, rows, read, receipt, began, end, out_of_line, closed, permits };
         // An error says that the settler has ended, and so does the session.
         let _ = self.submissions.send(submitted).await;
         if ends { Err(Verdict::Afresh) } else { Ok(()) }
@@ -211,19 +213,20 @@ impl Publisher<'_> {
     }
 
     fn release_and_keep_back(&self, fetched: Fetched) -> Gathered {
-        let Fetched { number, mut batch, heard, permit } = fetched;
+        let Fetched { number, start, mut batch, heard, permit } = fetched;
         let read = batch.records.len();
         let out_of_line = {
             let mut lanes = self.lanes();
             batch.opened.iter().for_each(|lane| lanes.open(lane, heard));
-            lanes.keep_back(&mut batch.records);
+            lanes.keep_back(number, &mut batch.records);
             lanes.is_out_of_line(&batch.records)
         };
         let releases = !batch.opened.is_empty() || !batch.closed.is_empty();
         let is_exceptional = releases || batch.records.len() < read;
         let closed = batch.closed.into_iter().map(|lane| (lane, heard)).collect();
+        let before = Before { batch: number, position: start };
         let (records, end, permits) = (batch.records, batch.end, vec![permit]);
-        Gathered { number, records, read, end, closed, permits, is_exceptional, out_of_line }
+        Gathered { before, number, records, read, end, closed, permits, is_exceptional, out_of_line }
     }
 
     /// Waits until the sink has room. Says whether the session still wants it: while nothing of a batch is handed
@@ -245,7 +248,8 @@ impl Publisher<'_> {
 
     /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
     /// Says whether a lane is held because of that.
-    async fn give_up_the_impossible(&mut self, records: &mut Vec<Record>) -> Result<bool, Verdict> {
+    async fn give_up_the_impossible(&mut self, gathered: &mut Gathered) -> Result<bool, Verdict> {
+        let Gathered { before, records, .. } = gathered;
         if records.is_empty() {
             return Ok(false);
         }
@@ -266,7 +270,7 @@ impl Publisher<'_> {
         }
         rejected.reverse();
         tokio::select! {
-            decided = self.rejections.decide(rejected) => {
+            decided = self.rejections.decide(rejected, before) => {
                 let holds = decided?;
                 self.lanes().leave_out(records);
                 Ok(holds)

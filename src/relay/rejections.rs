@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::contract::{Rejection, Store};
 use crate::observe::metrics;
 use crate::outbox::{DeadLetter, DeadLetterTopic, HoldCause, OnReject, RejectPolicy};
-use crate::relay::lanes::Lanes;
+use crate::relay::lanes::{Before, Lanes};
 use crate::relay::probation::Probation;
 use crate::relay::publisher::Row;
 use crate::relay::session::{Ending, Verdict};
@@ -35,11 +35,12 @@ pub(crate) struct Rejections {
 }
 
 impl Rejections {
-    /// Decides about records, given in the order of their submission. Says whether any lane is held because of them.
+    /// Decides about records, given in the order of their submission, of batches that began there. Says whether any lane
+    /// is held because of them.
     ///
     /// # Errors
     /// When the relay is to stop because of one, or a dead letter was not stored.
-    pub(crate) async fn decide(&self, rejected: Vec<Rejected>) -> Result<bool, Verdict> {
+    pub(crate) async fn decide(&self, rejected: Vec<Rejected>, before: &Before) -> Result<bool, Verdict> {
         let mut holds = false;
         let mut letters = Vec::new();
         let mut halt = None;
@@ -52,7 +53,7 @@ impl Rejections {
                 (OnReject::BlockKey, Some(lane)) => {
                     holds = true;
                     let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-                    if lanes.hold(lane.clone(), row.id, HoldCause::Rejected) {
+                    if lanes.hold(lane.clone(), row.id, HoldCause::Rejected, before) {
                         tracing::warn!(%lane, from_id = row.id, error = %rejection, "held until it is released: a record can never be published as it is; `outboxd held` lists and releases lanes");
                     }
                 }

@@ -14,7 +14,7 @@ use crate::observe::metrics;
 use crate::outbox::{Held, HoldCause, Lane, Position, Settlement};
 use crate::relay::Status;
 use crate::relay::fetcher::Permit;
-use crate::relay::lanes::Lanes;
+use crate::relay::lanes::{Before, Lanes};
 use crate::relay::publisher::Row;
 use crate::relay::recorder::Recorder;
 use crate::relay::rejections::{Rejected, Rejections};
@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Batches that the sink has taken over together.
 pub(crate) struct Submitted {
+    /// Where the first of them begins.
+    pub(crate) before: Before,
     /// The number of the last of them.
     pub(crate) number: u64,
     pub(crate) rows: Vec<Row>,
@@ -91,6 +93,8 @@ pub(crate) struct Settler {
 pub(crate) struct Fold {
     settlement: Settlement,
     rejected: Vec<Rejected>,
+    /// Where the first batch begins of which a record was rejected.
+    rejected_in: Option<Before>,
     read: usize,
     end: Option<(u64, Position)>,
     closed: Vec<(Lane, u64)>,
@@ -119,7 +123,9 @@ impl Settler {
                 return Err(failed);
             }
             let rejected = std::mem::take(&mut fold.rejected);
-            if let Err(failed) = self.rejections.decide(rejected).await {
+            if let Some(before) = fold.rejected_in.take()
+                && let Err(failed) = self.rejections.decide(rejected, &before).await
+            {
                 verdict = Err(failed);
             }
             let were_few = fold.settlement.len() < FEW;
@@ -159,31 +165,34 @@ impl Settler {
     }
 
     /// Adds what became of one batch.
-    fn fold(&self, fold: &mut Fold, batch: Submitted, outcomes: Vec<Outcome>, verdict: &mut Result<(), Verdict>) {
+    fn fold(&self, fold: &mut Fold, mut batch: Submitted, outcomes: Vec<Outcome>, verdict: &mut Result<(), Verdict>) {
         if !batch.rows.is_empty() {
             metrics::record_publish_ack(batch.began.elapsed());
         }
+        // The position at which a lane came to be held tells of no record of the lane that was under way then.
+        let waits = |outcome: &Outcome| matches!(outcome, Outcome::Held(_) | Outcome::Rejected(_));
+        batch.out_of_line |= outcomes.iter().any(waits) || self.lanes().came_to_wait(batch.number, &batch.rows);
+        let before = batch.before.clone();
         let held = fold.add(batch, outcomes, self.exactly_once, verdict);
-        held.iter().for_each(|(row, cause)| self.hold(row, *cause));
+        held.iter().for_each(|(row, cause)| self.hold(row, *cause, &before));
         if verdict.is_err() {
             self.ending.soft.cancel();
         }
     }
 
-    fn hold(&self, row: &Row, cause: HoldCause) {
-        let lane = Lane::Topic { topic: Arc::clone(&row.topic) };
-        if self.lanes().hold(lane, row.id, cause) {
+    fn hold(&self, row: &Row, cause: HoldCause, before: &Before) {
+        if self.lanes().hold_topic_of(row, cause, before) {
             tracing::warn!(topic = %row.topic, cause = cause.as_str(), from_id = row.id, "topic is held until the broker accepts it; other topics flow on");
         }
     }
 
     fn settled(&mut self, fold: Fold) {
-        let Fold { settlement, read, end, closed, permits, rejected: _decided } = fold;
+        let Fold { settlement, read, end, closed, permits, .. } = fold;
         drop(permits);
         let held = {
             let mut lanes = self.lanes();
             closed.iter().for_each(|(lane, heard)| lanes.close(lane, *heard));
-            lanes.stored()
+            lanes.held()
         };
         count_held(&held);
         self.status.send_modify(|status| {
@@ -272,6 +281,7 @@ impl Fold {
                 }
                 Outcome::Rejected(rejection) => {
                     self.rejected.push((row, *rejection));
+                    self.rejected_in.get_or_insert_with(|| batch.before.clone());
                     // What follows in its lane was not sent: the next session reads it again.
                     if !matches!(verdict, Err(Verdict::Failed(_))) {
                         *verdict = Err(Verdict::Afresh);

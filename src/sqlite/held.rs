@@ -1,11 +1,14 @@
 //! The stored held lanes, and requests for their release.
 
+use std::collections::{HashMap, HashSet};
+
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::StoreError;
 use crate::outbox::{Held, HeldLane, HoldCause, Lane, Table};
 use crate::sqlite::errors::{classify, incompatible};
+use crate::sqlite::recover;
 
 /// All held lanes, longest held first.
 pub(super) async fn list(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<HeldLane>, StoreError> {
@@ -24,6 +27,7 @@ fn held_lane(row: &SqliteRow) -> Result<HeldLane, StoreError> {
     let held = Held {
         lane: lane(row)?,
         from_id: row.try_get(3).map_err(reading)?,
+        after: None,
         cause: HoldCause::parse(cause).ok_or_else(unknown)?,
         since: row.try_get(5).map_err(reading)?,
     };
@@ -35,25 +39,57 @@ fn lane(row: &SqliteRow) -> Result<Lane, StoreError> {
     Ok(Lane::from_columns(topic, key, row.try_get(2).map_err(reading)?))
 }
 
-/// Makes the stored lanes those given; a request for release stays with a lane for as long as it is held.
+/// The lowest id of what is left of a held lane. One writer at a time commits in the order of the ids, so that a position is
+/// an id too, and what it calls read lies below: nothing more need be stored of it.
+pub(super) fn first_left(held: &Held) -> i64 {
+    let read_up_to = held.after.as_ref().and_then(|after| recover::parse(after).ok());
+    read_up_to.map_or(held.from_id, |place| held.from_id.max(place.at.saturating_add(1)))
+}
+
+/// Makes the stored lanes those given, touching only what differs; a request for release stays with a lane for as long as
+/// it is held.
 pub(super) async fn store(connection: &mut SqliteConnection, table: &Table, held: &[Held]) -> Result<(), StoreError> {
-    let doing = |error| classify("storing the held lanes", error);
-    let before = list(connection, table).await?;
-    let sql = format!("/* outboxd: drop_held */ delete from {}", table.held());
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await.map_err(doing)?;
-    let sql = format!(
-        "/* outboxd: insert_held */ insert into {} (topic, key, partition, from_id, cause, since, release_requested)
-         values (?, ?, ?, ?, ?, ?, ?)",
-        table.held()
-    );
-    for Held { lane, from_id, cause, since } in held {
-        let is_it = |known: &&HeldLane| known.held.lane == *lane && known.held.since == *since;
-        let requested = before.iter().find(is_it).is_some_and(|known| known.release_requested);
-        let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(lane.topic()).bind(lane.key()).bind(lane.partition());
-        let query = query.bind(from_id).bind(cause.as_str()).bind(since).bind(requested);
-        query.execute(&mut *connection).await.map_err(doing)?;
+    let before: HashMap<Lane, Held> =
+        list(connection, table).await?.into_iter().map(|known| (known.held.lane.clone(), known.held)).collect();
+    let lanes: HashSet<&Lane> = held.iter().map(|held| &held.lane).collect();
+    for lane in before.keys().filter(|lane| !lanes.contains(lane)) {
+        forget(connection, table, lane).await?;
+    }
+    for held in held {
+        let held = Held { from_id: first_left(held), after: None, ..held.clone() };
+        if before.get(&held.lane) != Some(&held) {
+            remember(connection, table, &held).await?;
+        }
     }
     Ok(())
+}
+
+/// Deletes a lane of which all is settled. One that is deleted without having been settled is kept: an operator deleted it
+/// by hand, and wants it to flow.
+async fn forget(connection: &mut SqliteConnection, table: &Table, lane: &Lane) -> Result<(), StoreError> {
+    let which = "where topic = ? and key is ? and partition is ?";
+    let settled = format!("/* outboxd: settled_held */ update {} set settled = 1 {which}", table.held());
+    let forget = format!("/* outboxd: forget_held */ delete from {} {which}", table.held());
+    for sql in [settled, forget] {
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(lane.topic()).bind(lane.key()).bind(lane.partition());
+        query.execute(&mut *connection).await.map_err(|error| classify("storing the held lanes", error))?;
+    }
+    Ok(())
+}
+
+async fn remember(connection: &mut SqliteConnection, table: &Table, held: &Held) -> Result<(), StoreError> {
+    let sql = format!(
+        "/* outboxd: remember_held */ insert into {} as h (topic, key, partition, from_id, cause, since)
+         values (?, ?, ?, ?, ?, ?)
+         on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
+         set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
+             release_requested = h.release_requested and h.since = excluded.since",
+        table.held()
+    );
+    let Held { lane, from_id, cause, since, .. } = held;
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(lane.topic()).bind(lane.key()).bind(lane.partition());
+    let query = query.bind(from_id).bind(cause.as_str()).bind(since);
+    query.execute(connection).await.map_err(|error| classify("storing the held lanes", error)).map(drop)
 }
 
 /// Notes that these lanes are to be released, and returns how many of them are held.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::outbox::{Held, Lane, Record};
+use crate::sqlite::held::first_left;
 
 /// The held lanes of a session.
 #[derive(Debug, Default)]
@@ -22,15 +23,20 @@ pub(super) struct Release {
 
 impl Holding {
     pub(super) fn new(held: &[Held]) -> Self {
-        let from_ids = held.iter().map(|held| (held.lane.clone(), held.from_id)).collect();
+        let from_ids = held.iter().map(|held| (held.lane.clone(), first_left(held))).collect();
         Self { from_ids, ..Self::default() }
     }
 
     pub(super) fn hold(&mut self, held: &Held) {
         self.asked.retain(|lane| *lane != held.lane);
-        self.release.take_if(|release| release.lane == held.lane);
-        let from_id = self.from_ids.entry(held.lane.clone()).or_insert(held.from_id);
-        *from_id = held.from_id.min(*from_id);
+        let broken_off = self.release.take_if(|release| held.lane.contains(&release.lane));
+        // One of a lane in a topic that is held now begins anew after the topic's.
+        if let Some(release) = broken_off.filter(|release| release.lane != held.lane) {
+            self.asked.push_front(release.lane);
+        }
+        let left_from = first_left(held);
+        let from_id = self.from_ids.entry(held.lane.clone()).or_insert(left_from);
+        *from_id = left_from.min(*from_id);
     }
 
     /// Asks for a release; its turn comes when those asked for before are complete.
@@ -46,10 +52,19 @@ impl Holding {
         if self.release.is_some() {
             return None;
         }
-        let lane = self.asked.pop_front()?;
+        let lane = self.asked.remove(self.next_release()?)?;
         let from_id = self.from_ids.get(&lane)?;
         self.release = Some(Release { lane: lane.clone(), cursor: from_id - 1 });
         Some(lane)
+    }
+
+    /// Which of the releases asked for is next: a lane inside a held topic waits for the topic's.
+    fn next_release(&self) -> Option<usize> {
+        let may_begin = |lane: &Lane| {
+            let topic = Lane::topic_of(lane.topic());
+            *lane == topic || !self.from_ids.contains_key(&topic)
+        };
+        self.asked.iter().position(may_begin)
     }
 
     pub(super) fn under_way(&mut self) -> Option<&mut Release> {
@@ -64,7 +79,7 @@ impl Holding {
     }
 
     pub(super) fn is_releasing(&self) -> bool {
-        self.release.is_some() || !self.asked.is_empty()
+        self.release.is_some() || self.next_release().is_some()
     }
 
     /// Whether any held lane, other than `except`, keeps the record back.

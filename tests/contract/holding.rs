@@ -136,3 +136,30 @@ pub(crate) async fn a_request_for_release_stays_until_the_lane_is_held_anew(impl
     session.save(term, vec![anew, held(b, 4)]).await;
     assert_eq!(store.release_requests().await.expect("requests"), []);
 }
+
+pub(crate) async fn a_lane_deleted_by_hand_is_kept_and_its_release_asked_for(implementation: &dyn Implementation) {
+    for mode in Settle::ALL {
+        let outbox = implementation.outbox(mode).await;
+        let store = outbox.store();
+        let (_leader, term) = lead(&store).await;
+        let mut lanes = vec![
+            held(Lane::topic_of("orders"), 5),
+            held(key_lane("orders", "it's ☃"), 3),
+            held(Lane::from_columns("orders", None, Some(0)), 7),
+        ];
+        let mut session = Session::open(&store).await;
+        session.read(ALL).await;
+        session.save(term, lanes.clone()).await;
+        outbox.delete_held().await;
+        assert_same(Session::open(&outbox.store()).await.reader.held(), &lanes);
+        assert_same(&store.release_requests().await.expect("requests"), &lanes);
+
+        // What the leader stores next forgets a lane of which all is settled, and no request.
+        lanes[0].from_id = 4;
+        lanes.pop();
+        session.save(term, lanes.clone()).await;
+        assert_same(&store.release_requests().await.expect("requests"), &lanes);
+        session.save(term, Vec::new()).await;
+        assert_eq!(store.held_lanes().await.expect("lanes"), [], "{mode}");
+    }
+}

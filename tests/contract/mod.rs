@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod holding;
 mod inspecting;
+mod lanes;
 mod lease;
 mod purging;
 mod reading;
@@ -60,6 +61,9 @@ trait Outbox: Send + Sync {
     /// Sets the clock of the database, by so many hours, as its lease shows it: a time in the row is that much older by
     /// it. Does nothing where the clock cannot be set.
     fn set_clock(&self, hours: i64) -> BoxFuture<'_, ()>;
+
+    /// Deletes by hand what is stored of held lanes.
+    fn delete_held(&self) -> BoxFuture<'_, ()>;
 }
 
 /// A writer's transaction; dropped without a commit it is rolled back.
@@ -152,6 +156,11 @@ macro_rules! promises {
             releasing: a_topic_leaves_its_held_keys_behind,
             releasing: several_releases_bring_each_row_once,
             releasing: a_release_of_nothing_opens_and_closes,
+            releasing: a_key_in_a_held_topic_is_released_after_the_topic,
+            releasing: what_was_delivered_before_the_hold_never_comes_again,
+            holding: a_lane_deleted_by_hand_is_kept_and_its_release_asked_for,
+            lanes: lanes_that_wait_come_out_whole_and_in_order,
+            lanes: a_lane_deleted_by_hand_is_released_to_its_last_row,
             holding: a_request_for_release_stays_until_the_lane_is_held_anew,
             dead: a_dead_letter_is_kept_whole_and_leaves_the_outbox,
             dead: a_row_of_another_event_or_a_settled_one_does_not_die,
@@ -219,6 +228,9 @@ macro_rules! promises_to_overlapping_writers {
             reading: a_transaction_that_began_first_and_wrote_last_comes_last,
             checkpoint: a_row_that_commits_after_the_checkpoint_is_read_by_the_next_session,
             releasing: a_release_brings_late_rows_too,
+            releasing: a_row_that_commits_late_below_a_hold_comes_before_those_that_follow_it,
+            releasing: a_late_row_is_held_without_those_delivered_before_it,
+            lanes: lanes_of_overlapping_writers_that_wait_come_out_whole_and_in_order,
         }
     };
 }

@@ -9,10 +9,10 @@ use outboxd::outbox::{Lane, Settle, Term};
 use crate::contract::session::{ALL, Session, held, lead, settle};
 use crate::contract::{Implementation, messages, write_all};
 
-const NO_TIME: Duration = Duration::ZERO;
+pub(crate) const NO_TIME: Duration = Duration::ZERO;
 
 /// Rounds of purging, until there is no more.
-async fn purge(store: &Arc<dyn Store>, term: Term, retention: Duration) -> u64 {
+pub(crate) async fn purge(store: &Arc<dyn Store>, term: Term, retention: Duration) -> u64 {
     let mut removed = 0;
     loop {
         let round = store.purge(term, retention).await.expect("a round");

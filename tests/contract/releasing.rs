@@ -1,8 +1,9 @@
 //! A release: what was left out comes first, in id order, and each row once.
 
-use outboxd::outbox::{Lane, Record, Settle};
+use outboxd::outbox::{Held, Lane, Record, Settle};
 use uuid::Uuid;
 
+use crate::contract::purging::{NO_TIME, purge};
 use crate::contract::session::{ALL, Session, events, held, key_lane, lead, settle};
 use crate::contract::{Implementation, event_ids, message, messages, write, write_all};
 
@@ -219,4 +220,140 @@ pub(crate) async fn a_release_of_nothing_opens_and_closes(implementation: &dyn I
     session.reader.release(&lane);
     assert_eq!(read_released(&mut session, &lane, 1).await, []);
     assert_eq!(session.opened, session.closed);
+}
+
+pub(crate) async fn a_key_in_a_held_topic_is_released_after_the_topic(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let mut session = Session::open(&outbox.store()).await;
+    let (topic, key) = (Lane::topic_of("held"), key_lane("held", "a"));
+    let (of_key, others) = (messages(3, "held", "a"), messages(3, "held", "b"));
+    write_all(&*outbox, &of_key).await;
+    session.reader.hold(held(key.clone(), 0));
+    assert_eq!(session.read(ALL).await, []);
+    // From here on rows of the topic wait. Those of the key were read, so that they wait for the key.
+    let since = session.reader.position();
+    session.reader.hold(Held { after: Some(since), ..held(topic.clone(), 0) });
+    write_all(&*outbox, &others).await;
+    session.reader.release(&key);
+    assert_eq!(session.read(1).await, [], "and there is nothing to read on for");
+    assert!(session.opened.is_empty() && session.closed.is_empty(), "the topic is held");
+    session.reader.release(&topic);
+    let mut came = Vec::new();
+    while session.closed.len() < 2 {
+        came.extend(session.next(2).await.records);
+    }
+    assert_eq!(session.closed, [topic, key]);
+    assert_eq!(events(&came), event_ids(&[others, of_key].concat()));
+}
+
+pub(crate) async fn what_was_delivered_before_the_hold_never_comes_again(implementation: &dyn Implementation) {
+    for mode in Settle::ALL {
+        for lane in [Lane::topic_of("held"), key_lane("held", "a")] {
+            let outbox = implementation.outbox(mode).await;
+            let store = outbox.store();
+            let (_leader, term) = lead(&store).await;
+            let mut session = Session::open(&store).await;
+            write_all(&*outbox, &messages(3, "held", "a")).await;
+            let delivered = session.read(2).await;
+            settle(&store, &delivered).await;
+            let mut held = held(lane.clone(), delivered[0].id);
+            held.after = Some(session.reader.position());
+            let (left_out, flowing) = (messages(4, "held", "a"), message("flowing", "a"));
+            write_all(&*outbox, &left_out).await;
+            write(&*outbox, &flowing).await;
+            session.reader.hold(held.clone());
+            session.reader.hold(held.clone());
+            let came = session.read(2).await;
+            assert_eq!(events(&came), [flowing.event_id()], "{mode}, {lane}");
+            settle(&store, &came).await;
+            session.save(term, vec![held]).await;
+
+            let backlog = store.backlog(100).await.expect("a backlog");
+            assert_eq!((backlog.unsent, backlog.late), (4, 0), "{mode}, {lane}: {backlog:?}");
+            let gone = if mode == Settle::Delete { 0 } else { 4 };
+            let mut removed = 0;
+            while removed < gone {
+                removed += purge(&store, term, NO_TIME).await;
+            }
+            assert_eq!(outbox.rows().await.len(), 4, "{mode}, {lane}: what was delivered is settled");
+
+            let mut next = Session::open(&outbox.store()).await;
+            next.reader.release(&lane);
+            assert_eq!(events(&read_released(&mut next, &lane, 3).await), event_ids(&left_out), "{mode}, {lane}");
+            session.reader.release(&lane);
+            assert_eq!(events(&read_released(&mut session, &lane, 3).await), event_ids(&left_out), "{mode}, {lane}");
+        }
+    }
+}
+
+/// The release begins while the window is open in which a late row, below the hold, and one that followed it are.
+pub(crate) async fn a_row_that_commits_late_below_a_hold_comes_before_those_that_follow_it(
+    implementation: &dyn Implementation,
+) {
+    for (at_a_time, flowing) in [(3, 20), (10_000, 12_000)] {
+        for lane in [Lane::topic_of("held"), Lane::from_columns("held", None, Some(3))] {
+            let of = |key: &str| {
+                let draft = outboxd::Message::to("held").key(key);
+                let draft = if let Some(partition) = lane.partition() { draft.partition(partition) } else { draft };
+                draft.text("{}").expect("a valid message")
+            };
+            let outbox = implementation.outbox(Settle::Mark).await;
+            let (mut before, mut late) = (outbox.begin().await, outbox.begin().await);
+            before.enqueue_many(&messages(flowing, "flowing", "a")).await;
+            let (held_first, first, second) = (of("a"), of("b"), of("b"));
+            late.enqueue(&first).await;
+            write(&*outbox, &held_first).await;
+            let from_id = outbox.rows().await[0].id;
+            let mut session = Session::open(&outbox.store()).await;
+            session.reader.hold(held(lane.clone(), from_id));
+            assert_eq!(session.read(at_a_time).await, []);
+            before.commit().await;
+            late.commit().await;
+            write(&*outbox, &second).await;
+
+            let page = session.some(at_a_time).await;
+            assert_eq!(page.records.len(), at_a_time, "the window is larger than that");
+            session.reader.release(&lane);
+            let read = read_released(&mut session, &lane, at_a_time).await;
+            let b: Vec<Uuid> =
+                read.iter().filter(|record| record.key.as_deref() == Some("b")).map(|r| r.event_id).collect();
+            assert_eq!(b, event_ids(&[first, second]), "{at_a_time} at a time, {lane}");
+            assert_eq!(read.len() + page.records.len(), flowing + 3, "each once");
+        }
+    }
+}
+
+pub(crate) async fn a_late_row_is_held_without_those_delivered_before_it(implementation: &dyn Implementation) {
+    for mode in Settle::ALL {
+        let outbox = implementation.outbox(mode).await;
+        let store = outbox.store();
+        let (_leader, term) = lead(&store).await;
+        let (late, later) = (message("held", "late"), message("held", "later"));
+        let (mut one, mut other) = (outbox.begin().await, outbox.begin().await);
+        other.enqueue(&later).await;
+        one.enqueue(&late).await;
+        write_all(&*outbox, &messages(3, "held", "a")).await;
+        let mut session = Session::open(&store).await;
+        settle(&store, &session.read(2).await).await;
+        let after = Some(session.reader.position());
+        one.commit().await;
+        let waits = session.some(ALL).await.records;
+        assert_eq!(events(&waits), [late.event_id()], "{mode}");
+        let held = Held { after, ..held(Lane::topic_of("held"), waits[0].id) };
+        session.reader.hold(held.clone());
+        session.save(term, vec![held.clone()]).await;
+
+        // One that commits after the checkpoint, below the hold, is neither settled nor forgotten.
+        other.commit().await;
+        while mode != Settle::Delete && outbox.rows().await.len() > 2 {
+            purge(&store, term, NO_TIME).await;
+        }
+        purge(&store, term, NO_TIME).await;
+        assert_eq!(outbox.rows().await.len(), 2, "{mode}");
+        assert_eq!(store.backlog(100).await.expect("a backlog").unsent, 2, "{mode}");
+        let mut next = Session::open(&outbox.store()).await;
+        assert_eq!(events(&next.read(1).await), [later.event_id()], "{mode}");
+        next.reader.release(&held.lane);
+        assert_eq!(events(&read_released(&mut next, &held.lane, 1).await), [late.event_id()], "{mode}");
+    }
 }

@@ -88,7 +88,7 @@ pub(crate) async fn settle(store: &Arc<dyn Store>, records: &[Record]) {
 /// Holds the lane from this id on.
 pub(crate) fn held(lane: Lane, from_id: i64) -> Held {
     let since = chrono::DateTime::from_timestamp_millis(1_700_000_000_123).expect("a time");
-    Held { lane, from_id, cause: HoldCause::MissingTopic, since }
+    Held { lane, from_id, after: None, cause: HoldCause::MissingTopic, since }
 }
 
 pub(crate) fn key_lane(topic: &str, key: &str) -> Lane {

@@ -10,7 +10,7 @@ use super::server::{AMPLE, Outbox, checkpoint, drain, keys, newest, servers};
 use super::workload::{self, WRITERS};
 
 fn held(lane: Lane, from_id: i64) -> Held {
-    Held { lane, from_id, cause: HoldCause::MissingTopic, since: Utc::now() }
+    Held { lane, from_id, after: None, cause: HoldCause::MissingTopic, since: Utc::now() }
 }
 
 /// Reads until the release of a lane is complete and nothing is left; returns all records.
@@ -193,5 +193,16 @@ async fn lanes_held_and_released_beside_writers_lose_nothing_repeat_nothing_and_
     for url in servers() {
         hold_and_release_beside_writers(Outbox::new(&url, "hold_pages").await, Limit { records: 3, ..AMPLE }).await;
         hold_and_release_beside_writers(Outbox::new(&url, "hold_large").await, AMPLE).await;
+    }
+}
+
+#[tokio::test]
+async fn held_lanes_cannot_be_truncated() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "truncated").await;
+        let mut conn = outbox.connect().await;
+        let text = format!("truncate {}", outbox.table.held());
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut conn).await.expect_err("it is refused");
+        assert!(refused.to_string().contains("held lanes cannot be truncated"), "{refused}");
     }
 }

@@ -196,7 +196,7 @@ async fn purging_by_checkpoint_spares_what_was_not_read_and_what_is_held() {
         assert_eq!(purge(&outbox, term, Duration::ZERO).await, 0, "nothing was stored yet");
         let mut reader = outbox.open().await;
         let lane = Lane::from_columns("t", Some("7"), None);
-        let held = Held { lane, from_id: 1, cause: HoldCause::MissingTopic, since: Utc::now() };
+        let held = Held { lane, from_id: 1, after: None, cause: HoldCause::MissingTopic, since: Utc::now() };
         reader.hold(held.clone());
         let mut late = outbox.connect().await;
         outbox.run(&mut late, "begin; insert into outbox (topic) values ('t')").await;
@@ -247,7 +247,7 @@ async fn the_backlog_counts_what_is_not_settled_and_knows_its_age() {
 
         let mut reader = outbox.open().await;
         let lane = Lane::from_columns("t", Some("7"), None);
-        let held = Held { lane, from_id: 1, cause: HoldCause::MissingTopic, since: Utc::now() };
+        let held = Held { lane, from_id: 1, after: None, cause: HoldCause::MissingTopic, since: Utc::now() };
         reader.hold(held.clone());
         outbox.settle(&drain(&mut *reader, AMPLE).await).await;
         let last = reader.fetch(AMPLE).await.unwrap();

@@ -23,7 +23,7 @@ async fn a_backlog_of_many_pages_is_few_statements_to_the_servers_statistics_and
 
     let mut reader = outbox.open().await;
     let lane = Lane::from_columns("t", Some("k77"), None);
-    reader.hold(Held { lane, from_id: 1, cause: HoldCause::MissingTopic, since: Utc::now() });
+    reader.hold(Held { lane, from_id: 1, after: None, cause: HoldCause::MissingTopic, since: Utc::now() });
     let read = drain(&mut *reader, Limit { records: 5_000 / PAGES as usize, bytes: 1 << 20 }).await;
     assert_eq!(read.len(), 4950);
 

@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{Command, Lanes};
-use crate::outbox::{HoldCause, Lane, Record};
+use super::{Before, Command, Lanes};
+use crate::outbox::{HoldCause, Lane, Position, Record};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
@@ -97,9 +97,10 @@ impl World {
             Step::Publish(rows) => (0..rows).for_each(|_| self.publish()),
             Step::Settle => self.published.extend(self.under_way.pop_front().map(|(id, _)| id)),
             Step::Refuse => {
+                let before = Before { batch: 1, position: Position::new("start") };
                 if let Some(key) = self.under_way.front().map(|(_, key)| *key) {
                     for (id, _) in self.under_way.iter().filter(|(_, other)| *other == key) {
-                        self.lanes.hold(lane(key), *id, HoldCause::MissingTopic);
+                        self.lanes.hold(lane(key), *id, HoldCause::MissingTopic, &before);
                     }
                     self.under_way.retain(|(_, other)| *other != key);
                 }
@@ -124,7 +125,7 @@ impl World {
         match self.stream.pop_front() {
             Some(News::Row(id, key)) => {
                 let mut records = vec![record(id, key)];
-                self.lanes.keep_back(&mut records);
+                self.lanes.keep_back(1, &mut records);
                 if records.is_empty() {
                     return;
                 }
@@ -190,7 +191,7 @@ impl World {
     fn forgets_nothing(&self) {
         let flows: BTreeSet<i64> =
             self.stream.iter().filter_map(|news| if let News::Row(id, _) = news { Some(*id) } else { None }).collect();
-        let stored = self.lanes.stored();
+        let stored = self.lanes.held();
         for (id, key) in self.rows.iter().filter(|(id, _)| !self.published.contains(id)) {
             if flows.contains(id) || self.is_under_way(*id) {
                 continue;
@@ -216,12 +217,7 @@ impl World {
                 return;
             }
         }
-        panic!(
-            "{} of {} rows are published; held are {:?}",
-            self.published.len(),
-            self.rows.len(),
-            self.lanes.stored()
-        );
+        panic!("{} of {} rows are published; held are {:?}", self.published.len(), self.rows.len(), self.lanes.held());
     }
 }
 

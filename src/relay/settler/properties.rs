@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Fold, Submitted};
+use super::{Before, Fold, Submitted};
 use crate::contract::{Outcome, Rejection};
 use crate::outbox::{HoldCause, Position, Record};
 
@@ -71,6 +71,7 @@ proptest! {
                 folds.push(Fold::default());
             }
             let batch = Submitted {
+                before: Before { batch: number, position: Position::new((number - 1).to_string()) },
                 number,
                 rows: ids.by_ref().take(fates.len()).map(|id| row(id).into()).collect(),
                 read: fates.len(),
