@@ -47,7 +47,6 @@ init() {
     own "$dir/data"
     cat >>"$dir/data/postgresql.conf" <<CONF
 listen_addresses = '127.0.0.1'
-unix_socket_directories = '$(cat "$dir/socket")'
 max_connections = 200
 shared_buffers = 256MB
 max_wal_size = 2GB
@@ -67,7 +66,8 @@ launch() {
     mkdir -p "$(cat "$dir/socket")"
     own "$(cat "$dir/socket")"
     # pg_ctl waits until the server accepts connections.
-    $as_user "$home/bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 -o "-p $(cat "$dir/port")" start >/dev/null 2>&1 ||
+    $as_user "$home/bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 \
+        -o "-p $(cat "$dir/port") -k $(cat "$dir/socket")" start >/dev/null 2>&1 ||
         die "PostgreSQL did not start, see $dir/log"
 }
 
@@ -152,9 +152,9 @@ SQL
     own "$copy"
 }
 
-# Puts a copy, which stays, in place of the data: restore DIR COPY
+# Puts a copy, which stays, in place of the data, or what a server that has stopped holds: restore DIR COPY
 restore() {
-    [ -f "$2/backup_label" ] || die "$2 is no backup"
+    [ -f "$2/PG_VERSION" ] && [ ! -f "$2/postmaster.pid" ] || die "$2 is no copy of a server's data"
     stop "$1" immediate
     wait_for 30 "the end of the children of the postmaster" childless "$1"
     rm -rf "$1/data"
@@ -170,10 +170,9 @@ standby() {
     free_port >"$dir/port"
     mktemp -d /tmp/outboxd-socket-XXXXXX >"$dir/socket"
     backup "$primary" "$dir/data"
-    cat >>"$dir/data/postgresql.conf" <<CONF
-unix_socket_directories = '$(cat "$dir/socket")'
-primary_conninfo = 'host=127.0.0.1 port=$(cat "$primary/port") user=outboxd password=outboxd'
-CONF
+    # Where `detach` changes it.
+    echo "primary_conninfo = 'host=127.0.0.1 port=$(cat "$primary/port") user=outboxd password=outboxd'" \
+        >>"$dir/data/postgresql.auto.conf"
     touch "$dir/data/standby.signal"
     own "$dir" "$(cat "$dir/socket")"
     sed "s/127.0.0.1:[0-9]*/127.0.0.1:$(cat "$dir/port")/" "$primary/url" >"$dir/url"

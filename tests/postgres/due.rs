@@ -42,7 +42,7 @@ async fn a_row_that_is_corrected_below_the_checkpoint_is_read_as_what_it_is_now(
             let mut reader = outbox.open().await;
             let lane = outboxd::outbox::Lane::topic_of("oders");
             let cause = outboxd::outbox::HoldCause::MissingTopic;
-            let held = outboxd::outbox::Held { lane, from_id: 1, cause, since: chrono::Utc::now() };
+            let held = outboxd::outbox::Held { lane, from_id: 1, after: None, cause, since: chrono::Utc::now() };
             reader.hold(held.clone());
             assert!(drain(&mut *reader, AMPLE).await.is_empty());
             let last = reader.fetch(AMPLE).await.unwrap();

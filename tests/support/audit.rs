@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use rdkafka::message::Message;
 
 use crate::support::kafka::header;
-use crate::support::ledger::{Ledger, read_payload};
+use crate::support::ledger::{Ledger, is_of_first_history, read_payload};
 
 /// How many complaints of a kind are shown.
 const SHOWN: usize = 8;
@@ -22,6 +22,18 @@ pub(crate) struct Auditor {
     /// Whether a duplicate may come at any time, and not only as part of a rewind: what a leader that was paused had
     /// handed over already.
     stale_allowed: bool,
+    /// What the database forgot when it was taken back to an earlier time, if it was.
+    forgotten: Option<Box<Forgotten>>,
+}
+
+/// Rows that had committed, and had never been written once the database was taken back to an earlier time. They may
+/// have been published, in order, and are missed by nobody.
+struct Forgotten {
+    /// What committed before that time: the same rows in both histories.
+    shared: Ledger,
+    /// What had committed when the database was taken back.
+    ledger: Ledger,
+    auditor: Auditor,
 }
 
 /// What was seen of one lane.
@@ -46,6 +58,8 @@ pub(crate) struct Verdict {
     pub(crate) duplicates: u64,
     /// Committed rows that Kafka does not hold.
     pub(crate) lost: u64,
+    /// Records of rows that the database forgot, and those beyond the first of each.
+    pub(crate) forgotten: (u64, u64),
     complaints: Vec<String>,
 }
 
@@ -58,6 +72,13 @@ impl Auditor {
     /// Minds only what commits from now on, given what committed until now.
     pub(crate) fn begin_after(&mut self, before: Ledger) {
         *self = Self { before, stale_allowed: self.stale_allowed, ..Self::default() };
+    }
+
+    /// Knows that the database was taken back to a time when it held `shared`, and had held `all`.
+    pub(crate) fn taken_back(&mut self, shared: Ledger, all: Ledger) {
+        let mut auditor = Self::of_first_occurrences();
+        auditor.begin_after(shared.clone());
+        self.forgotten = Some(Box::new(Forgotten { shared, ledger: all, auditor }));
     }
 
     /// Whether every committed row of these topics was seen, apart from those given up.
@@ -77,6 +98,9 @@ impl Auditor {
 
     /// Takes down one record.
     pub(crate) fn see(&mut self, record: &impl Message) {
+        if let Some(forgotten) = self.forgotten.as_mut().filter(|forgotten| forgotten.holds(record)) {
+            return forgotten.auditor.see(record);
+        }
         self.records += 1;
         if let Err(complaint) = self.follow(record) {
             let at = format!("{}/{}@{}", record.topic(), record.partition(), record.offset());
@@ -119,14 +143,32 @@ impl Auditor {
                     .push(format!("lost: {count} of key {key} of {topic} from {first} on, committed were {last}"));
             }
         }
-        for ((topic, key), trail) in &self.lanes {
-            let committed = ledger.last(topic, key);
-            if trail.rows.len() as u64 > committed {
-                let seen = trail.rows.len();
-                complaints.push(format!("never committed: key {key} of {topic} goes on to {seen} after {committed}"));
-            }
+        complaints.extend(self.never_committed(ledger));
+        let mut forgotten = (0, 0);
+        if let Some(Forgotten { ledger, auditor, .. }) = self.forgotten.as_deref() {
+            forgotten = (auditor.records, auditor.duplicates);
+            let wrong = auditor.complaints.iter().cloned().chain(auditor.never_committed(ledger));
+            complaints.extend(wrong.map(|complaint| format!("of what the database forgot: {complaint}")));
         }
-        Verdict { records: self.records, duplicates: self.duplicates, lost, complaints }
+        Verdict { records: self.records, duplicates: self.duplicates, lost, forgotten, complaints }
+    }
+
+    /// Complaints about lanes that go on after what committed.
+    fn never_committed(&self, ledger: &Ledger) -> impl Iterator<Item = String> {
+        self.lanes.iter().filter_map(|((topic, key), trail)| {
+            let (seen, committed) = (trail.rows.len() as u64, ledger.last(topic, key));
+            (seen > committed)
+                .then(|| format!("never committed: key {key} of {topic} goes on to {seen} after {committed}"))
+        })
+    }
+}
+
+impl Forgotten {
+    /// Whether a record is of a row that the database forgot.
+    fn holds(&self, record: &impl Message) -> bool {
+        let (Some(payload), Some(key)) = (record.payload(), record.key()) else { return false };
+        let (Some((_, seq)), Ok(key)) = (read_payload(payload), std::str::from_utf8(key)) else { return false };
+        is_of_first_history(payload) && seq > self.shared.last(record.topic(), key)
     }
 }
 
@@ -216,6 +258,9 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+
     use super::*;
 
     fn walk(steps: &[(u64, i64)]) -> Vec<String> {
@@ -265,5 +310,41 @@ mod tests {
         given_up.add("t", "b", 1);
         assert!(auditor.has_all(&ledger, &["t"], &given_up));
         assert_eq!(auditor.judge_without(&ledger, &["t"], &given_up).complaints, Vec::<String>::new());
+    }
+
+    /// A record of key `a` in topic `t`, written in the history of this letter.
+    fn record(seq: u64, letter: char) -> OwnedMessage {
+        let payload = format!("a {seq} {letter}").into_bytes();
+        let row = seq.to_string();
+        let headers = OwnedHeaders::new().insert(Header { key: "outbox-id", value: Some(&row) });
+        OwnedMessage::new(Some(payload), Some(b"a".to_vec()), "t".into(), Timestamp::NotAvailable, 0, 0, Some(headers))
+    }
+
+    /// What is found in records of a database that held two rows when it was taken back, had held five, and holds three.
+    fn found(records: &[(u64, char)]) -> Verdict {
+        let [shared, all, ledger] = [2, 5, 3].map(|last| {
+            let mut ledger = Ledger::default();
+            ledger.committed("t", "a", last);
+            ledger
+        });
+        let mut auditor = Auditor::of_first_occurrences();
+        auditor.taken_back(shared, all);
+        records.iter().for_each(|(seq, letter)| auditor.see(&record(*seq, *letter)));
+        auditor.judge(&ledger, &["t"])
+    }
+
+    #[test]
+    fn what_a_database_forgot_may_be_there_and_may_not_in_order_and_nothing_beyond_it() {
+        let verdict = found(&[(1, 'x'), (2, 'x'), (3, 'x'), (4, 'x'), (1, 'x'), (2, 'x'), (3, 'y')]);
+        assert_eq!((verdict.complaints.len(), verdict.lost, verdict.duplicates, verdict.forgotten), (0, 0, 2, (2, 0)));
+        let verdict = found(&[(1, 'x'), (2, 'x'), (3, 'x'), (3, 'x')]);
+        assert_eq!((verdict.lost, verdict.forgotten), (1, (2, 1)), "a forgotten row makes up for none that is there");
+        for wrong in
+            [&[(1, 'x'), (2, 'x'), (3, 'y'), (6, 'x')][..], &[(1, 'x'), (2, 'x'), (4, 'x'), (3, 'x'), (3, 'y')]]
+        {
+            let verdict = found(wrong);
+            assert!(verdict.complaints[0].contains("the database forgot"), "{:?}", verdict.complaints);
+        }
+        assert!(found(&[(1, 'x'), (2, 'x'), (3, 'y'), (4, 'y')]).complaints[0].contains("never committed"));
     }
 }

@@ -15,6 +15,7 @@ use crate::support::wait;
 const LOG_SHOWN: usize = 6_000;
 
 /// How a relay is to be started.
+#[derive(Clone)]
 pub(crate) struct Daemon {
     database: String,
     brokers: String,

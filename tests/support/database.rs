@@ -110,8 +110,17 @@ pub(crate) fn migrate(url: &str) {
 
 /// Creates or upgrades an outbox of this name, through the binary.
 pub(crate) fn migrate_table(url: &str, table: &str) {
+    migrate_with(url, table, &[]);
+}
+
+/// Creates or upgrades an outbox of this name, and grants two roles what they need: the application's and the relay's.
+pub(crate) fn migrate_for(url: &str, table: &str, (application, relay): (&str, &str)) {
+    migrate_with(url, table, &["--grants", &format!("{application},{relay}")]);
+}
+
+fn migrate_with(url: &str, table: &str, arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
-    let output =
-        command.args(["migrate", "--database-url", url, "--table", table]).output().expect("the binary starts");
+    command.args(["migrate", "--database-url", url, "--table", table]).args(arguments);
+    let output = command.output().expect("the binary starts");
     assert!(output.status.success(), "outboxd migrate failed: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -36,9 +36,15 @@ impl Topic {
 
     /// Creates a topic that so many brokers keep.
     pub(crate) async fn create_replicated(brokers: &str, partitions: i32, replicas: i32) -> Self {
+        let topic = Self::missing_replicated(brokers, partitions, replicas);
+        topic.appear().await;
+        topic
+    }
+
+    /// Thinks of a topic that does not exist yet, and will be kept by so many brokers.
+    pub(crate) fn missing_replicated(brokers: &str, partitions: i32, replicas: i32) -> Self {
         let mut topic = Self::missing(brokers, partitions);
         topic.replicas = replicas;
-        topic.appear().await;
         topic
     }
 

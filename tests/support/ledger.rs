@@ -8,6 +8,9 @@ use std::collections::HashMap;
 
 use crate::support::workload::key_name;
 
+/// The letter of which the padding of payloads is made, until a database is taken back to an earlier time.
+pub(crate) const FIRST: char = 'x';
+
 /// What committed: for each (topic, key) how many rows, numbered from 1.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Ledger {
@@ -54,4 +57,9 @@ impl Ledger {
 pub(crate) fn read_payload(payload: &[u8]) -> Option<(&str, u64)> {
     let mut words = std::str::from_utf8(payload).ok()?.split(' ');
     Some((words.next()?, words.next()?.parse().ok()?))
+}
+
+/// Whether a payload was written in the history that a database had before it was taken back.
+pub(crate) fn is_of_first_history(payload: &[u8]) -> bool {
+    payload.last() == Some(&(FIRST as u8))
 }

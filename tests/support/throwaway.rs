@@ -74,6 +74,13 @@ impl Postgres {
     pub(crate) fn promote(&self) {
         self.service.run("promote");
     }
+
+    /// Goes on at the same address as this standby of it, which is promoted: what the standby did not get is gone.
+    pub(crate) fn fail_over(&self, standby: Self) {
+        standby.promote();
+        standby.service.run("stop");
+        self.service.run_with("restore", &[path(&standby.service.folder.join("data"))]);
+    }
 }
 
 impl Kafka {

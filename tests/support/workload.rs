@@ -9,11 +9,12 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::ledger::Ledger;
+use crate::support::ledger::{FIRST, Ledger};
 use crate::support::seed::Seed;
 use crate::support::wait;
 
@@ -40,6 +41,9 @@ pub(crate) struct Workload {
     pub(crate) padding: i32,
     /// Of so many statements that insert rows one has a large last row, if any has; and the bytes of its padding.
     pub(crate) large: Option<(u32, i32)>,
+    /// The letter of the history that is being written, of which padding is made. Each transaction shares it to its
+    /// end, so that who has it alone has no writer at work.
+    pub(crate) history: Arc<RwLock<char>>,
 }
 
 /// Writers at work.
@@ -64,6 +68,7 @@ impl Workload {
             outbox: "outbox".to_owned(),
             padding: 60,
             large: None,
+            history: Arc::new(RwLock::new(FIRST)),
         }
     }
 
@@ -107,8 +112,21 @@ impl Workload {
 
 impl Workload {
     /// The table of the aggregates.
-    fn aggregates(&self) -> String {
+    pub(crate) fn aggregates(&self) -> String {
         format!("aggregate_of_{}", self.outbox)
+    }
+
+    /// Writes so many events of a locked aggregate in the transaction under way; the last has this much padding.
+    pub(crate) async fn events(
+        &self,
+        connection: &mut PgConnection,
+        key: &str,
+        count: i64,
+        (letter, large): (char, i32),
+    ) -> Result<(), sqlx::Error> {
+        let text = INSERT.replace("AGGREGATE", &self.aggregates()).replace("OUTBOX", &self.outbox);
+        let insert = sqlx::query(AssertSqlSafe(text)).bind(key).bind(count).bind(self.padding).bind(large);
+        insert.bind(letter.to_string()).execute(&mut *connection).await.map(drop)
     }
 
     /// What has committed by now. A database that is away is waited for.
@@ -198,7 +216,8 @@ impl Writer {
         };
         // A plan of its own, so that what is random does not depend on how far a transaction got.
         let mut plan = SmallRng::seed_from_u64(self.rng.random());
-        let written = transaction(connection, &mut plan, &self.workload).await?;
+        let history = self.workload.history.read().await;
+        let written = transaction(connection, &mut plan, &self.workload, *history).await?;
         self.left.fetch_sub(written, Ordering::Relaxed);
         Ok(())
     }
@@ -221,6 +240,7 @@ async fn transaction(
     connection: &mut PgConnection,
     plan: &mut SmallRng,
     workload: &Workload,
+    letter: char,
 ) -> Result<i64, sqlx::Error> {
     let keys = workload.keys;
     let chosen: Vec<_> = (0..plan.random_range(1..=3)).map(|_| key_name(plan.random_range(0..keys))).collect();
@@ -231,7 +251,7 @@ async fn transaction(
     let mut written = 0;
     for key in &chosen {
         delay(plan).await;
-        written += step(connection, plan, workload, key).await?;
+        written += step(connection, plan, workload, (letter, key)).await?;
     }
     if plan.random_ratio(1, 10) {
         connection.execute("rollback").await?;
@@ -247,7 +267,7 @@ async fn step(
     connection: &mut PgConnection,
     plan: &mut SmallRng,
     workload: &Workload,
-    key: &str,
+    (letter, key): (char, &str),
 ) -> Result<i64, sqlx::Error> {
     let count = plan.random_range(1..=5_i64);
     let savepoint = plan.random_ratio(1, 5);
@@ -255,9 +275,7 @@ async fn step(
         connection.execute("savepoint step").await?;
     }
     let large = workload.large.filter(|(of, _)| plan.random_ratio(1, *of)).map_or(workload.padding, |(_, size)| size);
-    let text = INSERT.replace("AGGREGATE", &workload.aggregates()).replace("OUTBOX", &workload.outbox);
-    let insert = sqlx::query(AssertSqlSafe(text)).bind(key).bind(count).bind(workload.padding).bind(large);
-    insert.execute(&mut *connection).await?;
+    workload.events(connection, key, count, (letter, large)).await?;
     if savepoint && plan.random_ratio(1, 3) {
         connection.execute("rollback to savepoint step").await?;
         return Ok(0);
@@ -270,7 +288,7 @@ async fn step(
 
 const INSERT: &str = "with drawn as (update AGGREGATE set seq = seq + $2 where key = $1 returning topic, seq) \
     insert into OUTBOX (topic, key, payload, headers) \
-    select topic, $1, convert_to($1 || ' ' || n || ' ' || repeat('x', case when n = seq then $4 else $3 end), 'UTF8'), \
+    select topic, $1, convert_to($1 || ' ' || n || ' ' || repeat($5, case when n = seq then $4 else $3 end), 'UTF8'), \
     '{\"kind\": \"step\"}' from drawn, generate_series(seq - $2 + 1, seq) n order by n";
 
 /// Most of the time none, sometimes a moment, rarely long.

@@ -18,9 +18,11 @@ use crate::support::proxy::Mode;
 use crate::support::throwaway::Postgres;
 use crate::support::wait::PATIENCE;
 use crate::support::wire;
+use crate::torture::history::{TakenBack, take_back};
 use crate::torture::rig::aside;
-use crate::torture::script::{Fault, Kind};
+use crate::torture::script::{Fault, Kind, Script};
 use crate::torture::stage::{Relay, Stage, USUAL_LIMIT};
+use crate::torture::{operator, rows};
 
 /// How long a takeover is waited for before it is left uncounted, since something else is broken too.
 const TAKEOVER: Duration = Duration::from_secs(8);
@@ -37,6 +39,8 @@ pub(crate) struct Deeds {
     takeovers: Mutex<Vec<(Kind, Duration)>>,
     /// The latest time at which a topic was created again.
     renewed: Mutex<Option<Renewed>>,
+    /// When and where to the database was taken back.
+    taken_back: Mutex<Option<TakenBack>>,
     /// Faults of relays that hit the leader.
     leaders_hit: AtomicUsize,
     /// Faults under way, and faults that have begun.
@@ -50,6 +54,7 @@ pub(crate) struct Done {
     pub(crate) faults: Vec<(Kind, Duration)>,
     pub(crate) takeovers: Vec<(Kind, Duration)>,
     pub(crate) renewed: Option<Renewed>,
+    pub(crate) taken_back: Option<TakenBack>,
     pub(crate) leaders_hit: u64,
 }
 
@@ -67,12 +72,12 @@ impl Deeds {
     ///
     /// # Errors
     /// When a relay ends otherwise than it should.
-    pub(crate) async fn commit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
+    pub(crate) async fn commit(&self, stage: &Stage<'_>, script: &Script, fault: Fault) -> Result<(), String> {
         sleep(fault.at).await;
         let began = Instant::now();
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.active.fetch_add(1, Ordering::SeqCst);
-        let done = self.act(stage, fault).await;
+        let done = self.act(stage, script, fault).await;
         self.active.fetch_sub(1, Ordering::SeqCst);
         if done? {
             self.done.lock().await.push((fault.kind, began.elapsed()));
@@ -82,21 +87,22 @@ impl Deeds {
 
     /// What was done.
     pub(crate) fn over(self) -> Done {
-        let Self { done, takeovers, renewed, leaders_hit, .. } = self;
+        let Self { done, takeovers, renewed, taken_back, leaders_hit, .. } = self;
         let leaders_hit = leaders_hit.into_inner() as u64;
         Done {
             faults: done.into_inner(),
             takeovers: takeovers.into_inner(),
             renewed: renewed.into_inner(),
+            taken_back: taken_back.into_inner(),
             leaders_hit,
         }
     }
 
     /// Says whether it had an effect.
-    async fn act(&self, stage: &Stage<'_>, fault: Fault) -> Result<bool, String> {
+    async fn act(&self, stage: &Stage<'_>, script: &Script, fault: Fault) -> Result<bool, String> {
         let relay = &stage.relays[fault.whom % stage.relays.len()];
         match fault.kind {
-            Kind::KillRelay | Kind::StopRelay | Kind::PauseRelay => return self.hit(stage, fault).await.map(|()| true),
+            Kind::KillRelay | Kind::StopRelay | Kind::PauseRelay => return self.hit(stage, script, fault).await,
             Kind::KillBroker | Kind::StopBroker => break_broker(stage, fault).await,
             Kind::MoveLeaders => return Ok(move_leaders(stage, fault).await),
             Kind::RestartDatabase => {
@@ -111,17 +117,38 @@ impl Deeds {
             Kind::OversizedRecords => {}
             Kind::LowerLimit => lower_limit(stage, fault).await,
             Kind::RecreateTopic => *self.renewed.lock().await = Some(recreate_topic(stage, fault).await),
+            Kind::RevokeRight => return operator::revoke_right(stage, script, fault).await,
+            Kind::StepClock => {
+                let begun = self.begun.load(Ordering::SeqCst);
+                let is_alone = self.active.load(Ordering::SeqCst) == 1;
+                let stays_alone = || is_alone && self.begun.load(Ordering::SeqCst) == begun;
+                return operator::step_clock(stage, fault, stays_alone).await;
+            }
+            Kind::RebuildClient => return Ok(rows::outgrow(stage, fault).await),
+            Kind::LateRows => return Ok(rows::come_late(stage, fault).await),
+            Kind::CorrectRows => return Ok(rows::correct(stage, fault).await),
+            Kind::MoveRows => return Ok(rows::move_out_and_back(stage, fault).await),
+            Kind::RestoreBackup | Kind::PromoteStandby => {
+                let taken_back = take_back(stage, fault).await?;
+                let forgets = taken_back.forgets();
+                *self.taken_back.lock().await = Some(taken_back);
+                return Ok(forgets);
+            }
         }
         Ok(true)
     }
 
-    /// Kills, stops or pauses a relay, and takes the time that the other needs to lead.
-    async fn hit(&self, stage: &Stage<'_>, fault: Fault) -> Result<(), String> {
+    /// Kills, stops or pauses a relay, and takes the time that the other needs to lead. One that refuses to go on with a
+    /// database that was taken back is left alone.
+    async fn hit(&self, stage: &Stage<'_>, script: &Script, fault: Fault) -> Result<bool, String> {
         let mut number = fault.whom % stage.relays.len();
         if !fault.whom.is_multiple_of(3) && stage.partner(number).leads().await {
             number ^= 1;
         }
         let relay = &stage.relays[number];
+        if script.may_refuse() && relay.refuses().await {
+            return Ok(false);
+        }
         let led = relay.leads().await;
         self.leaders_hit.fetch_add(usize::from(led), Ordering::SeqCst);
         let mut running = relay.running.lock().await;
@@ -144,6 +171,7 @@ impl Deeds {
                 Kind::KillRelay => {
                     running.kill();
                     sleep(fault.lasting).await;
+                    let _rights = stage.starting.read().await;
                     *running = relay.again();
                 }
                 Kind::PauseRelay => {
@@ -158,10 +186,11 @@ impl Deeds {
                     if !matches!(code, Some(0 | 3)) && !running.log().is_empty() {
                         return Err(format!("a relay that was asked to stop exited with {code:?}:\n{}", running.log()));
                     }
+                    let _rights = stage.starting.read().await;
                     *running = relay.again();
                 }
             }
-            Ok(())
+            Ok(true)
         };
         tokio::join!(deed, takeover).0
     }

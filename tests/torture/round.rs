@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::audit::{GivenUp, Verdict};
 use crate::support::ledger::Ledger;
 use crate::support::seed::Seed;
 use crate::support::workload::Writers;
 use crate::torture::deed::{Deeds, Done};
+use crate::torture::operator;
 use crate::torture::rig::Rig;
 use crate::torture::script::{Kind, Script};
 use crate::torture::stage::Stage;
@@ -22,6 +24,9 @@ const PEACE: Duration = Duration::from_secs(60);
 
 /// How long what was published may take to be visible to a new consumer: a new leader of a partition learns last.
 const VISIBLE: Duration = Duration::from_secs(15);
+
+/// How long the writers go on after the database was taken back.
+const AFTERWARDS: Duration = Duration::from_millis(700);
 
 /// What came of a round.
 #[derive(Default)]
@@ -36,6 +41,10 @@ pub(crate) struct Outcome {
     /// Faults of relays that hit the leader.
     pub(crate) leaders_hit: u64,
     pub(crate) given_up: u64,
+    /// Records of rows that the database forgot when it was taken back.
+    pub(crate) forgotten: u64,
+    /// Outboxes whose relays refused to go on, and were helped.
+    pub(crate) repaired: usize,
     pub(crate) faults: Vec<(Kind, Duration)>,
     pub(crate) takeovers: Vec<(Kind, Duration)>,
     pub(crate) took: Duration,
@@ -62,31 +71,29 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     outcome.faults = done.faults;
     outcome.takeovers = done.takeovers;
     outcome.leaders_hit = done.leaders_hit;
-    let topics = stage.topics();
+    let topics = stage.audited();
     let names: Vec<&str> = topics.iter().map(|topic| topic.name()).collect();
     outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
-    let before = done.renewed.as_ref().map(|renewed| renewed.before.clone()).unwrap_or_default();
-    let mut watch = Watch::begin(&topics, before);
-    let is_renewed = done.renewed.is_some();
+    let Done { renewed, taken_back, .. } = done;
+    let (is_renewed, is_taken_back) = (renewed.is_some(), taken_back.is_some());
+    let since = renewed.as_ref().map(|it| it.at).or(taken_back.as_ref().map(|it| it.at));
+    let before = renewed.map(|renewed| renewed.before).unwrap_or_default();
+    let mut watch = Watch::begin(&topics, before, taken_back);
     let draining = async {
         watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE).await
             // What had committed before a topic was created again may be in the old one only, so nobody waits to see it;
-            // what of it is not published yet comes before anything can be said of the tables.
-            && (!is_renewed || stage.settles(script.mode, PEACE).await)
+            // what of it is not published yet comes before anything can be said of the tables. And a database that was
+            // taken back does not know what it had published.
+            && (!is_renewed && !is_taken_back || stage.settles(script.mode, PEACE).await)
     };
-    let drained = if script.mode.blocks() && script.has_oversized_records() {
-        tokio::select! {
-            drained = draining => drained,
-            () = stage.mend() => unreachable!("it never ends"),
-        }
-    } else {
-        draining.await
-    };
+    let (drained, repaired) = with_operators(stage, script, draining).await?;
+    outcome.repaired = repaired;
     let stopped = if drained { stop(stage).await } else { Ok(()) };
-    let audited = verify(stage, script.mode, done.renewed.map(|renewed| renewed.at));
+    let audited = verify(stage, script.mode, since);
     let (verdict, audited) = tokio::join!(judge(stage, watch, &names, &ledger), audited);
     outcome.records = verdict.records;
     outcome.duplicates = verdict.duplicates;
+    outcome.forgotten = verdict.forgotten.0;
     outcome.given_up = stage.given_up().await.len() as u64;
     if !verdict.complaints().is_empty() {
         let shown: Vec<&str> = verdict.complaints().iter().take(10).map(String::as_str).collect();
@@ -97,14 +104,49 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     }
     stopped?;
     stage.only_large_were_given_up().await?;
+    judge_counts(script, outcome, &verdict)?;
+    stage.settled(script.mode).await?;
+    audited
+}
+
+/// Waits for the end of this while operators do what the round needs of them. Says what came of it, and how many outboxes
+/// were repaired.
+async fn with_operators(
+    stage: &Stage<'_>,
+    script: &Script,
+    draining: impl Future<Output = bool>,
+) -> Result<(bool, usize), String> {
+    if script.mode.blocks() && script.has_oversized_records() {
+        tokio::select! {
+            drained = draining => return Ok((drained, 0)),
+            () = stage.mend() => unreachable!("it never ends"),
+        }
+    }
+    if !script.may_refuse() {
+        return Ok((draining.await, 0));
+    }
+    let is_over = CancellationToken::new();
+    let draining = async {
+        let drained = draining.await;
+        is_over.cancel();
+        drained
+    };
+    // A repair that has begun is done.
+    let (drained, repaired) = tokio::join!(draining, operator::repair(stage, &is_over));
+    Ok((drained, repaired?))
+}
+
+/// Whether there are as many dead letters as the round must have, and no more duplicates.
+fn judge_counts(script: &Script, outcome: &Outcome, verdict: &Verdict) -> Result<(), String> {
     if script.has_oversized_records() && !script.mode.blocks() && outcome.given_up == 0 && outcome.rows > 3_000 {
         return Err("no oversized record was given up".to_owned());
     }
-    if script.mode.is_exact() && verdict.duplicates > 0 {
-        return Err(format!("{} records twice, in a mode that shows each once", verdict.duplicates));
+    // The repair publishes again what may or may not have been; what the database forgot it does not.
+    let twice = verdict.forgotten.1 + if outcome.repaired == 0 { verdict.duplicates } else { 0 };
+    if script.mode.is_exact() && twice > 0 {
+        return Err(format!("{twice} records twice, in a mode that shows each once"));
     }
-    stage.settled(script.mode).await?;
-    audited
+    Ok(())
 }
 
 /// Lets the writers write while things break, until all is whole again. Says what committed.
@@ -113,16 +155,22 @@ async fn load(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resu
     stage.flows().await;
     outcome.began_with = stage.topics().iter().filter_map(|topic| topic.count().ok()).sum();
     let deeds = Deeds::default();
-    let faults = join_all(script.faults.iter().map(|fault| deeds.commit(stage, *fault)));
+    let is_over = CancellationToken::new();
+    let faults = async {
+        let done = join_all(script.faults.iter().map(|fault| deeds.commit(stage, script, *fault))).await;
+        is_over.cancel();
+        done
+    };
     let writing = async {
         sleep(script.writing).await;
+        if script.takes_back() {
+            is_over.cancelled().await;
+            sleep(AFTERWARDS).await;
+        }
         join_all(writers.iter_mut().map(Writers::rest)).await;
     };
     let ((), done) = tokio::join!(writing, faults);
-    let mut ledger = Ledger::default();
-    for outbox in &stage.outboxes {
-        ledger.merge(outbox.ledger().await);
-    }
+    let ledger = stage.ledger().await;
     done.into_iter().collect::<Result<(), String>>()?;
     Ok((ledger, deeds.over()))
 }
@@ -157,6 +205,9 @@ impl fmt::Display for Outcome {
         write!(f, "{word} after {:.1} s: {rows} rows, {records} records, {duplicates} duplicates", took.as_secs_f64())?;
         if *given_up > 0 {
             write!(f, ", {given_up} dead letters")?;
+        }
+        if self.forgotten > 0 {
+            write!(f, ", {} that the database forgot, {} outboxes repaired", self.forgotten, self.repaired)?;
         }
         write!(f, "; {} records when faults began, {} leaders hit, felt:", self.began_with, self.leaders_hit)?;
         for (kind, took) in faults {

@@ -42,6 +42,22 @@ pub(crate) enum Kind {
     OversizedRecords,
     /// A topic is deleted under load and created again.
     RecreateTopic,
+    /// The relays' role loses a right that they need, and gets it back.
+    RevokeRight,
+    /// The lease looks as if the database's clock had been stepped by an hour, again and again.
+    StepClock,
+    /// A large record makes the leader build its Kafka client anew while its link to the database stalls past its lease.
+    RebuildClient,
+    /// Rows commit late for a topic that is held by then; it appears while others are still to commit.
+    LateRows,
+    /// Rows for a misspelt topic are corrected, and its lane released.
+    CorrectRows,
+    /// Rows are taken out into an archive before they were seen, and put back as they were, later.
+    MoveRows,
+    /// The database goes on from a backup that was made some seconds before.
+    RestoreBackup,
+    /// The database goes on as a standby of it that was behind.
+    PromoteStandby,
 }
 
 /// All kinds, in the order in which rounds take their first fault.
@@ -60,13 +76,29 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::StopBroker,
     Kind::SlowDatabase,
     Kind::RecreateTopic,
+    Kind::RestoreBackup,
+    Kind::RevokeRight,
+    Kind::LateRows,
+    Kind::StepClock,
+    Kind::CorrectRows,
+    Kind::PromoteStandby,
+    Kind::RebuildClient,
+    Kind::MoveRows,
 ];
 
 impl Kind {
-    /// Whether a round has at most one such. A broker takes seconds to come back; and what was published before a topic
-    /// was deleted is gone, so that the audit begins anew. Oversized records come all the time.
+    /// Whether a round has at most one such. A broker takes seconds to come back; what was published before a topic
+    /// was deleted is gone, so that the audit begins anew, and so it does when the database is taken back. Oversized
+    /// records come all the time. The others write rows of their own and take some steps.
     fn is_for_once(self) -> bool {
-        matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::RecreateTopic | Kind::OversizedRecords)
+        let writes = matches!(self, Kind::RebuildClient | Kind::LateRows | Kind::CorrectRows | Kind::MoveRows);
+        let breaks = matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::RecreateTopic);
+        writes || breaks || self == Kind::OversizedRecords || self.takes_back()
+    }
+
+    /// Whether the database forgets what it had committed.
+    pub(crate) fn takes_back(self) -> bool {
+        matches!(self, Kind::RestoreBackup | Kind::PromoteStandby)
     }
 }
 
@@ -121,7 +153,11 @@ impl Script {
         let mut faults = vec![Fault::draw(&mut rng, allowed(first))];
         for _ in 0..rng.random_range(0..=3) {
             let kind = allowed(KINDS[rng.random_range(0..KINDS.len())]);
-            if !(kind.is_for_once() && faults.iter().any(|fault: &Fault| fault.kind.is_for_once())) {
+            let is_there = |what: fn(Kind) -> bool| faults.iter().any(|fault: &Fault| what(fault.kind));
+            // Not the record that must come through.
+            let spoils = kind == Kind::LowerLimit && is_there(|kind| kind == Kind::RebuildClient)
+                || kind == Kind::RebuildClient && is_there(|kind| kind == Kind::LowerLimit);
+            if !(spoils || kind.is_for_once() && is_there(Kind::is_for_once)) {
                 faults.push(Fault::draw(&mut rng, kind));
             }
         }
@@ -142,6 +178,21 @@ impl Script {
     /// Whether the writers write records that no topic takes.
     pub(crate) fn has_oversized_records(&self) -> bool {
         self.faults.iter().any(|fault| fault.kind == Kind::OversizedRecords)
+    }
+
+    /// Whether the database forgets what it had committed.
+    pub(crate) fn takes_back(&self) -> bool {
+        self.faults.iter().any(|fault| fault.kind.takes_back())
+    }
+
+    /// Whether a relay may refuse to go on: what the broker remembers is of a history that the database forgot.
+    pub(crate) fn may_refuse(&self) -> bool {
+        self.takes_back() && self.mode.is_exact()
+    }
+
+    /// Whether this outbox is one whose rows wait for a topic that appears late.
+    pub(crate) fn has_late_topic(&self, outbox: usize) -> bool {
+        self.faults.iter().any(|fault| fault.kind == Kind::LateRows && fault.whom % self.outboxes == outbox)
     }
 }
 

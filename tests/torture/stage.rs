@@ -1,16 +1,15 @@
 //! What one round plays on: a database, topics, relays with a proxy before each, and who writes.
 
-use std::process::Command;
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 
 use crate::support::audit::GivenUp;
 use crate::support::daemon::{Daemon, Running};
-use crate::support::database::{Database, migrate_table};
+use crate::support::database::{Database, migrate_for};
 use crate::support::kafka::Topic;
 use crate::support::ledger::{Ledger, read_payload};
 use crate::support::proxy::Proxy;
@@ -18,6 +17,7 @@ use crate::support::seed::Seed;
 use crate::support::wait;
 use crate::support::workload::{Workload, Writers};
 use crate::torture::mode::Mode;
+use crate::torture::operator::{self, ROLE};
 use crate::torture::rig::Rig;
 use crate::torture::script::Script;
 
@@ -48,18 +48,22 @@ pub(crate) struct Stage<'a> {
     pub(crate) relays: Vec<Relay>,
     /// What is still on its way back when the faults are over.
     pub(crate) recovering: Mutex<JoinSet<()>>,
+    /// Shared by who starts a relay; alone has it who breaks what a relay proves before it begins.
+    pub(crate) starting: RwLock<()>,
 }
 
 /// An outbox and what is written to it.
 pub(crate) struct Outbox {
     pub(crate) table: String,
     pub(crate) topics: Vec<Topic>,
-    workload: Workload,
+    /// One that appears late, if there is such.
+    pub(crate) late: Option<Topic>,
+    pub(crate) workload: Workload,
 }
 
 /// A relay: two of them work for each outbox, the even one and the odd one after it.
 pub(crate) struct Relay {
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
     pub(crate) proxy: Proxy,
     pub(crate) running: Mutex<Running>,
 }
@@ -73,6 +77,7 @@ impl<'a> Stage<'a> {
             // So that a crash takes rolled-back work with it that a reader has seen the ids of.
             database.run("alter system set wal_writer_delay = '10s'").await;
             database.run("select pg_reload_conf()").await;
+            database.run(&format!("create role {ROLE} login password '{ROLE}'")).await;
         }
         let (mut outboxes, mut relays) = (Vec::new(), Vec::new());
         for number in 0..script.outboxes {
@@ -82,7 +87,7 @@ impl<'a> Stage<'a> {
             }
             outboxes.push(outbox);
         }
-        Self { rig, database, outboxes, relays, recovering: Mutex::default() }
+        Self { rig, database, outboxes, relays, recovering: Mutex::default(), starting: RwLock::default() }
     }
 
     /// Sets the writers to work, one group an outbox.
@@ -116,7 +121,7 @@ impl<'a> Stage<'a> {
         }
         loop {
             for outbox in &self.outboxes {
-                release_all(self.database.url(), &outbox.table);
+                operator::release_all(self.database.url(), &outbox.table).expect("lanes are released");
             }
             sleep(RELEASING).await;
         }
@@ -158,6 +163,15 @@ impl<'a> Stage<'a> {
         timeout(patience, settled).await.is_ok()
     }
 
+    /// What has committed by now in all outboxes.
+    pub(crate) async fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::default();
+        for outbox in &self.outboxes {
+            ledger.merge(outbox.ledger().await);
+        }
+        ledger
+    }
+
     /// Waits until everything that was broken is back.
     pub(crate) async fn whole(&self) {
         let mut recovering = self.recovering.lock().await;
@@ -184,6 +198,11 @@ impl<'a> Stage<'a> {
         .await;
     }
 
+    /// All topics that records are read from.
+    pub(crate) fn audited(&self) -> Vec<&Topic> {
+        self.outboxes.iter().flat_map(Outbox::audited).collect()
+    }
+
     /// The topics of all outboxes.
     pub(crate) fn topics(&self) -> Vec<&Topic> {
         self.outboxes.iter().flat_map(|outbox| &outbox.topics).collect()
@@ -203,7 +222,7 @@ impl<'a> Stage<'a> {
 impl Outbox {
     async fn make(rig: &Rig, database: &Database, number: usize, script: &Script) -> Self {
         let table = if number == 0 { "outbox".to_owned() } else { format!("outbox_{number}") };
-        migrate_table(database.url(), &table);
+        migrate_for(database.url(), &table, ("outboxd", ROLE));
         let mut topics = Vec::new();
         for _ in 0..TOPICS.0 {
             topics.push(Topic::create_replicated(&rig.brokers, TOPICS.1, 3).await);
@@ -222,7 +241,13 @@ impl Outbox {
             large: script.has_oversized_records().then_some((60, LARGE)),
             ..Workload::steady(database.url(), &names)
         };
-        Self { table, topics, workload }
+        let late = script.has_late_topic(number).then(|| Topic::missing_replicated(&rig.brokers, TOPICS.1, 3));
+        Self { table, topics, late, workload }
+    }
+
+    /// The topics that its records are read from.
+    pub(crate) fn audited(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.iter().chain(&self.late)
     }
 
     /// What has committed by now.
@@ -234,7 +259,8 @@ impl Outbox {
 impl Relay {
     async fn start(rig: &Rig, database: &Database, outbox: &Outbox, script: &Script) -> Self {
         let proxy = Proxy::before(database.url()).await;
-        let daemon = Daemon::new(&proxy.url(database.url()), &rig.brokers)
+        let url = proxy.url(database.url()).replacen("outboxd:outboxd", &format!("{ROLE}:{ROLE}"), 1);
+        let daemon = Daemon::new(&url, &rig.brokers)
             .with("outbox.table", &outbox.table)
             .with("lease.ttl", &format!("{TTL}ms"))
             .with("relay.shutdown.deadline", "10s")
@@ -254,13 +280,4 @@ impl Relay {
     pub(crate) async fn leads(&self) -> bool {
         self.running.lock().await.metric("outboxd_leader").await == 1.0
     }
-}
-
-/// What an operator types once the cause is mended.
-fn release_all(url: &str, table: &str) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
-    command.args(["held", "release", "--all", "--database-url", url, "--table", table]);
-    let output = block_in_place(|| command.output()).expect("the binary starts");
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() || complaint.contains("nothing of that is held"), "{complaint}");
 }

@@ -24,6 +24,12 @@ pub(crate) struct Tally {
     /// Faults of relays that hit the leader.
     leaders_hit: u64,
     dead_letters: u64,
+    /// Records of rows that a database forgot when it was taken back.
+    #[serde(default)]
+    forgotten: u64,
+    /// Outboxes whose relays refused to go on with such a database, and were helped.
+    #[serde(default)]
+    repaired: u64,
     /// Rounds by mode.
     modes: BTreeMap<String, u64>,
     /// Faults that were felt, by kind.
@@ -66,6 +72,8 @@ impl Tally {
         self.leaders_hit += outcome.leaders_hit;
         *self.duplicates_by_delivery.entry(script.mode.delivery.to_owned()).or_default() += outcome.duplicates;
         self.dead_letters += outcome.given_up;
+        self.forgotten += outcome.forgotten;
+        self.repaired += outcome.repaired as u64;
         *self.modes.entry(script.mode.to_string()).or_default() += 1;
         for (kind, _) in &outcome.faults {
             *self.faults.entry(format!("{kind:?}")).or_default() += 1;
@@ -112,6 +120,8 @@ impl Tally {
         self.duplicates += other.duplicates;
         self.leaders_hit += other.leaders_hit;
         self.dead_letters += other.dead_letters;
+        self.forgotten += other.forgotten;
+        self.repaired += other.repaired;
         let by_delivery = (&mut self.duplicates_by_delivery, &other.duplicates_by_delivery);
         for (counts, others) in [(&mut self.modes, &other.modes), (&mut self.faults, &other.faults), by_delivery] {
             for (name, count) in others {
@@ -154,6 +164,7 @@ impl fmt::Display for Tally {
             "{rounds} rounds in {seconds:.0} s: {rows} rows, {records} records, {duplicates} duplicates, {dead_letters} dead letters"
         )?;
         writeln!(f, "leaders hit: {}", self.leaders_hit)?;
+        writeln!(f, "forgotten by databases: {}, outboxes repaired after that: {}", self.forgotten, self.repaired)?;
         let by_delivery = ("duplicates", &self.duplicates_by_delivery);
         for (what, counts) in [("modes", &self.modes), ("faults", &self.faults), by_delivery] {
             let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{name}: {count}")).collect();

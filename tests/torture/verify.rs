@@ -23,7 +23,7 @@ pub(crate) async fn verify(stage: &Stage<'_>, mode: Mode, since: Option<DateTime
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
         command.args(["verify", "--json", "--database-url", stage.database.url()]);
         command.args(["--brokers", &stage.rig.brokers, "--table", &outbox.table]);
-        command.args(outbox.topics.iter().flat_map(|topic: &Topic| ["--topic", topic.name()]));
+        command.args(outbox.audited().flat_map(|topic: &Topic| ["--topic", topic.name()]));
         command.env("OUTBOXD_OUTBOX__SETTLE", mode.settle);
         if let Some(since) = since {
             command.args(["--since", &since.to_rfc3339()]);

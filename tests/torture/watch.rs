@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::support::audit::{Auditor, GivenUp};
 use crate::support::kafka::{Topic, header};
 use crate::support::ledger::Ledger;
+use crate::torture::history::TakenBack;
 
 /// How long a topic without news is looked at before the next one.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -29,8 +30,9 @@ struct Reader {
 }
 
 impl Watch {
-    /// Begins before the first record of these topics, and minds what commits after `before`.
-    pub(crate) fn begin(topics: &[&Topic], before: Ledger) -> Self {
+    /// Begins before the first record of these topics, and minds what commits after `before`, but not what a database
+    /// that was taken back forgot.
+    pub(crate) fn begin(topics: &[&Topic], before: Ledger, taken_back: Option<TakenBack>) -> Self {
         let reader = |topic: &&Topic| Reader {
             consumer: topic.at_the_beginning(),
             partitions: topic.partitions() as usize,
@@ -38,6 +40,9 @@ impl Watch {
         };
         let mut auditor = Auditor::of_first_occurrences();
         auditor.begin_after(before);
+        if let Some(TakenBack { shared, all, .. }) = taken_back {
+            auditor.taken_back(shared, all);
+        }
         Self { readers: topics.iter().map(reader).collect(), auditor }
     }
 
