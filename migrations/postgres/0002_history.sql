@@ -32,6 +32,9 @@ begin
 end
 $$;
 
+-- With the rights of the outbox's owner it is for no other table's trigger.
+revoke all on function outbox_stamp() from public;
+
 -- A row that was copied back from elsewhere brings a transaction id of the past. Never true of an ordinary insert.
 create trigger stamp_restored after insert on outbox for each row
 when (new.xid <> pg_catalog.pg_current_xact_id()) execute function outbox_stamp();
@@ -52,6 +55,8 @@ begin
     return null;
 end
 $$;
+
+revoke all on function outbox_keep_held() from public;
 
 create trigger keep_held before delete on outbox_held for each row
 when (not old.settled) execute function outbox_keep_held();

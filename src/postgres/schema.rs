@@ -221,7 +221,9 @@ async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<Strin
                 and pg_get_expr(d.adbin, d.adrelid) like '%pg_current_xact_id()'),
             not exists (select from pg_catalog.pg_sequence s join pg_catalog.pg_depend d on d.objid = s.seqrelid
                 where d.refobjid = c.oid and d.deptype in ('i', 'a') and s.seqcache = 1 and s.seqincrement > 0),
-            not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'wake' and t.tgenabled in ('O', 'A'))
+            not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'wake' and t.tgenabled in ('O', 'A')),
+            (select count(*) from pg_catalog.pg_trigger t where t.tgrelid = c.oid
+                and t.tgname in ('stamp_restored', 'stamp_corrected') and t.tgenabled in ('O', 'A')) < 2
         from pg_catalog.pg_class c where c.oid = to_regclass($1)";
     let complaints = [
         "it is no ordinary table",
@@ -230,6 +232,7 @@ async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<Strin
         "xid does not default to pg_current_xact_id()",
         "id is no identity column that ascends, with cache 1",
         "the trigger that wakes the relay is missing or switched off",
+        "a trigger that finds restored and corrected rows is missing or switched off",
     ];
     let row = ask("checking the schema", sqlx::query(statement).bind(table.outbox()).fetch_one(conn)).await?;
     let wrong = complaints.iter().enumerate().filter(|(at, _)| row.get::<bool, _>(*at));

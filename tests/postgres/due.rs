@@ -146,3 +146,17 @@ async fn what_the_checkpoint_settled_stays_settled_once_rows_are_marked() {
         }
     }
 }
+
+/// A trigger's function that runs with its owner's rights would run a stranger's code, put on a stranger's table.
+#[tokio::test]
+async fn no_other_role_can_put_the_owners_functions_on_a_table_of_its_own() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "strangers").await;
+        let callable = "select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+            where n.nspname = 't_strangers' and p.prosecdef and has_function_privilege('public', p.oid, 'execute')";
+        assert_eq!(outbox.number(callable).await, 0);
+        let owned = "select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+            where n.nspname = 't_strangers' and p.prosecdef";
+        assert_eq!(outbox.number(owned).await, 2);
+    }
+}

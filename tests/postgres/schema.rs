@@ -52,9 +52,13 @@ async fn a_schema_that_is_not_what_is_needed_is_refused_with_the_repair() {
     assert!(missing.contains("outboxd migrate --table t_refused.queue"), "{missing}");
     migrate(&secret, &table).await.unwrap();
     for (damage, complaint) in [
-        ("alter table t_refused.queue disable trigger wake", "trigger"),
+        ("alter table t_refused.queue disable trigger wake", "wakes the relay"),
+        ("alter table t_refused.queue disable trigger stamp_restored", "restored and corrected rows"),
         ("alter table t_refused.queue drop column headers", "column headers is missing"),
-        ("alter table t_refused.queue alter column partition type bigint", "partition is bigint"),
+        (
+            "drop trigger stamp_corrected on t_refused.queue; alter table t_refused.queue alter column partition type bigint",
+            "partition is bigint",
+        ),
         ("alter table t_refused.queue alter column id set cache 50", "cache 1"),
         ("drop index t_refused.queue_xid_idx", "index on xid"),
         ("insert into t_refused.queue_migrations values ('9999_future')", "9999_future"),
