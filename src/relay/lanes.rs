@@ -276,7 +276,7 @@ impl Lanes {
     /// a lane that came to be held because of a later batch flows at this checkpoint, and one that did so in the next
     /// batch has nothing published after it.
     pub(crate) fn stored(&self, settled: &Frontier) -> Vec<Held> {
-        let next = settled.number + 1;
+        let next = settled.stands_after + 1;
         let told = self.entries.values().filter(|entry| entry.batch <= next);
         Self::sorted(told.map(|entry| match entry.batch == next {
             true => Held { after: Some(settled.position.clone()), ..entry.held.clone() },
@@ -485,15 +485,14 @@ mod tests {
     #[test]
     fn a_checkpoint_tells_of_lanes_as_they_are_there() {
         let mut lanes = Lanes::default();
-        let settled = |number: u64| {
-            let mut settled = Frontier::at(Position::new(format!("after {number}")));
-            settled.number = number;
-            settled
-        };
+        let settled = |number: u64| Frontier::after(number, Position::new(format!("after {number}")));
         lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(3));
         assert_eq!(lanes.stored(&settled(1)), [], "it flows there still");
         let stored = |settled: &Frontier| lanes.stored(settled)[0].after.clone();
         assert_eq!(stored(&settled(2)), Some(settled(2).position));
         assert_eq!(stored(&settled(3)), Some(before(3).position));
+        // A position that stands still is before rows that cannot be recorded, however many batches came after them.
+        assert_eq!(lanes.stored(&settled(1).still(7)), []);
+        assert_eq!(stored(&settled(2).still(7)), Some(settled(2).position));
     }
 }

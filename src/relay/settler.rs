@@ -55,6 +55,8 @@ pub(crate) struct Frontier {
     pub(crate) number: u64,
     /// The position after it, or, if it stands still, before it.
     pub(crate) position: Position,
+    /// The number of the batch after which the position stands.
+    pub(crate) stands_after: u64,
     /// Whether the position stands still before a row that cannot be recorded.
     is_still: bool,
 }
@@ -62,7 +64,17 @@ pub(crate) struct Frontier {
 impl Frontier {
     /// At the beginning of a session.
     pub(crate) fn at(position: Position) -> Self {
-        Self { number: 0, position, is_still: false }
+        Self::after(0, position)
+    }
+
+    /// Everything up to this batch is settled or held, and nothing is set aside.
+    pub(crate) fn after(number: u64, position: Position) -> Self {
+        Self { number, position, stands_after: number, is_still: false }
+    }
+
+    /// As many batches are settled or held, but for what is set aside: the position stays where it is.
+    pub(crate) fn still(self, number: u64) -> Self {
+        Self { number, is_still: true, ..self }
     }
 
     /// Whether everything up to this batch is settled or held.
@@ -212,14 +224,13 @@ impl Settler {
     /// Everything up to here is settled or held, but for rows that were set aside: the position stands still before
     /// them.
     fn advance(&mut self, number: u64, position: Position) {
-        let is_still = self.recorder.has_set_aside();
-        let position = if is_still {
+        let frontier = if self.recorder.has_set_aside() {
             self.beyond = Some(position);
-            self.progress.borrow().position.clone()
+            self.progress.borrow().clone().still(number)
         } else {
-            position
+            Frontier::after(number, position)
         };
-        self.progress.send_replace(Frontier { number, position, is_still });
+        self.progress.send_replace(frontier);
     }
 
     /// Tries again to record what was set aside, and lets the position move on if nothing is left.
@@ -229,7 +240,7 @@ impl Settler {
             && let Some(position) = self.beyond.take()
         {
             let number = self.progress.borrow().number;
-            self.progress.send_replace(Frontier { number, position, is_still: false });
+            self.progress.send_replace(Frontier::after(number, position));
         }
     }
 

@@ -49,7 +49,8 @@ async fn a_row_that_is_corrected_while_its_lane_is_held_comes_in_the_lane_where_
         .await;
         let mut reader = store.open().await.expect("a session opens");
         let since = chrono::DateTime::from_timestamp_millis(1_700_000_000_123).expect("a time");
-        let oders = Held { lane: Lane::topic_of("oders"), from_id: 1, after: None, cause: HoldCause::MissingTopic, since };
+        let oders =
+            Held { lane: Lane::topic_of("oders"), from_id: 1, after: None, cause: HoldCause::MissingTopic, since };
         let wrong = Lane::from_columns("orders", Some("wrong"), None);
         let wrong = Held { lane: wrong, cause: HoldCause::Rejected, ..oders.clone() };
         [&oders, &wrong].into_iter().for_each(|held| reader.hold(held.clone()));
