@@ -66,7 +66,8 @@ fn read_position(text: &str) -> Result<At, StoreError> {
 
 /// Reads a held lane from its columns, which begin at `at`.
 pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
-    let read = || -> Result<(Lane, i64, String, DateTime<Utc>, Option<&str>), sqlx::Error> {
+    type Columns<'r> = (Lane, i64, String, DateTime<Utc>, Option<&'r str>);
+    let read = || -> Result<Columns<'_>, sqlx::Error> {
         let lane = Lane::from_columns(row.try_get(at)?, row.try_get(at + 1)?, row.try_get(at + 2)?);
         Ok((lane, row.try_get(at + 3)?, row.try_get(at + 4)?, row.try_get(at + 5)?, row.try_get(at + 6)?))
     };
