@@ -17,6 +17,9 @@ alter table outbox_checkpoint
     -- Rows that this position calls read count as settled, marked or not: it was stored by a relay that marks none.
     add column settled_position text;
 
+-- What was read so far is settled, whichever way it was recorded.
+update outbox_checkpoint set settled_position = position;
+
 alter table outbox_held
     -- Rows of the lane that this position calls read were published before it was held.
     add column after_position text,

@@ -18,6 +18,9 @@ alter table outbox_lease add column earlier_proof integer not null default 0;
 -- Rows up to this id count as settled, marked or not: a relay that marks none has read them.
 alter table outbox_checkpoint add column settled_to integer not null default 0;
 
+-- What was read so far is settled, whichever way it was recorded.
+update outbox_checkpoint set settled_to = position;
+
 -- Set by the relay once all of the lane is settled, just before it forgets the lane.
 alter table outbox_held add column settled integer not null default 0;
 

@@ -18,6 +18,7 @@ pub use batch::{Batch, Limit, Position};
 pub use dead::{DeadLetter, DeadLetterTopic, InvalidDeadLetterTopic};
 pub use delivery::{Delivery, Progress, UnknownDelivery};
 pub use held::{Held, HeldLane, HoldCause, Lane};
+#[cfg(feature = "kafka")]
 pub(crate) use message::RESERVED_HEADERS;
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};
 pub use proof::{InvalidPlace, Place, Proof, Proofs};

@@ -129,8 +129,11 @@ pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Re
          grant execute on function {functions} to {app};\n\
          -- The relay reads, marks and removes.\n\
          grant select, update, delete on {outbox} to {relay};\n\
-         grant select, insert, update, delete on {others} to {relay};\n",
-        usage = usage.unwrap_or_default()
+         grant select, insert, update, delete on {others} to {relay};\n\
+         -- It warns where ids begin anew.\n\
+         grant select on sequence {ids} to {relay};\n",
+        usage = usage.unwrap_or_default(),
+        ids = table.quoted("_id_seq")
     ))
 }
 

@@ -10,7 +10,8 @@ use crate::support::scene::Scene;
 use crate::support::throwaway::Postgres;
 use crate::support::{machine, services, wait};
 
-const SETTLE: [&str; 3] = ["mark", "delete", "checkpoint"];
+/// What the stores' own tests do not tell apart: rows that bear a mark, and rows that bear none.
+const SETTLE: [&str; 2] = ["mark", "checkpoint"];
 
 fn exactly_once(database: &Database, brokers: &str, settle: &str) -> Daemon {
     Daemon::new(database.url(), brokers).with("relay.delivery", "exactly-once").with("outbox.settle", settle)
