@@ -10,7 +10,7 @@ use crate::support::database::{Database, migrate};
 use crate::support::kafka::Topic;
 use crate::support::{machine, services};
 
-const SMALL: [&str; 8] = ["--rows", "3000", "--rate", "200", "--seconds", "2", "--partitions", "3"];
+const SMALL: [&str; 8] = ["--rows", "3000", "--rate", "200", "--seconds", "5", "--partitions", "3"];
 
 fn bench(url: &str, arguments: &[&str]) -> Output {
     let brokers = services::kafka();
