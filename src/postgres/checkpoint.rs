@@ -104,15 +104,20 @@ pub(super) async fn save(
 ) -> Result<(), StoreError> {
     let at = read_position(checkpoint.position.as_str())?;
     let doing = "storing the checkpoint";
+    let position = (checkpoint.term, &checkpoint.position);
+    let over = || StoreError::TermOver { term: checkpoint.term };
     bounded(doing, ANSWER, async {
+        let Some(held) = changed else {
+            // One statement is one transaction: no relay that vanishes leaves the lease's row locked behind it.
+            let is_saved = save_position(conn, place, position, at.highest).await?;
+            return if is_saved { Ok(()) } else { Err(over()) };
+        };
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        if !save_position(&mut transaction, place, (checkpoint.term, &checkpoint.position), at.highest).await? {
+        if !save_position(&mut transaction, place, position, at.highest).await? {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
-            return Err(StoreError::TermOver { term: checkpoint.term });
+            return Err(over());
         }
-        if let Some(held) = changed {
-            store_held(&mut transaction, &place.table, held).await?;
-        }
+        store_held(&mut transaction, &place.table, held).await?;
         transaction.commit().await.map_err(|error| classify(doing, error))
     })
     .await

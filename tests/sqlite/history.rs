@@ -20,7 +20,7 @@ async fn recover(store: &Store, term: Term, progress: &Position) -> Result<(), S
 
 fn assert_refused(recovered: Result<(), StoreError>) {
     match recovered {
-        Err(error @ StoreError::Unusable { .. }) => {
+        Err(error @ StoreError::Incompatible { .. }) => {
             assert!(error.to_string().contains("outbox.source"), "it names the repair: {error}");
         }
         other => panic!("it must be refused: {other:?}"),

@@ -28,7 +28,10 @@ async fn a_leader_whose_host_vanishes_is_succeeded_by_one_that_delivers(server: 
     let writers = stage.scene.steady_writers().start(&stage.scene.seed).await;
     let old = stage.relay_through("old", &proxy.url(url)).start().await;
     old.reaches("outboxd_leader", 1.0).await;
-    let new = stage.relay("new").with("relay.delivery", how.as_str()).start().await;
+    // All of these relays are called alike at the broker, in every run.
+    let progress = format!("{}.progress", stage.scene.topic.name());
+    let new = stage.relay("new").with("relay.delivery", how.as_str()).with("relay.progress_topic", &progress);
+    let new = new.start().await;
     stage.published(2_000).await;
     let cut = now();
     proxy.all(mode);
