@@ -15,9 +15,9 @@ pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes {
 pub trait OutboxStore: Send + Sync {
     /// Begins a reading session at the stored checkpoint, or at the beginning where none is stored.
     ///
-    /// Rows that are recorded as settled are never read; rows of a stored held lane, from its `from_id` on,
-    /// are left out until the lane is released, and come then but for those that its `after` calls read. Several sessions may be open at once; only the one of the
-    /// leader stores anything.
+    /// Rows that are recorded as settled are never read; rows of a stored held lane, from its `from_id` on, are left out
+    /// until the lane is released, and come then but for those that its `after` calls read. Several sessions may be open
+    /// at once; only the one of the leader stores anything.
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>>;
 
     /// Records that these records were delivered.
@@ -95,6 +95,10 @@ pub trait Reader: Send {
     /// Leaves the lane out from the next fetch on, from `held.from_id` on. Holding a held lane again lowers
     /// its `from_id` where the new one is lower, and ends a release of it that is under way. Its `after` becomes the
     /// new one.
+    ///
+    /// A record whose topic and whose key are both held is in the care of the key's lane: it comes with that one's release
+    /// and not with the topic's. Whoever holds a topic because of a record that came with a release of its key holds the
+    /// key anew besides, or neither release brings it again.
     fn hold(&mut self, held: Held);
 
     /// Lets a held lane flow again. Some later batch says `opened`: from it on the lane's rows come, those

@@ -154,6 +154,7 @@ macro_rules! promises {
             releasing: a_hold_ends_a_release_that_is_under_way,
             releasing: holding_again_lowers_where_it_begins,
             releasing: a_topic_leaves_its_held_keys_behind,
+            releasing: what_waits_for_its_topic_again_comes_with_its_held_key,
             releasing: several_releases_bring_each_row_once,
             releasing: a_release_of_nothing_opens_and_closes,
             releasing: a_key_in_a_held_topic_is_released_after_the_topic,

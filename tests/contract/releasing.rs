@@ -160,6 +160,28 @@ pub(crate) async fn a_topic_leaves_its_held_keys_behind(implementation: &dyn Imp
     assert_eq!(events(&read_released(&mut session, &key, 1).await), event_ids(&of_key));
 }
 
+pub(crate) async fn what_waits_for_its_topic_again_comes_with_its_held_key(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let mut session = Session::open(&outbox.store()).await;
+    let (topic, key) = (Lane::topic_of("held"), key_lane("held", "a"));
+    session.reader.hold(held(key.clone(), 0));
+    let (of_key, others) = (messages(3, "held", "a"), messages(3, "held", "b"));
+    write_all(&*outbox, &of_key).await;
+    assert_eq!(session.read(1).await, []);
+    session.reader.release(&key);
+    let came = session.some(1).await.records;
+    assert_eq!(events(&came), event_ids(&of_key[..1]), "the release has begun");
+    // The first record turns out to wait for its topic, so that its key waits again.
+    session.reader.hold(held(topic.clone(), came[0].id));
+    session.reader.hold(held(key.clone(), came[0].id));
+    write_all(&*outbox, &others).await;
+    assert_eq!(session.read(1).await, []);
+    session.reader.release(&topic);
+    assert_eq!(events(&read_released(&mut session, &topic, 1).await), event_ids(&others));
+    session.reader.release(&key);
+    assert_eq!(events(&read_released(&mut session, &key, 1).await), event_ids(&of_key));
+}
+
 pub(crate) async fn several_releases_bring_each_row_once(implementation: &dyn Implementation) {
     let outbox = implementation.outbox(Settle::Mark).await;
     let mut session = Session::open(&outbox.store()).await;

@@ -212,7 +212,7 @@ impl Relay {
         let more = batch.more || !batch.records.is_empty();
         for record in batch.records {
             match self.missing.iter().find(|lane| is_of(&record, lane)) {
-                Some(lane) => self.hold(lane.clone(), record.id),
+                Some(lane) => self.keep_back(lane.clone(), &record),
                 None => self.deliver(record),
             }
         }
@@ -220,6 +220,15 @@ impl Relay {
             self.settle().await;
         }
         more
+    }
+
+    /// Holds a missing lane because of this record, and anew the record's own lane, where that is held, so that the
+    /// record is left out there too.
+    fn keep_back(&mut self, missing: Lane, record: &Record) {
+        let own = record.lane().filter(|own| *own != missing && self.held.contains_key(own));
+        for lane in own.into_iter().chain([missing]) {
+            self.hold(lane, record.id);
+        }
     }
 
     fn hold(&mut self, lane: Lane, from_id: i64) {

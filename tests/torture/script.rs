@@ -139,6 +139,13 @@ pub(crate) fn seed(first: u64, round: u64) -> u64 {
     drawn - drawn % (modes * kinds) + (round % kinds) * modes + round % modes
 }
 
+/// The next round from this one on whose first fault is of this kind.
+pub(crate) fn next_with(kind: Kind, round: u64) -> u64 {
+    let kinds = KINDS.len() as u64;
+    let place = KINDS.iter().position(|it| *it == kind).expect("a kind") as u64;
+    round + (place + kinds - round % kinds) % kinds
+}
+
 impl Script {
     /// Draws the round of this seed.
     pub(crate) fn draw(seed: u64) -> Self {
@@ -227,6 +234,18 @@ mod tests {
         for round in 0..50 {
             let seed = seed(7, round);
             assert_eq!(Script::draw(seed), Script::draw(seed));
+        }
+    }
+
+    #[test]
+    fn a_kind_has_its_next_round() {
+        for round in 0..60 {
+            for kind in KINDS {
+                let next = next_with(*kind, round);
+                assert!((round..round + KINDS.len() as u64).contains(&next));
+                let first = KINDS[(seed(7, next) / MODES.len() as u64 % KINDS.len() as u64) as usize];
+                assert_eq!(first, *kind);
+            }
         }
     }
 
