@@ -41,9 +41,13 @@ pub trait Sink: Send {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Looks at records that are about to be submitted, and says which of them can never be published as they are, as
-    /// far as can be known without sending them. The relay decides about those and submits the others. May wait for
-    /// answers of the broker, as [`submit`](Self::submit) may.
+    /// Looks at records that are about to be submitted, and says which of them can never be published as they are. The
+    /// relay decides about those, leaves them out, and asks again until none is left; then it submits the others. May
+    /// wait for answers of the broker, as [`submit`](Self::submit) may.
+    ///
+    /// Records that the broker may refuse, by what it refused before, may be published ahead here, as ordered as in a
+    /// submission: nothing of a lane follows a refused record before the next call. The submission that follows with them
+    /// tells that they are delivered.
     ///
     /// # Errors
     /// When the sink must be opened anew.
@@ -106,6 +110,12 @@ pub trait Sink: Send {
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
         let _ = topic;
         Box::pin(std::future::ready(Ok(true)))
+    }
+
+    /// Whether the last failure taught something of records or topics that is heeded once the sink is opened again, so
+    /// that there is nothing to wait for before that. Says so once.
+    fn has_learnt(&mut self) -> bool {
+        false
     }
 
     /// Forgets everything that is not delivered yet; its receipts resolve as [`Outcome::Unknown`]. Open the

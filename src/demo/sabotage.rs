@@ -93,6 +93,10 @@ impl Sink for Spoilt {
         self.sink.accepts(topic)
     }
 
+    fn has_learnt(&mut self) -> bool {
+        self.sink.has_learnt()
+    }
+
     fn abort(&mut self) {
         self.sink.abort();
     }

@@ -24,6 +24,9 @@ const MEASURE_PAUSE: u32 = 50;
 /// How long that pause is at most.
 const MEASURE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// How long a measurement may be missing before an outbox that was empty counts as unseen: the longest pause, and a while.
+const UNSEEN: Duration = Duration::from_secs(15);
+
 /// How many times longer than usual the pause is while nothing waits.
 const IDLE_PAUSE: u32 = 10;
 
@@ -70,12 +73,18 @@ pub async fn run(
 
 async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender<Backlog>) {
     let mut failing = false;
+    let mut last = Seen { backlog: Backlog::default(), at: Instant::now() };
     loop {
         let began = Instant::now();
         let mut pause = settings.measure_interval;
-        match store.backlog(settings.count_limit).await {
+        let measurement = tokio::select! {
+            measurement = store.backlog(settings.count_limit) => measurement,
+            () = last.keep_ageing(&measured, settings.measure_interval) => unreachable!("it never ends"),
+        };
+        match measurement {
             Ok(backlog) => {
                 failing = false;
+                last = Seen { backlog, at: Instant::now() };
                 if backlog.unsent == 0 {
                     pause *= IDLE_PAUSE;
                 }
@@ -93,20 +102,37 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
             }
             Err(error) => {
                 say_once(&mut failing, &error, "the backlog cannot be measured for now");
-                age(&measured, settings.measure_interval);
+                last.age(&measured);
             }
         }
         sleep(pause).await;
     }
 }
 
-/// Nobody knows how much waits while the database is away, but what waited grows older.
-fn age(measured: &watch::Sender<Backlog>, by: Duration) {
-    let mut backlog = *measured.borrow();
-    if backlog.unsent > 0 {
-        backlog.oldest += by;
-        metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
-        measured.send_replace(backlog);
+/// The latest measurement.
+struct Seen {
+    backlog: Backlog,
+    at: Instant,
+}
+
+impl Seen {
+    /// Shows the lag while the database does not answer; never returns.
+    async fn keep_ageing(&self, measured: &watch::Sender<Backlog>, every: Duration) {
+        loop {
+            sleep(every).await;
+            self.age(measured);
+        }
+    }
+
+    /// Nobody knows how much waits while the database does not answer. What waited grows older; where nothing did,
+    /// something may wait since it was looked at last.
+    fn age(&self, measured: &watch::Sender<Backlog>) {
+        let unseen = self.at.elapsed();
+        if self.backlog.unsent > 0 || unseen > UNSEEN {
+            let backlog = Backlog { oldest: self.backlog.oldest + unseen, late: 0, ..self.backlog };
+            metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
+            measured.send_replace(backlog);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -28,6 +29,19 @@ pub(crate) struct Terms {
     pub(crate) limit: Option<usize>,
     /// Whether it is compacted, so that every record needs a key; where the broker tells.
     pub(crate) compacted: Option<bool>,
+    /// By how many milliseconds a record's timestamp may be before and after the broker's time, where the broker tells
+    /// and takes the producer's.
+    pub(crate) times: Option<(i64, i64)>,
+}
+
+impl Terms {
+    /// Whether a record may have this timestamp, as far as the broker tells.
+    pub(crate) fn take_time(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        self.times.is_none_or(|(before, after)| {
+            let ahead = time.timestamp_millis().saturating_sub(now.timestamp_millis());
+            ahead <= after && ahead >= before.saturating_neg()
+        })
+    }
 }
 
 /// What needs the admin client: a connection of its own, open while there are questions.
@@ -115,8 +129,19 @@ fn named_terms(settings: &ConfigResource) -> Option<(String, Terms)> {
     let terms = Terms {
         limit: value("max.message.bytes").and_then(|limit| limit.parse().ok()),
         compacted: value("cleanup.policy").map(|policy| policy.contains("compact")),
+        times: times(value),
     };
     Some((topic.clone(), terms))
+}
+
+/// The bounds of timestamps, by their names since Apache Kafka 3.6 or by the one before that.
+fn times<'a>(value: impl Fn(&'static str) -> Option<&'a str>) -> Option<(i64, i64)> {
+    let bound = |name| {
+        let given = value(name).or_else(|| value("message.timestamp.difference.max.ms"));
+        given.and_then(|millis| millis.parse().ok())
+    };
+    let is_ours = value("message.timestamp.type") == Some("CreateTime");
+    is_ours.then_some(bound("message.timestamp.before.max.ms")?).zip(bound("message.timestamp.after.max.ms"))
 }
 
 /// Whether creating a topic may succeed when it is tried again, with nothing changed by anybody.

@@ -53,6 +53,11 @@ impl Spoil {
     pub(crate) fn because(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), ..Self::default() }
     }
+
+    /// Whether it says something of records or topics that the next producer is spared by.
+    pub(crate) fn teaches(&self) -> bool {
+        !self.refused.is_empty() || !self.held.is_empty()
+    }
 }
 
 /// The ledger of one producer.

@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
+use crate::kafka::plan::Sending;
 use crate::observe::metrics;
 use crate::outbox::{RESERVED_HEADERS, Record};
 
@@ -18,6 +20,12 @@ const ROW_ID: &str = RESERVED_HEADERS[1];
 /// The header that names the outbox.
 const SOURCE: &str = RESERVED_HEADERS[2];
 
+/// The header that says when the row was written, on a record whose topic does not take that for its timestamp.
+const CREATED_AT: &str = RESERVED_HEADERS[3];
+
+/// Headers of the relay's that every record has.
+const ALWAYS: usize = 3;
+
 /// Bytes of a record batch's own fields (message format v2).
 const BATCH_HEADER: usize = 61;
 
@@ -29,30 +37,33 @@ static SAID: [AtomicBool; RESERVED_HEADERS.len()] = [const { AtomicBool::new(fal
 
 /// Puts a record into the client's terms: the application's headers first and the relay's last. What the application calls
 /// like one of these is left out, so that consumers see the relay's alone, whichever of a name they take.
+///
+/// Its timestamp is that of its row. One that the topic does not take is no fault of the record: it is sent as of now then,
+/// and says in a header when it was written.
 pub(crate) fn encode<'a>(
     record: &'a Record,
-    partition: i32,
+    sending: Sending,
     source: &str,
     opaque: usize,
 ) -> BaseRecord<'a, str, [u8], usize> {
     BaseRecord {
         topic: &record.topic,
-        partition: Some(partition),
+        partition: Some(sending.partition),
         payload: record.payload.as_deref(),
         key: record.key.as_deref(),
-        timestamp: Some(timestamp(record)),
-        headers: Some(headers(record, source)),
+        timestamp: Some(if sending.is_untimely { Utc::now() } else { record.created_at }).map(timestamp),
+        headers: Some(headers(record, source, sending.is_untimely)),
         delivery_opaque: opaque,
     }
 }
 
 /// Milliseconds since 1970. The client takes 0 for "now" and the broker refuses less, so the least is 1.
-fn timestamp(record: &Record) -> i64 {
-    record.created_at.timestamp_millis().max(1)
+fn timestamp(time: DateTime<Utc>) -> i64 {
+    time.timestamp_millis().max(1)
 }
 
-fn headers(record: &Record, source: &str) -> OwnedHeaders {
-    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + RESERVED_HEADERS.len());
+fn headers(record: &Record, source: &str, is_untimely: bool) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + ALWAYS + usize::from(is_untimely));
     for (name, value) in &record.headers {
         match reserved(name) {
             None => headers = headers.insert(Header { key: name, value: value.as_deref() }),
@@ -63,6 +74,10 @@ fn headers(record: &Record, source: &str) -> OwnedHeaders {
     let event_id: &str = record.event_id.hyphenated().encode_lower(&mut event_id);
     let mut row_id = [0; LONGEST_ID];
     let row_id = decimal(record.id, &mut row_id);
+    if is_untimely {
+        let created_at = record.created_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        headers = headers.insert(Header { key: CREATED_AT, value: Some(&created_at) });
+    }
     headers
         .insert(Header { key: EVENT_ID, value: Some(event_id) })
         .insert(Header { key: ROW_ID, value: Some(row_id) })
@@ -114,7 +129,7 @@ pub(crate) fn batch_size(record: &Record, source: &str) -> usize {
     let key = record.key.as_ref().map_or(1, |key| sized(key.len()));
     let payload = record.payload.as_ref().map_or(1, |payload| sized(payload.len()));
     // One byte each: attributes, and the differences of timestamp and offset, which are 0 for a first record.
-    let body = 3 + key + payload + varint(kept().count() + RESERVED_HEADERS.len()) + own + given;
+    let body = 3 + key + payload + varint(kept().count() + ALWAYS) + own + given;
     BATCH_HEADER + sized(body)
 }
 
@@ -165,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_record_of_1970_keeps_its_time_to_the_millisecond() {
-        assert_eq!(timestamp(&record()), 1);
+        assert_eq!(timestamp(record().created_at), 1);
     }
 
     #[test]
@@ -176,7 +191,7 @@ mod tests {
         let (plain, forged) = (with(vec![own.clone()]), with([&forged[..], &[own]].concat()));
         assert_eq!(batch_size(&forged, "s"), batch_size(&plain, "s"));
         let names = |record: &Record| -> Vec<String> {
-            headers(record, "s").as_borrowed().iter().map(|header| header.key.to_owned()).collect()
+            headers(record, "s", false).as_borrowed().iter().map(|header| header.key.to_owned()).collect()
         };
         assert_eq!(names(&forged), ["a", EVENT_ID, ROW_ID, SOURCE]);
     }

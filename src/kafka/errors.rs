@@ -4,6 +4,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::outbox::HoldCause;
 
+/// The code of what is refused for its timestamp.
+pub(crate) const INVALID_TIMESTAMP: &str = "invalid_timestamp";
+
 /// What an error means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -25,7 +28,7 @@ pub(crate) fn verdict(code: RDKafkaErrorCode) -> Verdict {
         Code::TopicAuthorizationFailed => Verdict::Hold(HoldCause::NotAuthorised),
 
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Verdict::Reject("message_too_large"),
-        Code::InvalidTimestamp => Verdict::Reject("invalid_timestamp"),
+        Code::InvalidTimestamp => Verdict::Reject(INVALID_TIMESTAMP),
         Code::InvalidRecord => Verdict::Reject("invalid_record"),
         Code::InvalidTopic => Verdict::Reject("invalid_topic"),
         Code::PolicyViolation => Verdict::Reject("policy_violation"),

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::contract::{Outcome, Receipt, SinkError};
+use crate::kafka::errors::INVALID_TIMESTAMP;
 use crate::kafka::plan::{Plan, Sending, Writer};
 use crate::kafka::producer::Role;
 use crate::kafka::sink::{Sink, not_open, unavailable};
@@ -33,22 +34,30 @@ impl Sink {
         let mut judged = Judged::with_capacity(alone.len());
         let mut lanes = by_lane(records, alone);
         while !lanes.is_empty() {
-            let mut wave = Vec::with_capacity(lanes.len());
-            for queue in &mut lanes {
+            let (mut wave, mut queues) = (Vec::with_capacity(lanes.len()), Vec::with_capacity(lanes.len()));
+            for (number, queue) in lanes.iter_mut().enumerate() {
                 let Some(sending) = queue.pop_front() else { continue };
                 match self.kept_back(&records[sending.index], sending) {
                     Some(outcome) => judged.push((sending.index, outcome)),
-                    None => wave.push(sending),
+                    None => {
+                        wave.push(sending);
+                        queues.push(number);
+                    }
+                }
+            }
+            if !wave.is_empty() {
+                let outcomes = self.send_alone(records, &wave).await?;
+                for ((sending, number), outcome) in wave.into_iter().zip(queues).zip(outcomes) {
+                    match in_time(sending, &outcome) {
+                        Some(again) => lanes[number].push_front(again),
+                        None => {
+                            self.judge(&records[sending.index], sending, &outcome);
+                            judged.push((sending.index, outcome));
+                        }
+                    }
                 }
             }
             lanes.retain(|queue| !queue.is_empty());
-            if !wave.is_empty() {
-                let outcomes = self.send_alone(records, &wave).await?;
-                for (sending, outcome) in wave.into_iter().zip(outcomes) {
-                    self.judge(&records[sending.index], &outcome);
-                    judged.push((sending.index, outcome));
-                }
-            }
         }
         Ok(judged)
     }
@@ -83,18 +92,23 @@ impl Sink {
         after: Option<&Position>,
     ) -> Result<Receipt, SinkError> {
         let Plan { together, alone, kept, .. } = plan;
-        if !kept.is_empty() {
+        if has_outstanding(&kept) {
             self.stick();
         }
         let mut outcomes = vec![Outcome::Unknown; records.len()];
+        // What was published ahead is named row by row until the position moves past it.
+        let is_ahead = self.memory.is_some() && after.is_some() && !kept.is_empty();
         kept.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome);
-        let receipt: Receipt = match together.is_empty() {
+        let receipt: Receipt = match together.is_empty() && !is_ahead {
             true => Box::pin(std::future::ready(Vec::new())),
             false => self.begin_transaction(records, &together, after.filter(|_| alone.is_empty())).await?,
         };
         if !alone.is_empty() {
             self.last_transaction().await?;
             let judged = self.isolate_in_transactions(records, alone).await?;
+            if has_outstanding(&judged) {
+                self.stick();
+            }
             judged.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome);
         }
         Ok(Box::pin(async move {
@@ -140,7 +154,11 @@ impl Sink {
     }
 
     /// Sends suspects in transactions, one after the other, and waits for what becomes of them.
-    async fn isolate_in_transactions(&mut self, records: &[Record], alone: Vec<Sending>) -> Result<Judged, SinkError> {
+    pub(crate) async fn isolate_in_transactions(
+        &mut self,
+        records: &[Record],
+        alone: Vec<Sending>,
+    ) -> Result<Judged, SinkError> {
         let mut judged = Judged::with_capacity(alone.len());
         let mut groups = vec![alone];
         while let Some(mut group) = groups.pop() {
@@ -154,7 +172,13 @@ impl Sink {
             let [first, ..] = group[..] else { continue };
             let (is_one, outcomes) = match self.try_group(records, &group).await? {
                 Tried::Delivered(outcomes) => (false, outcomes),
-                Tried::Refused(outcome) if group.len() == 1 => (true, vec![outcome]),
+                Tried::Refused(outcome) if group.len() == 1 => match in_time(first, &outcome) {
+                    Some(again) => {
+                        groups.push(vec![again]);
+                        continue;
+                    }
+                    None => (true, vec![outcome]),
+                },
                 Tried::Refused(_) => {
                     let second = group.split_off(group.len() / 2);
                     groups.extend([second, group]);
@@ -166,12 +190,9 @@ impl Sink {
                 return Err(unavailable("publishing", format!("a record of topic {topic} was not delivered")));
             }
             for (sending, outcome) in group.into_iter().zip(outcomes) {
-                self.judge(&records[sending.index], &outcome);
+                self.judge(&records[sending.index], sending, &outcome);
                 judged.push((sending.index, outcome));
             }
-        }
-        if judged.iter().any(|(_, outcome)| !is_delivered(outcome)) {
-            self.stick();
         }
         Ok(judged)
     }
@@ -233,10 +254,11 @@ impl Sink {
     }
 
     /// Takes note of what became of a suspect.
-    fn judge(&mut self, record: &Record, outcome: &Outcome) {
+    fn judge(&mut self, record: &Record, sending: Sending, outcome: &Outcome) {
         match outcome {
-            Outcome::Delivered { .. } => self.suspects.clear(record.id),
+            Outcome::Delivered { .. } => self.suspects.delivered(record, sending.partition),
             Outcome::Rejected(_) => {
+                self.suspects.refused(record, sending.partition);
                 self.suspects.condemn(record.id, record.lane());
                 self.blocked.extend(record.lane());
             }
@@ -250,6 +272,17 @@ impl Sink {
             memory.stick();
         }
     }
+}
+
+/// Whether any of these is not delivered.
+fn has_outstanding(judged: &[(usize, Outcome)]) -> bool {
+    judged.iter().any(|(_, outcome)| !is_delivered(outcome))
+}
+
+/// A record whose time was refused and that is to be sent again, as of now.
+fn in_time(sending: Sending, outcome: &Outcome) -> Option<Sending> {
+    let is_time = matches!(outcome, Outcome::Rejected(rejection) if rejection.code == INVALID_TIMESTAMP);
+    (is_time && !sending.is_untimely).then_some(Sending { is_untimely: true, ..sending })
 }
 
 /// The records of each lane, in their order; those without a lane each by itself.

@@ -1,5 +1,6 @@
 //! The pure parts of the hot path, for `cargo bench --bench micro`; nothing that the library promises.
 
+use crate::kafka::plan::Sending;
 use crate::kafka::{encode, partition};
 use crate::outbox::Record;
 
@@ -8,7 +9,8 @@ use crate::outbox::Record;
 pub fn encode(record: &Record, partitions: i32) -> usize {
     use rdkafka::message::Headers as _;
     let partition = partition::of(record, partitions, &mut partition::Spread::default());
-    encode::encode(record, partition, "bench", 0).headers.map_or(0, |headers| headers.count())
+    let sending = Sending { index: 0, topic: 0, partition, is_untimely: false };
+    encode::encode(record, sending, "bench", 0).headers.map_or(0, |headers| headers.count())
 }
 
 /// Bytes of the record batch that holds this record alone.

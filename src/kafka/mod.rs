@@ -10,12 +10,13 @@
 //! - *Fencing*: with [`Delivery::Fenced`](crate::outbox::Delivery) and `ExactlyOnce` every submission is a transaction
 //!   of a producer named after the outbox. Opening the sink makes the broker refuse whatever earlier ones still send.
 //! - *Exactly once*: each transaction also says how far it is, and opening the sink reads that back.
-//! - *One bad record*: what was refused in a batch is sent again alone, its lane after it, and all others as ever.
+//! - *One bad record*: what was refused in a batch is sent again alone, its lane after it and for a while the records of
+//!   its partition, and all others as ever. What is refused again is known before anything is submitted with it.
 //! - *Sizes* are checked before anything is sent, and batches stay below the smallest topic limit in use, since a
 //!   broker refuses whole batches.
 //!
 //! Every record carries the headers `id`, `outbox-id` and `outbox-source` after the application's own, and the row's
-//! `created_at` as its timestamp.
+//! `created_at` as its timestamp; where its topic does not take that, the time of publishing, and `outbox-created-at`.
 //!
 //! [`Consumer`] reads topics back, and [`Broker`] is a broker in this process, for the demo and for tests.
 
@@ -32,6 +33,7 @@ mod encode;
 mod errors;
 mod extent;
 mod isolation;
+mod judging;
 #[cfg(feature = "microbench")]
 #[doc(hidden)]
 pub mod microbench;

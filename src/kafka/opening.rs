@@ -47,6 +47,7 @@ impl Sink {
     /// Makes ready for a session of this term, with the producer at hand if that can go on.
     pub(crate) async fn make_ready(&mut self, term: Term) -> Result<(), SinkError> {
         self.blocked.clear();
+        self.ahead.clear();
         self.suspects.expire();
         self.mend();
         if let Some(ended) = self.isolation.take_if(|isolation| !isolation.is_at_rest()) {
@@ -69,6 +70,7 @@ impl Sink {
             (memory @ None, Some(seeker)) => *memory = Some(Memory::recall(seeker, term).await?),
             (None, None) => {}
         }
+        self.has_learnt = false;
         Ok(())
     }
 
@@ -256,6 +258,7 @@ impl Sink {
         let held = spoil.held.iter().filter(|(topic, _)| Bar::of(topic, &self.settings).is_none());
         held.for_each(|(topic, cause)| self.topics.hold(topic, *cause));
         self.suspects.add(&spoil.refused, batch);
+        self.has_learnt |= spoil.teaches();
         // A limit that was lowered, say.
         spoil.refused.iter().for_each(|refused| self.topics.ask_anew(&refused.topic));
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use rdkafka::producer::BaseRecord;
 use tokio::task::yield_now;
 
@@ -34,6 +35,8 @@ pub(crate) struct Sending {
     /// Its topic's number.
     pub(crate) topic: usize,
     pub(crate) partition: i32,
+    /// Whether the topic does not take the time at which its row was written.
+    pub(crate) is_untimely: bool,
 }
 
 /// What is to become of each record of a submission.
@@ -54,8 +57,9 @@ impl Plan {
     /// sent of a lane after a record of it that is rejected.
     pub(crate) fn make(&mut self, sink: &mut Sink, records: &[Record]) -> Shape {
         self.together.reserve(records.len());
+        let now = Utc::now();
         for (index, record) in records.iter().enumerate() {
-            if let Err(outcome) = self.place(sink, index, record) {
+            if let Err(outcome) = self.place(sink, index, record, now) {
                 self.kept.push((index, outcome));
             }
         }
@@ -63,7 +67,10 @@ impl Plan {
     }
 
     /// Plans to send a record, or says why it is not sent.
-    fn place(&mut self, sink: &mut Sink, index: usize, record: &Record) -> Result<(), Outcome> {
+    fn place(&mut self, sink: &mut Sink, index: usize, record: &Record, now: DateTime<Utc>) -> Result<(), Outcome> {
+        if let Some(outcome) = sink.ahead.get(&record.id) {
+            return Err(outcome.clone());
+        }
         let topic = sink.topics.find(&record.topic).ok_or(Outcome::Unknown)?;
         let known = match &mut sink.topics.get(topic).state {
             State::Known(known) => known,
@@ -82,9 +89,9 @@ impl Plan {
             Err(rejection) => return Err(self.reject(record, rejection)),
         }
         let partition = partition::of(record, known.partitions, &mut known.spread);
-        let is_suspected = is_watched && sink.suspects.concerns(record, lane.as_ref());
+        let is_suspected = is_watched && sink.suspects.concerns(record, lane.as_ref(), partition);
         let way = if is_suspected { &mut self.alone } else { &mut self.together };
-        way.push(Sending { index, topic, partition });
+        way.push(Sending { index, topic, partition, is_untimely: !known.terms.take_time(record.created_at, now) });
         Ok(())
     }
 
@@ -234,7 +241,7 @@ impl Writer<'_> {
     }
 
     async fn send_with(&mut self, sending: Sending, ticket: usize) -> Result<(), SinkError> {
-        let record = encode::encode(&self.records[sending.index], sending.partition, self.source, ticket);
+        let record = encode::encode(&self.records[sending.index], sending, self.source, ticket);
         self.put(record).await
     }
 

@@ -22,6 +22,7 @@ use crate::kafka::encode;
 use crate::kafka::errors::{self, Verdict};
 use crate::kafka::stall::{self, Patience};
 use crate::kafka::transaction::Transactor;
+use crate::outbox::HoldCause;
 
 /// How long a producer that is no good may take to tell what became of the records that are under way.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
@@ -32,6 +33,19 @@ const SWEEP: Duration = Duration::from_millis(50);
 /// What the client says of a connection that it had and that broke, and not of one that it could not open. It tells that
 /// in its log alone; idle connections that brokers close are not mentioned.
 const ESTABLISHED: &str = "in state UP";
+
+/// The topic that the broker does not let into a transaction, and what it waits for. The client tells that in its log
+/// alone, and then undoes the transaction, whose records do not fail for any cause of their own.
+fn kept_out(line: &str) -> Option<(String, HoldCause)> {
+    let (_, rest) = line.split_once("Failed to add partition \"")?;
+    let (topic, rest) = rest.split_once("\" [")?;
+    let cause = match rest.split_once("to transaction: ")?.1 {
+        "Broker: Topic authorization failed" => HoldCause::NotAuthorised,
+        "Broker: Unknown topic or partition" => HoldCause::MissingTopic,
+        _ => return None,
+    };
+    Some((topic.to_owned(), cause))
+}
 
 /// A handle on the client. Whichever is dropped last lets the client end on a thread of its own, since that waits
 /// for the client's threads and connections.
@@ -297,6 +311,12 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
         if kind == "FAIL" && line.contains(ESTABLISHED) {
             self.ledger.disconnected();
+        }
+        if kind == "ADDPARTS"
+            && let Some(held) = kept_out(line)
+        {
+            let reason = format!("topic {} cannot be part of a transaction", held.0);
+            self.ledger.spoil(Spoil { held: vec![held], ..Spoil::because(reason) });
         }
         self.log.log(level, kind, line);
     }

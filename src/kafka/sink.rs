@@ -1,6 +1,6 @@
 //! The sink: one producer at a time, and what is known of its topics.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{BoxFuture, Mandate, Receipt, Refusal, Sink as Contract, SinkError};
+use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink as Contract, SinkError};
 use crate::kafka::admin::{Admin, Terms};
 use crate::kafka::ask::{Answer, Asker};
 use crate::kafka::bar::Bar;
@@ -39,6 +39,10 @@ pub struct Sink {
     pub(crate) largest: usize,
     /// Records that are sent alone, because they may be what was refused.
     pub(crate) suspects: Suspects,
+    /// Records, by their ids, that were published ahead of the submission that is to come with them.
+    pub(crate) ahead: HashMap<i64, Outcome>,
+    /// Whether the last producer's end taught something.
+    pub(crate) has_learnt: bool,
     /// The producer that sends them, where deliveries are not transactions.
     pub(crate) isolation: Option<Producer>,
     /// What the broker remembers of the progress, in an exactly-once sink that is open.
@@ -83,6 +87,8 @@ impl Sink {
             blocked: HashSet::new(),
             largest: 0,
             suspects: Suspects::default(),
+            ahead: HashMap::new(),
+            has_learnt: false,
             isolation: None,
             memory: None,
             reach,
@@ -103,9 +109,16 @@ impl Sink {
         self.settings.shape(self.topics.smallest_limit(), self.largest)
     }
 
-    /// Finds records that can never be published as they are. A topic's limits may have been changed since they were
-    /// read, so nobody is refused on old news.
+    /// Finds records that can never be published as they are: by what is known, and then by sending those that may be
+    /// refused.
     async fn look_over(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        let known = self.known_refusals(records).await?;
+        if known.is_empty() { self.judge_suspects(records).await } else { Ok(known) }
+    }
+
+    /// Records that can never be published by what is known. A topic's limits may have been changed since they were read,
+    /// so nobody is refused on old news.
+    async fn known_refusals(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
         self.topics.hear();
         self.learn(records).await?;
         let refusals = self.refusals(records);
@@ -118,6 +131,11 @@ impl Sink {
         }
         self.learn(records).await?;
         Ok(self.refusals(records))
+    }
+
+    async fn look_over_or_explain(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        let refusals = self.look_over(records).await;
+        self.explained(refusals).await
     }
 
     async fn take_over_or_explain(
@@ -176,6 +194,7 @@ impl Sink {
             let shape = plan.make(self, records);
             if self.sound()?.shape.serves(&shape) {
                 self.blocked.extend(plan.blocked.drain(..));
+                self.ahead.clear();
                 return match self.settings.role() {
                     Role::Transactional => self.transact(records, plan, after).await,
                     Role::Main | Role::Isolation => self.hand_over(records, plan).await,
@@ -186,7 +205,7 @@ impl Sink {
     }
 
     /// Waits until another transaction may begin.
-    async fn another_transaction(&mut self) -> Result<(), SinkError> {
+    pub(crate) async fn another_transaction(&mut self) -> Result<(), SinkError> {
         if !self.is_initialised {
             return Err(not_open());
         }
@@ -332,7 +351,7 @@ impl Contract for Sink {
     }
 
     fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
-        Box::pin(self.look_over(records))
+        Box::pin(self.look_over_or_explain(records))
     }
 
     fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
@@ -363,6 +382,11 @@ impl Contract for Sink {
 
     fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
         self.ask_whether_accepted(topic)
+    }
+
+    fn has_learnt(&mut self) -> bool {
+        let spoil = self.producer.as_ref().and_then(|producer| producer.ledger.spoiled());
+        std::mem::take(&mut self.has_learnt) || spoil.is_some_and(|spoil| spoil.teaches())
     }
 
     fn abort(&mut self) {

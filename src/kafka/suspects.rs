@@ -3,7 +3,8 @@
 //! A broker refuses whole batches. The records of a refused batch are *suspects*: each is sent again alone, until it
 //! is delivered or rejected, and its lane with it, so that the lane keeps its order. A lane of which a record was
 //! rejected stays on *probation* for a while, so that a poisoned key does not put an end to one producer after the
-//! other. All other records go on as ever.
+//! other. The partition is on *trial* too, so that the next of many such records is met in isolation: until some have
+//! been delivered there, every record of the partition is sent alone. All other records go on as ever.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -19,11 +20,16 @@ const WATCH: Duration = Duration::from_secs(600);
 /// Lanes that are watched at most. A lane that is not watched costs a producer when its next record is refused.
 const LANES: usize = 50_000;
 
-/// Suspects, and the lanes that are watched.
+/// Records of a partition that must be delivered alone, none refused in between, before its records go together again.
+const TRIAL: usize = 100;
+
+/// Suspects, and the lanes and partitions that are watched.
 #[derive(Debug, Default)]
 pub(crate) struct Suspects {
     ids: HashMap<i64, Suspicion>,
     lanes: HashMap<Lane, Watch>,
+    /// By topic and partition: how many records are still to be delivered alone.
+    trials: HashMap<(String, i32), usize>,
 }
 
 /// Why a record is suspected.
@@ -45,7 +51,7 @@ struct Watch {
 impl Suspects {
     /// Whether nobody is suspected or watched, so that no record needs to be looked at.
     pub(crate) fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.lanes.is_empty()
+        self.ids.is_empty() && self.lanes.is_empty() && self.trials.is_empty()
     }
 
     /// Suspects records that were refused, by a producer whose batches held so many bytes at most.
@@ -56,6 +62,7 @@ impl Suspects {
             let is_size = refusal.code == TOO_LARGE;
             let suspicion = Suspicion { topic: refusal.topic.clone(), batch: is_size.then_some(batch), until };
             self.ids.insert(id, suspicion);
+            self.trials.insert((refusal.topic.clone(), refusal.partition), TRIAL);
             for lane in lanes(refusal) {
                 if self.lanes.len() >= LANES && !self.lanes.contains_key(&lane) {
                     continue;
@@ -68,19 +75,44 @@ impl Suspects {
         }
     }
 
-    /// Whether the record is to be sent alone.
-    pub(crate) fn concerns(&self, record: &Record, lane: Option<&Lane>) -> bool {
-        self.ids.contains_key(&record.id) || lane.is_some_and(|lane| self.lanes.contains_key(lane))
+    /// Whether the record, which goes to this partition, is to be sent alone.
+    pub(crate) fn concerns(&self, record: &Record, lane: Option<&Lane>, partition: i32) -> bool {
+        self.ids.contains_key(&record.id)
+            || lane.is_some_and(|lane| self.lanes.contains_key(lane))
+            || !self.trials.is_empty() && self.trials.contains_key(&(record.topic.to_string(), partition))
     }
 
-    /// A record was delivered alone.
-    pub(crate) fn clear(&mut self, id: i64) {
+    /// A record was delivered alone in this partition.
+    pub(crate) fn delivered(&mut self, record: &Record, partition: i32) {
+        let trial = (record.topic.to_string(), partition);
+        if let Some(left) = self.trials.get_mut(&trial) {
+            *left -= 1;
+            if *left == 0 {
+                self.trials.remove(&trial);
+            }
+        }
+        self.clear(record.id);
+    }
+
+    /// A record of this partition was refused alone. That of a lane on probation is no news of the others.
+    pub(crate) fn refused(&mut self, record: &Record, partition: i32) {
+        let known = record.lane().and_then(|lane| self.lanes.get(&lane));
+        if known.is_some_and(|watch| watch.on_probation) {
+            return;
+        }
+        if let Some(left) = self.trials.get_mut(&(record.topic.to_string(), partition)) {
+            *left = TRIAL;
+        }
+    }
+
+    /// Nothing is held against a record any more.
+    fn clear(&mut self, id: i64) {
         if self.ids.remove(&id).is_some() {
             self.drop_from_lanes(|suspect| suspect == id);
         }
     }
 
-    /// A record was rejected.
+    /// A record was rejected: its lane is watched.
     pub(crate) fn condemn(&mut self, id: i64, lane: Option<Lane>) {
         if let Some(lane) = lane
             && (self.lanes.len() < LANES || self.lanes.contains_key(&lane))
@@ -101,6 +133,9 @@ impl Suspects {
         let gone: HashSet<i64> = self.ids.extract_if(|_, suspicion| explained(suspicion)).map(|(id, _)| id).collect();
         if !gone.is_empty() {
             self.drop_from_lanes(|suspect| gone.contains(&suspect));
+            if !self.ids.values().any(|suspicion| suspicion.topic == topic) {
+                self.trials.retain(|(of, _), _| of != topic);
+            }
         }
     }
 
@@ -156,8 +191,24 @@ mod tests {
         }
     }
 
+    /// In a partition that is not on trial.
     fn concerns(suspects: &Suspects, record: &Record) -> bool {
-        suspects.concerns(record, record.lane().as_ref())
+        suspects.concerns(record, record.lane().as_ref(), 0)
+    }
+
+    #[test]
+    fn a_partition_is_on_trial_until_some_records_in_a_row_are_delivered_there() {
+        let mut suspects = Suspects::default();
+        suspects.add(&[refusal(5, None, "invalid_record")], 1_000);
+        let other = record(9, Some("b"), None);
+        let is_alone = |suspects: &Suspects, partition| suspects.concerns(&other, other.lane().as_ref(), partition);
+        assert!(is_alone(&suspects, 3) && !is_alone(&suspects, 2));
+        (1..TRIAL).for_each(|_| suspects.delivered(&other, 3));
+        suspects.refused(&other, 3);
+        (1..TRIAL).for_each(|_| suspects.delivered(&other, 3));
+        assert!(is_alone(&suspects, 3));
+        suspects.delivered(&other, 3);
+        assert!(!is_alone(&suspects, 3));
     }
 
     #[test]
@@ -171,7 +222,7 @@ mod tests {
         suspects.clear(5);
         assert!(!concerns(&suspects, &record(9, Some("a"), None)) && concerns(&suspects, &record(9, None, Some(3))));
         suspects.clear(6);
-        assert!(suspects.is_empty());
+        assert!(suspects.ids.is_empty() && suspects.lanes.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -182,7 +233,7 @@ mod tests {
         assert!(concerns(&suspects, &record(9, Some("a"), None)) && !concerns(&suspects, &record(9, None, Some(3))));
         tokio::time::advance(WATCH).await;
         suspects.expire();
-        assert!(suspects.is_empty());
+        assert!(suspects.ids.is_empty() && suspects.lanes.is_empty());
     }
 
     #[test]

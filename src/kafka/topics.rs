@@ -326,7 +326,8 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    const KNOWN: Answer = Answer::Known { partitions: 3, terms: Terms { limit: Some(1_000), compacted: None } };
+    const KNOWN: Answer =
+        Answer::Known { partitions: 3, terms: Terms { limit: Some(1_000), compacted: None, times: None } };
 
     #[test]
     fn a_held_topic_stays_held_until_somebody_was_told_that_it_accepts() {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 /// Headers that the relay writes on every record; a message cannot set them.
-pub(crate) const RESERVED_HEADERS: [&str; 3] = ["id", "outbox-id", "outbox-source"];
+pub(crate) const RESERVED_HEADERS: [&str; 4] = ["id", "outbox-id", "outbox-source", "outbox-created-at"];
 
 /// The longest topic name that Kafka takes.
 const TOPIC_LIMIT: usize = 249;

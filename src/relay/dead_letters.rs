@@ -108,8 +108,14 @@ impl Courier {
         let mut records: Vec<Record> =
             letters.into_iter().filter_map(|(letter, record)| addressed(letter, record)).collect();
         self.sink.open(term).await?;
-        for refusal in self.sink.examine(&records).await?.into_iter().rev() {
-            self.refused.push_back((records.remove(refusal.index).id, refusal.rejection));
+        loop {
+            let refusals = self.sink.examine(&records).await?;
+            if refusals.is_empty() {
+                break;
+            }
+            for refusal in refusals.into_iter().rev() {
+                self.refused.push_back((records.remove(refusal.index).id, refusal.rejection));
+            }
         }
         let outcomes = match records.is_empty() {
             true => Vec::new(),

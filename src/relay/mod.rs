@@ -47,6 +47,7 @@ use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Term};
 use crate::relay::dead_letters::Courier;
 use crate::relay::probation::Probation;
 use crate::relay::session::{Session, Verdict};
+use crate::relay::settler::count_held;
 
 pub use status::{Phase, Status};
 
@@ -222,6 +223,7 @@ impl Relay {
             };
             self.courier = courier;
             metrics::set_leader(None);
+            self.forget_session();
             if self.settings.delivery.fences() {
                 // A client that still asks to be let in would shut the next leader out.
                 self.sink.abort();
@@ -238,10 +240,21 @@ impl Relay {
     fn begin_term(&self, leadership: &Leadership, holder: &str) {
         tracing::info!(term = %leadership.term(), holder, "leading");
         metrics::set_leader(Some(leadership.term().0));
+        metrics::set_progress_now();
         self.status.send_modify(|status| {
             status.phase = Phase::Leading;
             status.term = Some(leadership.term());
             status.progressed();
+        });
+    }
+
+    /// What a leader has in flight and holds is no longer this relay's to tell.
+    fn forget_session(&self) {
+        metrics::set_in_flight(0);
+        count_held(&[]);
+        self.status.send_modify(|status| {
+            status.in_flight = 0;
+            status.held = Vec::new();
         });
     }
 
@@ -270,6 +283,9 @@ impl Relay {
                     if failing.as_ref() != Some(&reason) {
                         tracing::warn!(error = %reason, "reading on from the checkpoint after a failure");
                         failing = Some(reason);
+                    }
+                    if self.sink.has_learnt() {
+                        continue;
                     }
                     backoff.next_wait()
                 }

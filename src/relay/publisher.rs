@@ -249,21 +249,25 @@ impl Publisher<'_> {
     /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
     /// Says whether a lane is held because of that.
     async fn give_up_the_impossible(&mut self, gathered: &mut Gathered) -> Result<bool, Verdict> {
+        let mut holds = false;
+        while !gathered.records.is_empty() {
+            let examining = self.sink.examine(&gathered.records);
+            let examined = while_trusted(self.leadership, &self.ending, examining).await?;
+            let refusals = examined.map_err(|error| {
+                self.sink.abort();
+                sink_verdict(error)
+            })?;
+            if refusals.is_empty() {
+                break;
+            }
+            holds |= self.give_up(refusals, gathered).await?;
+        }
+        Ok(holds)
+    }
+
+    /// Decides what becomes of these, and takes them out. Says whether a lane is held because of that.
+    async fn give_up(&mut self, refusals: Vec<Refusal>, gathered: &mut Gathered) -> Result<bool, Verdict> {
         let Gathered { before, records, .. } = gathered;
-        if records.is_empty() {
-            return Ok(false);
-        }
-        let examined = tokio::select! {
-            examined = self.sink.examine(records) => examined,
-            () = self.ending.abort.cancelled() => return Err(cut_off()),
-        };
-        let refusals = examined.map_err(|error| {
-            self.sink.abort();
-            sink_verdict(error)
-        })?;
-        if refusals.is_empty() {
-            return Ok(false);
-        }
         let mut rejected = Vec::with_capacity(refusals.len());
         for Refusal { index, rejection } in refusals.into_iter().rev() {
             rejected.push((Row::from(records.remove(index)), rejection));
@@ -284,15 +288,8 @@ impl Publisher<'_> {
         if records.is_empty() {
             return Ok(Box::pin(std::future::ready(Vec::new())));
         }
-        let submitted = tokio::select! {
-            biased;
-            () = self.ending.abort.cancelled() => return Err(cut_off()),
-            () = mistrust(self.leadership) => {
-                self.ending.abort.cancel();
-                return Err(Verdict::LeaseLost);
-            }
-            submitted = self.sink.submit_with_progress(records, after) => submitted,
-        };
+        let submitting = self.sink.submit_with_progress(records, after);
+        let submitted = while_trusted(self.leadership, &self.ending, submitting).await?;
         submitted.map_err(|error| {
             self.sink.abort();
             sink_verdict(error)
@@ -346,6 +343,23 @@ impl Publisher<'_> {
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Does what may publish something while the lease is trusted, and no longer.
+async fn while_trusted<T>(
+    leadership: &Leadership,
+    ending: &Ending,
+    publishing: impl Future<Output = T>,
+) -> Result<T, Verdict> {
+    tokio::select! {
+        biased;
+        () = ending.abort.cancelled() => Err(cut_off()),
+        () = mistrust(leadership) => {
+            ending.abort.cancel();
+            Err(Verdict::LeaseLost)
+        }
+        done = publishing => Ok(done),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod barred;
 mod isolation;
+mod judging;
 mod outages;
 mod progress;
 mod publishing;

@@ -13,7 +13,7 @@ use crate::support::wire::{Resource, deny, permit};
 const USER: &str = "outboxd";
 
 /// A broker where everybody may do everything that is not denied, and how the relay gets there.
-fn guarded() -> (Kafka, BTreeMap<String, String>) {
+pub(crate) fn guarded() -> (Kafka, BTreeMap<String, String>) {
     let kafka = Kafka::start_with(&[
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users=User:ANONYMOUS",

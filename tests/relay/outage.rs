@@ -1,8 +1,9 @@
 //! An outage costs time and nothing else.
 
-use crate::support::daemon::Running;
+use crate::support::daemon::{Daemon, Running};
 use crate::support::kafka::Topic;
 use crate::support::machine;
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::scene::Scene;
 use crate::support::services;
 use crate::support::throwaway::{Kafka, Postgres};
@@ -81,6 +82,49 @@ async fn a_relay_that_starts_before_its_broker_and_database_waits_for_them() {
     kafka.restart();
     scene.topic.holds(1).await;
     nothing_was_given_up(&mut relay).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_rises_while_the_database_does_not_answer_though_nothing_waited() {
+    let _machine = machine::shared().await;
+    let scene = Scene::set().await;
+    scene.insert("k", "published before").await;
+    let proxy = Proxy::before(scene.database.url()).await;
+    let relay = Daemon::new(&proxy.url(scene.database.url()), &scene.brokers).start().await;
+    scene.all_settled().await;
+    let lags = async |is_so: fn(f64) -> bool| {
+        wait::until_true("the lag is told", wait::PATIENCE, async || {
+            is_so(relay.metric("outboxd_oldest_unsent_seconds").await)
+        })
+        .await;
+    };
+    lags(|lag| lag == 0.0).await;
+    proxy.all(Mode::Stall);
+    // More than the pause between two looks at an empty outbox.
+    lags(|lag| lag > 15.0).await;
+    proxy.all(Mode::Flow);
+    lags(|lag| lag == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_leader_tells_nothing_of_what_another_holds() {
+    let _machine = machine::shared().await;
+    let scene = Scene::set().await;
+    let missing = Topic::missing(&scene.brokers, 1);
+    let proxy = Proxy::before(scene.database.url()).await;
+    let former = Daemon::new(&proxy.url(scene.database.url()), &scene.brokers).start().await;
+    former.reaches("outboxd_leader", 1.0).await;
+    let insert = "insert into outbox (topic, key, payload) values ($1, 'k', 'x')";
+    sqlx::query(insert).bind(missing.name()).execute(scene.database.pool()).await.expect("a row is inserted");
+    former.reaches("outboxd_held_lanes", 1.0).await;
+    let heir = scene.relay().start().await;
+    proxy.all(Mode::Stall);
+    heir.reaches("outboxd_leader", 1.0).await;
+    heir.reaches("outboxd_held_lanes", 1.0).await;
+    for gauge in ["outboxd_held_lanes", "outboxd_in_flight_messages"] {
+        wait::until_true(gauge, wait::PATIENCE, async || former.metric(gauge).await == 0.0).await;
+    }
+    proxy.all(Mode::Flow);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,27 +40,41 @@ pub(crate) async fn move_leaders(broker: &str, topic: &str, partitions: i32, tur
     ask(broker, ELECT_LEADERS, elect.tags().int32(PATIENCE.as_millis() as i32).tags()).await
 }
 
-/// What a user may not use: a kind, as the protocol numbers it, and a name.
+/// What a user may not use: a kind, a name, and the operation that is denied, kind and operation as the protocol numbers
+/// them.
 #[derive(Debug, Clone)]
-pub(crate) struct Resource(i8, String);
+pub(crate) struct Resource(i8, String, i8);
 
 impl Resource {
+    const ALL: i8 = 2;
+    const WRITE: i8 = 4;
+    const DESCRIBE_CONFIGS: i8 = 10;
+
     pub(crate) fn topic(name: &str) -> Self {
-        Self(2, name.to_owned())
+        Self(2, name.to_owned(), Self::ALL)
     }
 
     pub(crate) fn transactional_id(name: &str) -> Self {
-        Self(5, name.to_owned())
+        Self(5, name.to_owned(), Self::ALL)
     }
 
-    /// The rule that denies a user everything about it, from everywhere; or what finds that rule.
+    /// Writing to a topic, and nothing else about it.
+    pub(crate) fn writing_to(topic: &str) -> Self {
+        Self(2, topic.to_owned(), Self::WRITE)
+    }
+
+    /// Reading a topic's settings, and nothing else about it.
+    pub(crate) fn settings_of(topic: &str) -> Self {
+        Self(2, topic.to_owned(), Self::DESCRIBE_CONFIGS)
+    }
+
+    /// The rule that denies it to a user, from everywhere; or what finds that rule.
     fn denied_to(&self, user: &str) -> Body {
         const LITERAL: i8 = 3;
-        const ALL: i8 = 2;
         const DENY: i8 = 2;
-        let Self(kind, name) = self;
+        let Self(kind, name, operation) = self;
         let rule = Body::default().length(1).int8(*kind).text(name).int8(LITERAL);
-        rule.text(&format!("User:{user}")).text("*").int8(ALL).int8(DENY).tags().tags()
+        rule.text(&format!("User:{user}")).text("*").int8(*operation).int8(DENY).tags().tags()
     }
 }
 

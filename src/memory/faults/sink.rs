@@ -119,6 +119,10 @@ impl crate::contract::Sink for Sink {
         Box::pin(async move { script.play(Call::Accepts, answer, |_| 0).await })
     }
 
+    fn has_learnt(&mut self) -> bool {
+        self.inner.has_learnt()
+    }
+
     fn abort(&mut self) {
         self.ended.send_replace(());
         self.inner.abort();

@@ -1,0 +1,162 @@
+//! Many records that only the broker can refuse: all are found in place, in every mode, the others flow, and the sink is
+//! opened anew once and not once a record. On Apache Kafka.
+
+use chrono::{TimeDelta, Utc};
+use outboxd::contract::Sink as _;
+use outboxd::outbox::Delivery;
+
+use super::rights::guarded;
+use super::*;
+use crate::support::wire::{Resource, deny};
+
+/// What a topic takes here.
+const LIMIT: &str = "3000";
+
+/// What became of records.
+#[derive(Debug, Default)]
+struct Judged {
+    rejected: Vec<i64>,
+    held: Vec<i64>,
+    /// How often the sink had to be opened anew.
+    reopened: usize,
+}
+
+/// Publishes as the relay does: what is refused beforehand is decided, and left out; what does not get through is read
+/// again, but for what waits.
+async fn relay(sink: &mut Sink, records: &[Record], size: usize) -> Judged {
+    let (mut judged, mut left) = (Judged::default(), records.to_vec());
+    while !left.is_empty() {
+        let mut batch: Vec<Record> = left.drain(..left.len().min(size)).collect();
+        let told = loop {
+            match within(sink.examine(&batch)).await {
+                Ok(refusals) if refusals.is_empty() => break publish_or_reopen(sink, &batch).await,
+                Ok(refusals) => {
+                    for refusal in refusals.into_iter().rev() {
+                        judged.rejected.push(batch.remove(refusal.index).id);
+                    }
+                }
+                Err(_to_be_opened_anew) => {
+                    sink.abort();
+                    break vec![Outcome::Unknown; batch.len()];
+                }
+            }
+        };
+        let mut again = Vec::new();
+        for (record, outcome) in batch.into_iter().zip(told) {
+            match outcome {
+                Outcome::Delivered { .. } => {}
+                Outcome::Held(_) => judged.held.push(record.id),
+                Outcome::Rejected(_) => judged.rejected.push(record.id),
+                Outcome::Unknown => again.push(record),
+            }
+        }
+        if !again.is_empty() {
+            within(sink.open(TERM)).await.expect("opens");
+            judged.reopened += 1;
+            again.append(&mut left);
+            left = again;
+        }
+    }
+    judged.rejected.sort_unstable();
+    judged
+}
+
+fn sink_of(broker: &BTreeMap<String, String>, delivery: Delivery) -> Settings {
+    Settings { delivery, ..Settings::new(broker.clone(), unique("source")) }
+}
+
+/// The ids that arrived, each once and each key's in order.
+fn arrived(consumed: &[Consumed]) -> Vec<i64> {
+    let keys = by_key(consumed);
+    assert!(keys.values().all(|ids| ids.is_sorted()), "out of order: {keys:?}");
+    let mut ids: Vec<i64> = keys.into_values().flatten().collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test]
+async fn records_that_only_the_broker_refuses_are_found_without_opening_the_sink_for_each() {
+    let (kafka, broker) = guarded();
+    let plain = brokers_at(kafka.brokers());
+    for (delivery, many) in [(Delivery::AtLeastOnce, 600), (Delivery::Fenced, 20), (Delivery::ExactlyOnce, 20)] {
+        let (topic, other) = (unique("refusing"), unique("other"));
+        create_topic(&plain, &topic, 1, &[("max.message.bytes", LIMIT)]).await;
+        create_topic(&plain, &other, 1, &[]).await;
+        deny(kafka.brokers(), "outboxd", &Resource::settings_of(&topic)).await.expect("the broker answers");
+        let mut sink = open(sink_of(&broker, delivery)).await;
+        let is_large = |id: i64| id % 2 == 0;
+        let mut all = Vec::new();
+        for id in 0..2 * many {
+            let mut record = record(id, &topic, &format!("key-{}", id / 2 % 50));
+            if is_large(id) {
+                record.payload = Some(vec![b'x'; 5_000]);
+            }
+            all.push(record);
+            all.push(self::record(10_000 + id, &other, "k"));
+        }
+        let judged = relay(&mut sink, &all, 500).await;
+        assert_eq!(judged.rejected, (0..2 * many).filter(|id| is_large(*id)).collect::<Vec<_>>(), "{delivery}");
+        assert!(judged.reopened <= 2, "{delivery}: opened anew {} times", judged.reopened);
+        let small: Vec<i64> = (0..2 * many).filter(|id| !is_large(*id)).collect();
+        assert_eq!(arrived(&read(&plain, &topic).await), small, "{delivery}");
+        assert_eq!(arrived(&read(&plain, &other).await), (10_000..10_000 + 2 * many).collect::<Vec<_>>(), "{delivery}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_that_the_topic_does_not_take_is_no_fault_of_the_record() {
+    let (kafka, broker) = guarded();
+    let plain = brokers_at(kafka.brokers());
+    for (delivery, is_secret) in [
+        (Delivery::AtLeastOnce, false),
+        (Delivery::AtLeastOnce, true),
+        (Delivery::Fenced, true),
+        (Delivery::ExactlyOnce, false),
+        (Delivery::ExactlyOnce, true),
+    ] {
+        let topic = unique("times");
+        create_topic(&plain, &topic, 1, &[("message.timestamp.before.max.ms", "3600000")]).await;
+        if is_secret {
+            deny(kafka.brokers(), "outboxd", &Resource::settings_of(&topic)).await.expect("the broker answers");
+        }
+        let mut sink = open(sink_of(&broker, delivery)).await;
+        let ages = [TimeDelta::hours(-2), TimeDelta::zero(), TimeDelta::hours(2)];
+        let now = Utc::now();
+        let written = |id: i64| now + ages[(id % 3) as usize];
+        let all = |ids: std::ops::Range<i64>| -> Vec<Record> {
+            let dated = |record: Record| Record { created_at: written(record.id), ..record };
+            records(ids, &topic, 4).into_iter().map(dated).collect()
+        };
+        let judged = relay(&mut sink, &all(0..12), 100).await;
+        assert!(judged.rejected.is_empty() && judged.reopened <= 1, "{delivery}, {is_secret}: {judged:?}");
+        let consumed = read(&plain, &topic).await;
+        assert_eq!(arrived(&consumed), (0..12).collect::<Vec<_>>(), "{delivery}");
+        for record in &consumed {
+            let id: i64 = record.header("outbox-id").expect("the row's id").parse().expect("a number");
+            let original = record.header("outbox-created-at").map(|time| time.parse::<DateTime<Utc>>());
+            let expected = (id % 3 != 1).then(|| written(id));
+            assert_eq!(original.map(|time| millis(time.expect("a time"))), expected.map(millis), "{delivery}: {id}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_may_not_be_written_to_is_held_and_the_others_flow() {
+    let (kafka, broker) = guarded();
+    let plain = brokers_at(kafka.brokers());
+    for delivery in Delivery::ALL {
+        let (topic, other) = (unique("unwritable"), unique("other"));
+        create_topic(&plain, &topic, 1, &[]).await;
+        create_topic(&plain, &other, 1, &[]).await;
+        deny(kafka.brokers(), "outboxd", &Resource::writing_to(&topic)).await.expect("the broker answers");
+        let mut sink = open(sink_of(&broker, delivery)).await;
+        let mut all = records(0..20, &topic, 2);
+        all.extend(records(20..40, &other, 2));
+        all.sort_by_key(|record| record.id % 20);
+        let judged = relay(&mut sink, &all, 10).await;
+        assert_eq!(judged.held.len(), 20, "{delivery}: {judged:?}");
+        assert!(judged.reopened <= 3, "{delivery}: {judged:?}");
+        assert_eq!(arrived(&read(&plain, &other).await), (20..40).collect::<Vec<_>>(), "{delivery}");
+        assert!(read(&plain, &topic).await.is_empty(), "{delivery}");
+    }
+}
