@@ -1,13 +1,15 @@
 //! Many records that only the broker can refuse: all are found in place, in every mode, the others flow, and the sink is
 //! opened anew once and not once a record. On Apache Kafka.
 
+use std::collections::HashSet;
+
 use chrono::{TimeDelta, Utc};
 use outboxd::contract::Sink as _;
 use outboxd::outbox::Delivery;
 
 use super::rights::guarded;
 use super::*;
-use crate::support::wire::{Resource, deny};
+use crate::support::wire::{Resource, deny_only};
 
 /// What a topic takes here.
 const LIMIT: &str = "3000";
@@ -65,11 +67,17 @@ fn sink_of(broker: &BTreeMap<String, String>, delivery: Delivery) -> Settings {
     Settings { delivery, ..Settings::new(broker.clone(), unique("source")) }
 }
 
-/// The ids that arrived, each once and each key's in order.
-fn arrived(consumed: &[Consumed]) -> Vec<i64> {
-    let keys = by_key(consumed);
-    assert!(keys.values().all(|ids| ids.is_sorted()), "out of order: {keys:?}");
-    let mut ids: Vec<i64> = keys.into_values().flatten().collect();
+/// The ids that arrived, each key's in order, and each once where that is promised.
+fn arrived(consumed: &[Consumed], delivery: Delivery) -> Vec<i64> {
+    let mut ids = Vec::new();
+    for (_, mut arrived) in by_key(consumed) {
+        if delivery == Delivery::AtLeastOnce {
+            let mut seen = HashSet::new();
+            arrived.retain(|id| seen.insert(*id));
+        }
+        assert!(arrived.is_sorted(), "{delivery}: out of order: {arrived:?}");
+        ids.append(&mut arrived);
+    }
     ids.sort_unstable();
     ids
 }
@@ -82,7 +90,7 @@ async fn records_that_only_the_broker_refuses_are_found_without_opening_the_sink
         let (topic, other) = (unique("refusing"), unique("other"));
         create_topic(&plain, &topic, 1, &[("max.message.bytes", LIMIT)]).await;
         create_topic(&plain, &other, 1, &[]).await;
-        deny(kafka.brokers(), "outboxd", &Resource::settings_of(&topic)).await.expect("the broker answers");
+        deny_only(kafka.brokers(), "outboxd", &Resource::settings_of(&topic)).await.expect("the broker answers");
         let mut sink = open(sink_of(&broker, delivery)).await;
         let is_large = |id: i64| id % 2 == 0;
         let mut all = Vec::new();
@@ -98,8 +106,12 @@ async fn records_that_only_the_broker_refuses_are_found_without_opening_the_sink
         assert_eq!(judged.rejected, (0..2 * many).filter(|id| is_large(*id)).collect::<Vec<_>>(), "{delivery}");
         assert!(judged.reopened <= 2, "{delivery}: opened anew {} times", judged.reopened);
         let small: Vec<i64> = (0..2 * many).filter(|id| !is_large(*id)).collect();
-        assert_eq!(arrived(&read(&plain, &topic).await), small, "{delivery}");
-        assert_eq!(arrived(&read(&plain, &other).await), (10_000..10_000 + 2 * many).collect::<Vec<_>>(), "{delivery}");
+        assert_eq!(arrived(&read(&plain, &topic).await, delivery), small, "{delivery}");
+        assert_eq!(
+            arrived(&read(&plain, &other).await, delivery),
+            (10_000..10_000 + 2 * many).collect::<Vec<_>>(),
+            "{delivery}"
+        );
     }
 }
 
@@ -117,7 +129,7 @@ async fn a_time_that_the_topic_does_not_take_is_no_fault_of_the_record() {
         let topic = unique("times");
         create_topic(&plain, &topic, 1, &[("message.timestamp.before.max.ms", "3600000")]).await;
         if is_secret {
-            deny(kafka.brokers(), "outboxd", &Resource::settings_of(&topic)).await.expect("the broker answers");
+            deny_only(kafka.brokers(), "outboxd", &Resource::settings_of(&topic)).await.expect("the broker answers");
         }
         let mut sink = open(sink_of(&broker, delivery)).await;
         let ages = [TimeDelta::hours(-2), TimeDelta::zero(), TimeDelta::hours(2)];
@@ -130,7 +142,7 @@ async fn a_time_that_the_topic_does_not_take_is_no_fault_of_the_record() {
         let judged = relay(&mut sink, &all(0..12), 100).await;
         assert!(judged.rejected.is_empty() && judged.reopened <= 1, "{delivery}, {is_secret}: {judged:?}");
         let consumed = read(&plain, &topic).await;
-        assert_eq!(arrived(&consumed), (0..12).collect::<Vec<_>>(), "{delivery}");
+        assert_eq!(arrived(&consumed, delivery), (0..12).collect::<Vec<_>>(), "{delivery}");
         for record in &consumed {
             let id: i64 = record.header("outbox-id").expect("the row's id").parse().expect("a number");
             let original = record.header("outbox-created-at").map(|time| time.parse::<DateTime<Utc>>());
@@ -148,7 +160,7 @@ async fn a_topic_that_may_not_be_written_to_is_held_and_the_others_flow() {
         let (topic, other) = (unique("unwritable"), unique("other"));
         create_topic(&plain, &topic, 1, &[]).await;
         create_topic(&plain, &other, 1, &[]).await;
-        deny(kafka.brokers(), "outboxd", &Resource::writing_to(&topic)).await.expect("the broker answers");
+        deny_only(kafka.brokers(), "outboxd", &Resource::writing_to(&topic)).await.expect("the broker answers");
         let mut sink = open(sink_of(&broker, delivery)).await;
         let mut all = records(0..20, &topic, 2);
         all.extend(records(20..40, &other, 2));
@@ -156,7 +168,7 @@ async fn a_topic_that_may_not_be_written_to_is_held_and_the_others_flow() {
         let judged = relay(&mut sink, &all, 10).await;
         assert_eq!(judged.held.len(), 20, "{delivery}: {judged:?}");
         assert!(judged.reopened <= 3, "{delivery}: {judged:?}");
-        assert_eq!(arrived(&read(&plain, &other).await), (20..40).collect::<Vec<_>>(), "{delivery}");
+        assert_eq!(arrived(&read(&plain, &other).await, delivery), (20..40).collect::<Vec<_>>(), "{delivery}");
         assert!(read(&plain, &topic).await.is_empty(), "{delivery}");
     }
 }

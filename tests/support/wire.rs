@@ -13,6 +13,10 @@ const ALTER_PARTITION_REASSIGNMENTS: (i16, i16) = (45, 0);
 const CREATE_ACLS: (i16, i16) = (30, 2);
 const DELETE_ACLS: (i16, i16) = (31, 2);
 
+/// What a rule does, as the protocol numbers it.
+const DENY: i8 = 2;
+const ALLOW: i8 = 3;
+
 /// How long an answer may take, here and at the broker.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,13 +72,12 @@ impl Resource {
         Self(2, topic.to_owned(), Self::DESCRIBE_CONFIGS)
     }
 
-    /// The rule that denies it to a user, from everywhere; or what finds that rule.
-    fn denied_to(&self, user: &str) -> Body {
+    /// The rule that denies it to a user or allows it, from everywhere; or what finds that rule.
+    fn rule(&self, user: &str, permission: i8) -> Body {
         const LITERAL: i8 = 3;
-        const DENY: i8 = 2;
         let Self(kind, name, operation) = self;
         let rule = Body::default().length(1).int8(*kind).text(name).int8(LITERAL);
-        rule.text(&format!("User:{user}")).text("*").int8(*operation).int8(DENY).tags().tags()
+        rule.text(&format!("User:{user}")).text("*").int8(*operation).int8(permission).tags().tags()
     }
 }
 
@@ -83,7 +86,17 @@ impl Resource {
 /// # Errors
 /// When the broker cannot be reached or does not answer.
 pub(crate) async fn deny(broker: &str, user: &str, resource: &Resource) -> io::Result<()> {
-    ask(broker, CREATE_ACLS, resource.denied_to(user)).await
+    ask(broker, CREATE_ACLS, resource.rule(user, DENY)).await
+}
+
+/// Denies a user one operation, and allows all others, which a rule about a resource ends otherwise.
+///
+/// # Errors
+/// As of [`deny`].
+pub(crate) async fn deny_only(broker: &str, user: &str, resource: &Resource) -> io::Result<()> {
+    let whole = Resource(resource.0, resource.1.clone(), Resource::ALL);
+    ask(broker, CREATE_ACLS, whole.rule(user, ALLOW)).await?;
+    deny(broker, user, resource).await
 }
 
 /// Takes a denial back.
@@ -91,7 +104,7 @@ pub(crate) async fn deny(broker: &str, user: &str, resource: &Resource) -> io::R
 /// # Errors
 /// As of [`deny`].
 pub(crate) async fn permit(broker: &str, user: &str, resource: &Resource) -> io::Result<()> {
-    ask(broker, DELETE_ACLS, resource.denied_to(user)).await
+    ask(broker, DELETE_ACLS, resource.rule(user, DENY)).await
 }
 
 /// A request's body in the "flexible" encoding.
