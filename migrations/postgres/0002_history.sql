@@ -26,6 +26,36 @@ alter table outbox_held
     -- Set by the relay once all of the lane is settled, just before it forgets the lane.
     add column settled boolean not null default false;
 
+-- What was created before, with names for which no other role can create a better fit in a schema of the search_path:
+-- these run as whoever writes. The search_path of the migration is the outbox's schema, or none.
+create or replace function outbox_enqueue(topic text, key text, payload bytea, headers jsonb default '{}')
+returns bigint language sql volatile set search_path from current as $$
+    insert into outbox (topic, key, payload, headers)
+    values (topic, key, payload, coalesce(headers, '{}'))
+    returning id
+$$;
+
+create or replace function outbox_enqueue(topic text, key text, payload text, headers jsonb default '{}')
+returns bigint language sql volatile set search_path from current as $$
+    insert into outbox (topic, key, payload, headers)
+    values (topic, key, pg_catalog.convert_to(payload, 'UTF8'), coalesce(headers, '{}'))
+    returning id
+$$;
+
+create or replace function outbox_enqueue(topic text, key text, payload jsonb, headers jsonb default '{}')
+returns bigint language sql volatile set search_path from current as $$
+    insert into outbox (topic, key, payload, headers)
+    values (topic, key, pg_catalog.convert_to(payload::pg_catalog.text, 'UTF8'), coalesce(headers, '{}'))
+    returning id
+$$;
+
+create or replace function outbox_wake() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pg_catalog.pg_notify(pg_catalog.concat('outboxd_', tg_relid), '');
+    return null;
+end
+$$;
+
 -- Gives a row that became due behind the reader the current transaction's id, by which the reader finds it.
 create function outbox_stamp() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin

@@ -11,6 +11,8 @@ const NAME_LIMIT: usize = 40;
 pub struct Table {
     schema: Option<String>,
     name: String,
+    /// Where it was found, which may be called anything.
+    found_in: Option<String>,
 }
 
 /// Why a table's name cannot be used.
@@ -28,9 +30,20 @@ impl Table {
         &self.name
     }
 
-    /// The schema, if the name gave one.
+    /// The schema, if the name gave one, or if it was found.
     pub fn schema(&self) -> Option<&str> {
-        self.schema.as_deref()
+        self.found_in.as_deref().or(self.schema.as_deref())
+    }
+
+    /// The schema, quoted for SQL.
+    pub fn quoted_schema(&self) -> Option<String> {
+        self.schema().map(|schema| format!("\"{}\"", schema.replace('"', "\"\"")))
+    }
+
+    /// The same table in the schema in which it was found: names in SQL tell it from here on.
+    #[must_use]
+    pub fn found_in(&self, schema: &str) -> Self {
+        Self { found_in: Some(schema.to_owned()), ..self.clone() }
     }
 
     /// The outbox itself, quoted for SQL.
@@ -65,8 +78,8 @@ impl Table {
 
     /// A name with a suffix, quoted for SQL and with the schema in front; for tables, functions and the like.
     pub fn quoted(&self, suffix: &str) -> String {
-        match &self.schema {
-            Some(schema) => format!("\"{schema}\".\"{}{suffix}\"", self.name),
+        match self.quoted_schema() {
+            Some(schema) => format!("{schema}.\"{}{suffix}\"", self.name),
             None => format!("\"{}{suffix}\"", self.name),
         }
     }
@@ -74,7 +87,7 @@ impl Table {
 
 impl Default for Table {
     fn default() -> Self {
-        Self { schema: None, name: "outbox".to_owned() }
+        Self { schema: None, name: "outbox".to_owned(), found_in: None }
     }
 }
 
@@ -89,7 +102,7 @@ impl FromStr for Table {
         if !is_name(name) || schema.is_some_and(|schema| !is_name(schema)) {
             return Err(InvalidTable { name: text.to_owned() });
         }
-        Ok(Self { schema: schema.map(str::to_owned), name: name.to_owned() })
+        Ok(Self { schema: schema.map(str::to_owned), name: name.to_owned(), found_in: None })
     }
 }
 
@@ -118,6 +131,13 @@ mod tests {
         assert_eq!(table.held(), "\"shop\".\"Outbox_2_held\"");
         assert_eq!(table.to_string(), "shop.Outbox_2");
         assert_eq!(Table::default().lease(), "\"outbox_lease\"");
+    }
+
+    #[test]
+    fn a_table_that_was_found_names_its_schema_in_sql_whatever_that_is_called() {
+        let table = Table::default().found_in("a \"b\"");
+        assert_eq!(table.held(), "\"a \"\"b\"\"\".\"outbox_held\"");
+        assert_eq!(table.to_string(), "outbox", "people read what they wrote");
     }
 
     #[test]

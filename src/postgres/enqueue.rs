@@ -77,12 +77,16 @@ pub async fn enqueue_many_into(
     if messages.is_empty() {
         return Ok(Vec::new());
     }
-    // Ids are handed out in the order of the sort: PostgreSQL computes defaults above it.
+    // Ids are handed out in the order of the sort: PostgreSQL computes defaults above it. Names are told with their schema,
+    // because the application's search_path may lead to what other roles create.
     let text = format!(
         "/* outboxd: enqueue_many */ insert into {outbox} (event_id, topic, key, payload, headers, partition)
          select event_id, topic, key, payload, headers, partition
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::jsonb[], $6::int[])
-             with ordinality m (event_id, topic, key, payload, headers, partition, at)
+         from rows from (
+             pg_catalog.unnest($1::pg_catalog.uuid[]), pg_catalog.unnest($2::pg_catalog.text[]),
+             pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.bytea[]),
+             pg_catalog.unnest($5::pg_catalog.jsonb[]), pg_catalog.unnest($6::pg_catalog.int4[])
+         ) with ordinality m (event_id, topic, key, payload, headers, partition, at)
          order by at returning id",
         outbox = table.outbox()
     );

@@ -8,6 +8,8 @@ mod enqueue;
 pub use enqueue::{EnqueueError, enqueue, enqueue_into, enqueue_many, enqueue_many_into};
 
 #[cfg(feature = "relay")]
+mod address;
+#[cfg(feature = "relay")]
 mod audit;
 #[cfg(feature = "relay")]
 mod checkpoint;

@@ -7,12 +7,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use sqlx::Acquire;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 
 use crate::contract::{BoxFuture, StoreError, WakeSource};
-use crate::outbox::Table;
+use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, not_now};
 use crate::postgres::session::{ask, configure, lock_key, table_oid};
 
@@ -70,8 +71,7 @@ impl FromStr for Notify {
 /// Wake-ups over one connection, which both listens and holds the lock. It is opened when first armed, and anew
 /// after it was lost.
 pub(super) struct PgWake {
-    options: PgConnectOptions,
-    table: Table,
+    address: Arc<Address>,
     always: bool,
     session: Option<Session>,
 }
@@ -84,8 +84,8 @@ struct Session {
 
 impl PgWake {
     /// Wake-ups of an outbox. Does not connect. `always` keeps the lock once it is had.
-    pub(super) fn new(options: PgConnectOptions, table: Table, always: bool) -> Self {
-        Self { options, table, always, session: None }
+    pub(super) fn new(address: Arc<Address>, always: bool) -> Self {
+        Self { address, always, session: None }
     }
 
     /// Whatever ends early, or in an error, leaves no session behind.
@@ -109,12 +109,13 @@ impl PgWake {
     /// A pool of one connection: the only thing that sqlx listens on.
     async fn listen(&self) -> Result<Session, StoreError> {
         let doing = "listening for wake-ups";
+        let table = self.address.table().await?;
         let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
-        let pool = pool.connect_lazy_with(self.options.clone().application_name("outboxd/wake"));
+        let pool = pool.connect_lazy_with(self.address.options().clone().application_name("outboxd/wake"));
         let mut listener = ask(doing, PgListener::connect_with(&pool)).await?;
         let conn = ask(doing, (&mut listener).acquire()).await?;
         configure(conn, &[]).await?;
-        let oid = table_oid(conn, &self.table).await?;
+        let oid = table_oid(conn, table).await?;
         ask(doing, listener.listen(&format!("outboxd_{oid}"))).await?;
         // A connection that was made anew behind our back would listen without holding the lock.
         listener.eager_reconnect(false);

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::StoreError;
 use crate::outbox::Table;
+use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::inspect::oldest_snapshot;
 use crate::postgres::notify::Notify;
 use crate::postgres::rights::{check_rights, need_usage};
 use crate::postgres::schema::check_tables;
-use crate::postgres::session::{ask, ask_within, connect, sql};
+use crate::postgres::session::{ask, ask_within, sql};
 use crate::postgres::store::Settings;
 
 /// A snapshot that is older keeps vacuum from rows that were removed long ago.
@@ -22,22 +22,27 @@ const OLD: Duration = Duration::from_secs(600);
 const POOL: Duration = Duration::from_secs(5);
 
 /// Looks at the tables and at what the role may do to them, and returns the warnings.
-pub(super) async fn check(conn: &mut PgConnection, settings: &Settings) -> Result<Vec<String>, StoreError> {
-    need_usage(conn, &settings.table).await?;
-    let warnings = check_rights(conn, &settings.table, settings.settle).await?;
-    check_tables(conn, &settings.table).await?;
+pub(super) async fn check(
+    conn: &mut PgConnection,
+    table: &Table,
+    settings: &Settings,
+) -> Result<Vec<String>, StoreError> {
+    need_usage(conn, table).await?;
+    let warnings = check_rights(conn, table, settings.settle).await?;
+    check_tables(conn, table).await?;
     Ok(warnings)
 }
 
 /// Looks at everything, and returns the warnings.
-pub(super) async fn preflight(options: &PgConnectOptions, settings: &Settings) -> Result<Vec<String>, StoreError> {
-    let mut conn = connect(options, "inspect", &[]).await?;
-    refuse_pooler(options, &mut conn).await?;
-    let mut warnings = check(&mut conn, settings).await?;
+pub(super) async fn preflight(address: &Address, settings: &Settings) -> Result<Vec<String>, StoreError> {
+    let mut conn = address.connect("inspect", &[]).await?;
+    refuse_pooler(address, &mut conn).await?;
+    let table = address.table().await?;
+    let mut warnings = check(&mut conn, table, settings).await?;
     refuse_prepared_transactions(&mut conn, settings).await?;
-    warnings.extend(index_on_sent_at(&mut conn, &settings.table).await?);
+    warnings.extend(index_on_sent_at(&mut conn, table).await?);
     warnings.extend(unflushed_commits(&mut conn).await?);
-    warnings.extend(sequence_behind(&mut conn, &settings.table).await?);
+    warnings.extend(sequence_behind(&mut conn, table).await?);
     let age = oldest_snapshot(&mut conn).await?;
     if age > OLD {
         warnings.push(format!(
@@ -50,9 +55,9 @@ pub(super) async fn preflight(options: &PgConnectOptions, settings: &Settings) -
 
 /// A pooler in transaction mode gives the connection of an idle session to another one. So: a second session opens a
 /// transaction, and then the first must still have its own backend.
-async fn refuse_pooler(options: &PgConnectOptions, first: &mut PgConnection) -> Result<(), StoreError> {
+async fn refuse_pooler(address: &Address, first: &mut PgConnection) -> Result<(), StoreError> {
     let before = backend(first).await?;
-    let mut second = connect(options, "inspect", &[]).await?;
+    let mut second = address.connect("inspect", &[]).await?;
     let doing = "looking for a pooler";
     let mut transaction = second.begin().await.map_err(|error| classify(doing, error))?;
     let other = backend(&mut transaction).await?;

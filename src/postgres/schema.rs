@@ -4,8 +4,9 @@ use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::StoreError;
 use crate::outbox::Table;
+use crate::postgres::address::{Address, no_schema};
 use crate::postgres::errors::{classify, unusable};
-use crate::postgres::session::{ANSWER, ask, bounded, connect, missing, options, sql};
+use crate::postgres::session::{ANSWER, ask, bounded, missing, sql};
 use crate::secret::Secret;
 
 /// Every migration, in order. A released one never changes.
@@ -51,7 +52,9 @@ pub struct InvalidRole {
 /// [`StoreError::Unusable`] when the schema does not exist, the role may not create tables, or a newer version
 /// of outboxd was here before.
 pub async fn migrate(url: &Secret, table: &Table) -> Result<Migrated, StoreError> {
-    let mut conn = connect(&options(url)?, "migrate", &[]).await?;
+    let address = Address::new(url, table)?;
+    let table = &address.table_to_be().await?;
+    let mut conn = address.connect("migrate", &[]).await?;
     let doing = "migrating";
     bounded(doing, ANSWER, async {
         need_schema(&mut conn, table).await?;
@@ -78,8 +81,9 @@ pub async fn migrate(url: &Secret, table: &Table) -> Result<Migrated, StoreError
 /// # Errors
 /// [`StoreError::Unusable`] with all that is missing, and the repair.
 pub async fn check(url: &Secret, table: &Table) -> Result<(), StoreError> {
-    let mut conn = connect(&options(url)?, "inspect", &[]).await?;
-    check_tables(&mut conn, table).await
+    let address = Address::new(url, table)?;
+    let table = address.table().await?;
+    check_tables(&mut address.connect("inspect", &[]).await?, table).await
 }
 
 /// As [`check`], over a connection that is there.
@@ -108,7 +112,18 @@ pub(super) async fn check_tables(conn: &mut PgConnection, table: &Table) -> Resu
 pub fn migration_sql(table: &Table) -> String {
     let parts =
         MIGRATIONS.iter().map(|(name, template)| format!("{}\n{}", render(template, table), remember(name, table)));
-    parts.collect::<Vec<_>>().join("\n")
+    let path = match table.schema() {
+        Some(_) => "'pg_catalog, pg_temp'",
+        None => "pg_catalog.concat(pg_catalog.quote_ident(pg_catalog.current_schema()), ', pg_temp')",
+    };
+    format!(
+        "-- Functions remember the search_path: it must not lead to what other roles create.\n\
+         select pg_catalog.set_config('outboxd.search_path', pg_catalog.current_setting('search_path'), false);\n\
+         select pg_catalog.set_config('search_path', {path}, false);\n\n\
+         {}\n\
+         select pg_catalog.set_config('search_path', pg_catalog.current_setting('outboxd.search_path'), false);\n",
+        parts.collect::<Vec<_>>().join("\n")
+    )
 }
 
 /// The SQL that gives two roles the least they need: one writes messages, the other relays them.
@@ -119,7 +134,7 @@ pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Re
     let (app, relay) = (quoted_role(application_role)?, quoted_role(relay_role)?);
     let outbox = table.outbox();
     let others = [table.checkpoint(), table.held(), table.lease(), table.dead(), table.migrations()].join(", ");
-    let usage = table.schema().map(|schema| format!("grant usage on schema \"{schema}\" to {app}, {relay};\n"));
+    let usage = table.quoted_schema().map(|schema| format!("grant usage on schema {schema} to {app}, {relay};\n"));
     let enqueue = table.quoted("_enqueue");
     let functions =
         ["bytea", "text", "jsonb"].map(|payload| format!("{enqueue}(text, text, {payload}, jsonb)")).join(", ");
@@ -142,9 +157,10 @@ pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Re
 /// # Errors
 /// When a name cannot be a role's, a role does not exist, or the connection may not grant.
 pub async fn grant(url: &Secret, table: &Table, application_role: &str, relay_role: &str) -> Result<(), StoreError> {
-    let grants = grants_sql(table, application_role, relay_role)
+    let address = Address::new(url, table)?;
+    let grants = grants_sql(address.table().await?, application_role, relay_role)
         .map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
-    let mut conn = connect(&options(url)?, "migrate", &[]).await?;
+    let mut conn = address.connect("migrate", &[]).await?;
     ask("granting", sqlx::raw_sql(sql(grants)).execute(&mut conn)).await.map(drop)
 }
 
@@ -156,14 +172,12 @@ fn quoted_role(name: &str) -> Result<String, InvalidRole> {
 }
 
 async fn need_schema(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
-    let statement = "/* outboxd: find_schema */ 
-        select case when $1::text is null then current_schema() is not null else to_regnamespace($1) is not null end";
-    let schema = table.schema().map(|schema| format!("\"{schema}\""));
-    if ask("looking for the schema", sqlx::query_scalar(statement).bind(&schema).fetch_one(conn)).await? {
-        return Ok(());
+    let Some(schema) = table.quoted_schema() else { return Ok(()) };
+    let statement = "/* outboxd: find_schema */ select to_regnamespace($1) is not null";
+    match ask("looking for the schema", sqlx::query_scalar(statement).bind(&schema).fetch_one(conn)).await? {
+        true => Ok(()),
+        false => Err(no_schema(&schema)),
     }
-    let name = schema.unwrap_or_else(|| "that the role's search_path names".to_owned());
-    Err(unusable(format!("there is no schema {name}"), "create it, then run `outboxd migrate` again"))
 }
 
 /// The names of the migrations that were applied, none where no table remembers them.
@@ -254,7 +268,9 @@ fn render(template: &str, table: &Table) -> String {
         let word = &found[..found.find(|c| !is_word(c)).unwrap_or(found.len())];
         let suffix = &word[NAME.len()..];
         let is_ours = !before.ends_with(is_word) && (suffix.is_empty() || suffix.starts_with('_'));
-        if is_ours {
+        if is_ours && before.ends_with('\'') {
+            rendered.push_str(&table.quoted(suffix).replace('\'', "''"));
+        } else if is_ours {
             rendered.push_str(&table.quoted(suffix));
         } else {
             rendered.push_str(word);

@@ -75,9 +75,17 @@ pub(super) async fn connect(
     role: &str,
     settings: &[Guc],
 ) -> Result<PgConnection, StoreError> {
+    let mut conn = open(options, role).await?;
+    configure(&mut conn, settings).await?;
+    Ok(conn)
+}
+
+/// Opens a session as the server gives it: with the search_path of the role, in which others may have created what fits a
+/// call better than the server's own.
+pub(super) async fn open(options: &PgConnectOptions, role: &str) -> Result<PgConnection, StoreError> {
     let options = options.clone().application_name(&format!("outboxd/{role}"));
     let connecting = PgConnection::connect_with(&options);
-    let mut conn = match tokio::time::timeout(CONNECT, connecting).await {
+    let conn = match tokio::time::timeout(CONNECT, connecting).await {
         Ok(result) => result.map_err(|error| classify("connecting", error))?,
         Err(_) => return Err(silent("connecting", CONNECT)),
     };
@@ -86,13 +94,17 @@ pub(super) async fn connect(
         let found = format!("PostgreSQL {}.{} is too old", version / 10_000, version % 10_000);
         return Err(unusable(found, "PostgreSQL 13 or newer is needed"));
     }
-    configure(&mut conn, settings).await?;
     Ok(conn)
 }
+
+/// Without other roles' schemas, and first of all: before it, a statement that calls anything may call what is theirs. As a
+/// statement of its own, since no pooler lets it pass as a parameter of the connection.
+const PIN_SEARCH_PATH: &str = "/* outboxd: pin_search_path */ set search_path to pg_catalog, pg_temp";
 
 /// Makes the settings of a session. Those that this version does not know are passed over: they came with a
 /// later one.
 pub(super) async fn configure(conn: &mut PgConnection, settings: &[Guc]) -> Result<(), StoreError> {
+    ask("configuring a session", sqlx::raw_sql(PIN_SEARCH_PATH).execute(&mut *conn)).await?;
     let all = EVERY_SESSION.iter().chain(settings);
     let (names, values): (Vec<&str>, Vec<&str>) = all.copied().unzip();
     let statement = sqlx::query_scalar::<_, Option<bool>>(

@@ -2,14 +2,15 @@
 
 use std::ops::RangeInclusive;
 
-use sqlx::postgres::{PgConnectOptions, PgQueryResult};
+use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{Settle, Settlement, Table};
+use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, unusable};
-use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, connect, missing, sql, table_oid};
+use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, missing, sql, table_oid};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
 /// the database forgets in between is delivered again, and nothing after it is settled before that: see [`Place`].
@@ -50,13 +51,14 @@ impl Place {
     /// Works with the session. It leaves its place meanwhile, so that one that failed or was cut short never comes back.
     pub(super) async fn with<T>(
         &mut self,
-        (options, table, how): (&PgConnectOptions, &Table, Settle),
+        (address, how): (&Address, Settle),
         work: impl AsyncFnOnce(&mut Settling) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => {
-                let mut session = Settling::begin(options, table, self.eras).await?;
+                let table = address.table().await?;
+                let mut session = Settling::begin(address, table, self.eras).await?;
                 self.eras += 1;
                 if let Some(last) = self.last
                     && session.has_forgotten(table, how, last).await?
@@ -78,9 +80,9 @@ impl Place {
 }
 
 impl Settling {
-    async fn begin(options: &PgConnectOptions, table: &Table, era: u64) -> Result<Self, StoreError> {
+    async fn begin(address: &Address, table: &Table, era: u64) -> Result<Self, StoreError> {
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED]).collect();
-        let mut conn = connect(options, "settle", &settings).await?;
+        let mut conn = address.connect("settle", &settings).await?;
         let oid = table_oid(&mut conn, table).await?;
         let statement = "/* outboxd: filenode */ select pg_relation_filenode($1::bigint::oid::regclass)::bigint";
         let filenode = sqlx::query_scalar::<_, Option<i64>>(statement).bind(oid).fetch_one(&mut conn);

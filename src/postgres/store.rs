@@ -1,11 +1,11 @@
 //! The store: settings, sessions, and the promises handed on to whoever keeps them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Mutex;
 
 use crate::contract::{
@@ -13,13 +13,14 @@ use crate::contract::{
     Store as Promises, StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
+use crate::postgres::address::Address;
 use crate::postgres::delta::DeltaReader;
 use crate::postgres::inspect::{self, Sweep};
 use crate::postgres::leases::PgLease;
 use crate::postgres::notify::{Notify, PgWake};
 use crate::postgres::purge::{self, Purging};
 use crate::postgres::session::{
-    ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, connect, options, table_oid,
+    ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, table_oid,
 };
 use crate::postgres::settle::{Place, Settling};
 use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
@@ -46,7 +47,7 @@ pub struct Settings {
 /// lease session and wake source has its own.
 pub struct Store {
     settings: Settings,
-    options: PgConnectOptions,
+    address: Arc<Address>,
     settling: Mutex<Place>,
     looking: Mutex<Option<Looking>>,
 }
@@ -67,8 +68,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unusable`] when the URL cannot be read.
     pub fn new(settings: Settings) -> Result<Self, StoreError> {
-        let options = options(&settings.url)?;
-        Ok(Self { settings, options, settling: Mutex::default(), looking: Mutex::new(None) })
+        let address = Arc::new(Address::new(&settings.url, &settings.table)?);
+        Ok(Self { settings, address, settling: Mutex::default(), looking: Mutex::new(None) })
     }
 
     /// Judges whether the tables are what this version needs, and whether the role may do what the relay has to, with
@@ -77,8 +78,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unusable`] with all that is missing, and the repair.
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        let mut conn = connect(&self.options, "inspect", &[]).await?;
-        preflight::check(&mut conn, &self.settings).await
+        let table = self.address.table().await?;
+        let mut conn = self.address.connect("inspect", &[]).await?;
+        preflight::check(&mut conn, table, &self.settings).await
     }
 
     /// What speaks against running on this database, for the log.
@@ -87,7 +89,7 @@ impl Store {
     /// [`StoreError::Unusable`] for what cannot work: a version that is too old, a schema that is not what is
     /// needed, a pooler that takes sessions apart, prepared transactions together with notifications.
     pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
-        preflight::preflight(&self.options, &self.settings).await
+        preflight::preflight(&self.address, &self.settings).await
     }
 
     /// The default of `outbox.source`: database, schema and table.
@@ -95,8 +97,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unusable`] when the table is missing.
     pub async fn source(&self) -> Result<String, StoreError> {
-        let mut conn = connect(&self.options, "inspect", &[]).await?;
-        let oid = table_oid(&mut conn, &self.settings.table).await?;
+        let table = self.address.table().await?;
+        let mut conn = self.address.connect("inspect", &[]).await?;
+        let oid = table_oid(&mut conn, table).await?;
         let statement = "/* outboxd: source */
             select concat_ws('.', current_database(), n.nspname, c.relname)
             from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid::bigint = $1";
@@ -108,16 +111,16 @@ impl Store {
     /// # Errors
     /// When the database does not answer, or the tables are not what is needed.
     pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
-        let mut conn = connect(&self.options, "inspect", &INDEX_ONLY_PLANS).await?;
-        let Settings { table, settle, .. } = &self.settings;
+        let table = self.address.table().await?;
+        let mut conn = self.address.connect("inspect", &INDEX_ONLY_PLANS).await?;
         schema::check_tables(&mut conn, table).await?;
-        Ok(Box::new(audit::Audit::open(conn, table.clone(), *settle, since).await?))
+        Ok(Box::new(audit::Audit::open(conn, table.clone(), self.settings.settle, since).await?))
     }
 
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
         // Together, since nobody publishes meanwhile; but nothing is read before its era has begun.
-        let (era, mut conn) = tokio::try_join!(self.era(), connect(&self.options, "reader", &settings))?;
+        let (era, mut conn) = tokio::try_join!(self.era(), self.address.connect("reader", &settings))?;
         let place = self.place(&mut conn).await?;
         let mut stored = checkpoint::load(&mut conn, &place.table).await?;
         if rebase::is_foreign(&mut conn, &place.table, &stored, &place.system).await? {
@@ -128,26 +131,27 @@ impl Store {
 
     async fn place(&self, conn: &mut PgConnection) -> Result<checkpoint::Place, StoreError> {
         let system = rebase::system_identifier(conn).await?;
-        Ok(checkpoint::Place { table: self.settings.table.clone(), system, settle: self.settings.settle })
+        let table = self.address.table().await?.clone();
+        Ok(checkpoint::Place { table, system, settle: self.settings.settle })
     }
 
     async fn record(&self, settlement: &Settlement) -> Result<(), StoreError> {
-        let Settings { table, settle, .. } = &self.settings;
         if settlement.is_empty() {
             return Ok(());
         }
+        let (table, settle) = (self.address.table().await?, self.settings.settle);
         if settlement.is_out_of_line() {
             let flushed = async |session: &mut Settling| {
-                settle::settle_flushed(&mut session.conn, table, *settle, settlement).await
+                settle::settle_flushed(&mut session.conn, table, settle, settlement).await
             };
             return self.settling(flushed).await;
         }
-        if *settle == Settle::Checkpoint {
+        if settle == Settle::Checkpoint {
             return Ok(());
         }
         let mut place = self.settling.lock().await;
-        let settled = async |session: &mut Settling| session.settle(table, *settle, settlement).await;
-        place.with((&self.options, table, *settle), settled).await?;
+        let settled = async |session: &mut Settling| session.settle(table, settle, settlement).await;
+        place.with((&self.address, settle), settled).await?;
         place.settled(settlement);
         Ok(())
     }
@@ -171,41 +175,42 @@ impl Store {
         &self,
         work: impl AsyncFnOnce(&mut Settling) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Settings { table, settle, .. } = &self.settings;
-        self.settling.lock().await.with((&self.options, table, *settle), work).await
+        self.settling.lock().await.with((&self.address, self.settings.settle), work).await
     }
 
     /// Works with the session that looks.
     async fn inspecting<T>(
         &self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+        work: impl AsyncFnOnce(&mut PgConnection, &Table) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let table = self.address.table().await?;
         let mut place = self.looking.lock().await;
         let mut looking = self.looking(&mut place).await?;
-        let done = work(&mut looking.conn).await?;
+        let done = work(&mut looking.conn, table).await?;
         *place = Some(looking);
         Ok(done)
     }
 
     async fn take_over(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
-        let mut conn = connect(&self.options, "reader", &settings).await?;
+        let mut conn = self.address.connect("reader", &settings).await?;
         let place = self.place(&mut conn).await?;
         recover::recover(&mut conn, &place, term, position, beyond).await
     }
 
     async fn bidder(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
-        let mut conn = connect(&self.options, "lease", &[FLUSHED]).await?;
+        let table = self.address.table().await?;
+        let mut conn = self.address.connect("lease", &[FLUSHED]).await?;
         configure_ttl(&mut conn, ttl).await?;
-        let oid = table_oid(&mut conn, &self.settings.table).await?;
-        Ok(Box::new(PgLease::new(conn, self.settings.table.clone(), oid, holder, ttl)))
+        let oid = table_oid(&mut conn, table).await?;
+        Ok(Box::new(PgLease::new(conn, table.clone(), oid, holder, ttl)))
     }
 
     async fn looking(&self, place: &mut Option<Looking>) -> Result<Looking, StoreError> {
         match place.take() {
             Some(looking) => Ok(looking),
             None => {
-                let conn = connect(&self.options, "inspect", &INDEX_ONLY_PLANS).await?;
+                let conn = self.address.connect("inspect", &INDEX_ONLY_PLANS).await?;
                 Ok(Looking { conn, sweep: Sweep::default(), purging: Purging::default() })
             }
         }
@@ -215,9 +220,9 @@ impl Store {
         let mut place = self.looking.lock().await;
         let mut looking = self.looking(&mut place).await?;
         let Looking { conn, sweep, .. } = &mut looking;
-        let Settings { table, settle, .. } = &self.settings;
+        let (table, settle) = (self.address.table().await?, self.settings.settle);
         let backlog =
-            bounded("counting the backlog", ANSWER, inspect::backlog(conn, table, *settle, sweep, count_limit)).await?;
+            bounded("counting the backlog", ANSWER, inspect::backlog(conn, table, settle, sweep, count_limit)).await?;
         *place = Some(looking);
         Ok(backlog)
     }
@@ -226,8 +231,8 @@ impl Store {
         let mut place = self.looking.lock().await;
         let mut looking = self.looking(&mut place).await?;
         let Looking { conn, purging, .. } = &mut looking;
-        let Settings { table, settle, .. } = &self.settings;
-        let purged = bounded("purging", ANSWER, purge::purge(conn, table, *settle, purging, term, retention)).await;
+        let (table, settle) = (self.address.table().await?, self.settings.settle);
+        let purged = bounded("purging", ANSWER, purge::purge(conn, table, settle, purging, term, retention)).await;
         // A term that is over leaves the session as it was.
         if matches!(purged, Ok(_) | Err(StoreError::TermOver { .. })) {
             *place = Some(looking);
@@ -281,42 +286,43 @@ impl Inspect for Store {
 impl DeadLetters for Store {
     fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.settling(async |session| dead::bury(&mut session.conn, &self.settings.table, letters).await).await
+            let table = self.address.table().await?;
+            self.settling(async |session| dead::bury(&mut session.conn, table, letters).await).await
         })
     }
 
     fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
         Box::pin(async move {
-            self.inspecting(async |conn| dead::due(conn, &self.settings.table, after, limit).await).await
+            self.inspecting(async |conn, table| dead::due(conn, table, after, limit).await).await
         })
     }
 
     fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(
-            async move { self.inspecting(async |conn| dead::delivered(conn, &self.settings.table, ids).await).await },
+            async move { self.inspecting(async |conn, table| dead::delivered(conn, table, ids).await).await },
         )
     }
 
     fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.inspecting(async |conn| dead::undeliverable(conn, &self.settings.table, id, why).await).await
+            self.inspecting(async |conn, table| dead::undeliverable(conn, table, id, why).await).await
         })
     }
 }
 
 impl HeldLanes for Store {
     fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn| held::list(conn, &self.settings.table).await).await })
+        Box::pin(async move { self.inspecting(async |conn, table| held::list(conn, table).await).await })
     }
 
     fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
         Box::pin(
-            async move { self.inspecting(async |conn| held::request(conn, &self.settings.table, lanes).await).await },
+            async move { self.inspecting(async |conn, table| held::request(conn, table, lanes).await).await },
         )
     }
 
     fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn| held::requested(conn, &self.settings.table).await).await })
+        Box::pin(async move { self.inspecting(async |conn, table| held::requested(conn, table).await).await })
     }
 }
 
@@ -327,6 +333,6 @@ impl Promises for Store {
             Notify::Gated => false,
             Notify::Always => true,
         };
-        Some(Box::new(PgWake::new(self.options.clone(), self.settings.table.clone(), always)))
+        Some(Box::new(PgWake::new(Arc::clone(&self.address), always)))
     }
 }

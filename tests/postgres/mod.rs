@@ -4,6 +4,7 @@
 
 mod due;
 mod history;
+mod hostile;
 mod holding;
 mod keeping;
 mod leasing;

@@ -6,6 +6,7 @@
 pub(crate) mod audit;
 pub(crate) mod daemon;
 pub(crate) mod database;
+pub(crate) mod hostile;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod machine;
