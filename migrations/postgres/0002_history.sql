@@ -72,10 +72,15 @@ revoke all on function outbox_stamp() from public;
 create trigger stamp_restored after insert on outbox for each row
 when (new.xid <> pg_catalog.pg_current_xact_id()) execute function outbox_stamp();
 
--- A row that was corrected belongs to another lane by now. Settling a row touches none of these columns.
+-- A row that was corrected belongs to another lane by now.
 create trigger stamp_corrected after update of topic, key, partition on outbox for each row
 when (new.sent_at is null and (old.topic, old.key, old.partition) is distinct from (new.topic, new.key, new.partition))
 execute function outbox_stamp();
+
+-- The relay may update sent_at and nothing else: it has rows stamped that are due behind it by clearing a mark that they do
+-- not bear.
+create trigger stamp_late after update of sent_at on outbox for each row
+when (old.sent_at is null and new.sent_at is null) execute function outbox_stamp();
 
 -- Whoever removes a held lane by hand wants it to flow: its release is asked for instead.
 create function outbox_keep_held() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

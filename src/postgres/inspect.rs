@@ -160,7 +160,8 @@ async fn count_held(
 }
 
 /// Looks for rows that are due and that no window will ever show, gives them the current transaction's id, so that the
-/// next one does, and says how many they were. They are those that the stored position calls read, or whose transaction
+/// next one does, and says how many they were. A trigger stamps them when a mark is cleared that they do not bear, so that the
+/// relay needs no right to change an id. They are those that the stored position calls read, or whose transaction
 /// id is still to come, and that are neither settled nor held: whoever corrects, restores or moves rows back by hand
 /// leaves such rows where no trigger sees it.
 async fn stamp_late(
@@ -182,7 +183,7 @@ async fn stamp_late(
              select id from {outbox} where id = any(array(select id from looked_at where is_late)) for update skip locked
          ),
          stamped as (
-             update {outbox} set xid = pg_current_xact_id()
+             update {outbox} set sent_at = null
              where id = any(array(select id from late)) and sent_at is null returning id
          )
          select (select count(*) from stamped), count(*), max(id) from looked_at",

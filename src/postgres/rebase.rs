@@ -91,8 +91,9 @@ async fn snapshot(conn: &mut PgConnection) -> Result<Snapshot, StoreError> {
 }
 
 /// Gives every row that is not settled the id of our transaction, and says how many they are. Where a position settles
-/// rows, those it settled get id 0 instead, which is below every snapshot: that position said nothing of rows above its
-/// highest id, nor of those written after it was stored, whose ids may begin anew.
+/// rows, those it settled are marked as sent instead: that position said nothing of rows above its highest id, nor of those
+/// written after it was stored, whose ids may begin anew. A trigger stamps, so that the relay needs no right to change an
+/// id.
 async fn stamp_due(
     conn: &mut PgConnection,
     table: &Table,
@@ -106,7 +107,7 @@ async fn stamp_due(
              select id, not {left} and created_at <= $3 and {is_settled} as is_settled from {outbox} where sent_at is null
          ),
          stamped as (
-             update {outbox} o set xid = case when j.is_settled then '0' else pg_current_xact_id() end
+             update {outbox} o set sent_at = case when j.is_settled then $3 end
              from judged j where o.id = j.id and (not j.is_settled or o.xid >= $1) returning j.is_settled
          )
          select count(*) filter (where not is_settled) from stamped",

@@ -9,11 +9,11 @@ use crate::outbox::{Settle, Table};
 use crate::postgres::errors::unusable;
 use crate::postgres::session::ask;
 
-/// The outbox's columns that the relay updates.
-const UPDATED: [&str; 2] = ["sent_at", "xid"];
+/// The outbox's column that the relay updates.
+const UPDATED: [&str; 1] = ["sent_at"];
 
 /// Triggers of ours; others may swallow what the relay records, or raise.
-const OUR_TRIGGERS: [&str; 3] = ["wake", "stamp_restored", "stamp_corrected"];
+const OUR_TRIGGERS: [&str; 4] = ["wake", "stamp_restored", "stamp_corrected", "stamp_late"];
 
 /// A table, as SQL names it, and what is done to it.
 struct Need {
@@ -21,6 +21,23 @@ struct Need {
     rights: &'static [&'static str],
     /// The columns that are updated, where that is not all of them.
     updated: Option<&'static [&'static str]>,
+}
+
+impl Need {
+    /// Some of the rights, as they are granted.
+    fn named(&self, rights: &[impl AsRef<str>]) -> String {
+        let name = |right: &str| match self.updated.filter(|_| right == "update") {
+            Some(columns) => format!("{right} ({})", columns.join(", ")),
+            None => right.to_owned(),
+        };
+        rights.iter().map(|right| name(right.as_ref())).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The SQL that lets a role, quoted, do all that the relay does.
+pub(super) fn grants(table: &Table, role: &str) -> String {
+    let grant = |need: &Need| format!("grant {} on {} to {role};\n", need.named(need.rights), need.table);
+    needs(table).iter().map(grant).collect()
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.
@@ -63,8 +80,9 @@ pub(super) async fn check_rights(
     for need in needs(table) {
         let missing = missing_rights(conn, &need).await?;
         if !missing.is_empty() {
-            problems.push(format!("role {role:?} lacks {} on {}", missing.join(", "), need.table));
-            repairs.push(format!("grant {} on {} to {role:?}", missing.join(", "), need.table));
+            let missing = need.named(&missing);
+            problems.push(format!("role {role:?} lacks {missing} on {}", need.table));
+            repairs.push(format!("grant {missing} on {} to {role:?}", need.table));
         }
         if hides_rows(conn, &need.table).await? {
             problems.push(format!("row-level security can hide rows of {} from role {role:?}", need.table));

@@ -6,6 +6,7 @@ use crate::contract::StoreError;
 use crate::outbox::Table;
 use crate::postgres::address::{Address, no_schema};
 use crate::postgres::errors::{classify, unusable};
+use crate::postgres::rights;
 use crate::postgres::session::{ANSWER, ask, bounded, missing, sql};
 use crate::secret::Secret;
 
@@ -133,20 +134,22 @@ pub fn migration_sql(table: &Table) -> String {
 pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Result<String, InvalidRole> {
     let (app, relay) = (quoted_role(application_role)?, quoted_role(relay_role)?);
     let outbox = table.outbox();
-    let others = [table.checkpoint(), table.held(), table.lease(), table.dead(), table.migrations()].join(", ");
     let usage = table.quoted_schema().map(|schema| format!("grant usage on schema {schema} to {app}, {relay};\n"));
     let enqueue = table.quoted("_enqueue");
     let functions =
         ["bytea", "text", "jsonb"].map(|payload| format!("{enqueue}(text, text, {payload}, jsonb)")).join(", ");
     Ok(format!(
-        "-- The application inserts, and learns the id of what it inserted.\n\
-         {usage}grant insert, select (id) on {outbox} to {app};\n\
+        "-- Earlier versions granted these on all columns, those that only the database and the relay may set included.\n\
+         revoke insert on {outbox} from {app};\n\
+         revoke update on {outbox} from {relay};\n\
+         -- The application inserts, and learns the ids of what it inserted.\n\
+         {usage}grant insert (event_id, topic, key, payload, headers, partition), select (id, event_id) on {outbox} to {app};\n\
          grant execute on function {functions} to {app};\n\
          -- The relay reads, marks and removes.\n\
-         grant select, update, delete on {outbox} to {relay};\n\
-         grant select, insert, update, delete on {others} to {relay};\n\
+         {relaying}\
          -- It warns where ids begin anew.\n\
          grant select on sequence {ids} to {relay};\n",
+        relaying = rights::grants(table, &relay),
         usage = usage.unwrap_or_default(),
         ids = table.quoted("_id_seq")
     ))
@@ -240,7 +243,7 @@ async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<Strin
                 where d.refobjid = c.oid and d.deptype in ('i', 'a') and s.seqcache = 1 and s.seqincrement > 0),
             not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'wake' and t.tgenabled in ('O', 'A')),
             (select count(*) from pg_catalog.pg_trigger t where t.tgrelid = c.oid
-                and t.tgname in ('stamp_restored', 'stamp_corrected') and t.tgenabled in ('O', 'A')) < 2
+                and t.tgname in ('stamp_restored', 'stamp_corrected', 'stamp_late') and t.tgenabled in ('O', 'A')) < 3
         from pg_catalog.pg_class c where c.oid = to_regclass($1)";
     let complaints = [
         "it is no ordinary table",
@@ -249,7 +252,7 @@ async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<Strin
         "xid does not default to pg_current_xact_id()",
         "id is no identity column that ascends, with cache 1",
         "the trigger that wakes the relay is missing or switched off",
-        "a trigger that finds restored and corrected rows is missing or switched off",
+        "a trigger that stamps late, or restored and corrected rows is missing or switched off",
     ];
     let row = ask("checking the schema", sqlx::query(statement).bind(table.outbox()).fetch_one(conn)).await?;
     let wrong = complaints.iter().enumerate().filter(|(at, _)| row.get::<bool, _>(*at));

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod due;
+mod granting;
 mod history;
-mod hostile;
 mod holding;
+mod hostile;
 mod keeping;
 mod leasing;
 mod preflight;
