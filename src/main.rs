@@ -1,10 +1,12 @@
 //! The `outboxd` binary: parse, load, dispatch; print what went wrong once; exit.
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use outboxd::admin::held;
 use outboxd::backends::{self, Backend, Roles};
 use outboxd::bench;
@@ -235,7 +237,10 @@ fn block_on_one_thread<F: Future>(work: F) -> anyhow::Result<F::Output> {
 
 fn finish<F: Future>(mut builder: Builder, work: F) -> anyhow::Result<F::Output> {
     let runtime = builder.enable_all().build().context("cannot start the runtime")?;
-    let output = runtime.block_on(work);
+    // A driver that panics over what a server sent ends the process as any other error does.
+    let output = runtime.block_on(AssertUnwindSafe(work).catch_unwind());
     runtime.shutdown_background();
-    Ok(output)
+    output.map_err(|_panic| {
+        anyhow::anyhow!("outboxd panicked, which is a bug: the message stands above; please report it")
+    })
 }

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod http;
 mod migrate;
+mod panics;
 mod refusals;
 mod shutdown;
 mod small;
