@@ -113,18 +113,20 @@ pub(super) async fn save(
             return if is_saved { Ok(()) } else { Err(over()) };
         };
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
+        // The lease's row comes last: its renewal would wait with us for whatever an operator has locked of the others.
+        store_held(&mut transaction, &place.table, held).await?;
         if !save_position(&mut transaction, place, position, at.highest).await? {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
             return Err(over());
         }
-        store_held(&mut transaction, &place.table, held).await?;
         transaction.commit().await.map_err(|error| classify(doing, error))
     })
     .await
 }
 
 /// Says whether the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
-/// and reading the checkpoint, until this is committed.
+/// and reading the checkpoint, until this is committed. It is shared only once the checkpoint's row is ours, so that no
+/// renewal waits with us for another session that has locked that.
 pub(super) async fn save_position(
     conn: &mut PgConnection,
     Place { table, system, settle }: &Place,
@@ -133,8 +135,10 @@ pub(super) async fn save_position(
 ) -> Result<bool, StoreError> {
     let text = format!(
         "/* outboxd: save_checkpoint */
+         with ours as materialized (select from {checkpoint} for update)
          insert into {checkpoint} as c (position, highest_id, system, term, saved_at, settled_position)
-         select $1, $2, $3, term, clock_timestamp(), $5 from {lease} where term = $4 for share
+         select $1, $2, $3, r.term, clock_timestamp(), $5 from (select count(*) from ours) locked, {lease} r
+         where r.term = $4 for share of r
          on conflict (only_row) do update set position = excluded.position, highest_id = excluded.highest_id,
              system = excluded.system, term = excluded.term, saved_at = excluded.saved_at,
              settled_position = coalesce(excluded.settled_position, c.settled_position)",

@@ -72,6 +72,19 @@ pub(super) fn incompatible(problem: impl Into<String>, repair: impl Into<String>
     StoreError::Incompatible { problem: problem.into(), repair: repair.into(), source: None }
 }
 
+/// What the server says when a lock was not to be had in time.
+pub(super) const NO_LOCK: &str = "55P03";
+
+/// What it says when a statement took too long.
+pub(super) const CANCELLED: &str = "57014";
+
+/// Whether the server gave one of these codes.
+pub(super) fn has_code(error: &StoreError, codes: &[&str]) -> bool {
+    let StoreError::Unavailable { source, .. } = error else { return false };
+    let Some(sqlx::Error::Database(database)) = source.downcast_ref() else { return false };
+    database.code().is_some_and(|code| codes.contains(&&*code))
+}
+
 /// Whether the error says that a role may not do this.
 pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42501"))
@@ -81,7 +94,9 @@ fn of_database(error: &dyn DatabaseError) -> Meaning {
     match error.code().as_deref() {
         // The code stands for much that passes; only the words of PgBouncer tell.
         Some("08P01") if error.message().starts_with("unsupported startup parameter") => Meaning::Repair(PARAMETER),
-        // Messages are translated; the names of the server's functions are not.
+        // Messages are translated; the names of the server's functions are not. A column's type was changed below a
+        // statement that was prepared before: another session prepares it anew.
+        Some("0A000") if routine(error) == Some("RevalidateCachedQuery") => Meaning::Transient,
         Some("42501") if routine(error) == Some("check_enable_rls") => Meaning::Repair(POLICY),
         Some(code) => of_sqlstate(code),
         None => Meaning::Transient,
@@ -96,7 +111,7 @@ fn routine(error: &dyn DatabaseError) -> Option<&str> {
 fn of_sqlstate(code: &str) -> Meaning {
     match code {
         // A query that was cancelled, a lock that was not to be had, a server that turned read only: all pass.
-        "55P03" | "25006" => Meaning::Transient,
+        NO_LOCK | "25006" => Meaning::Transient,
         // Prepared statements that are gone or already there: someone swaps the session below us.
         "26000" | "42P05" => Meaning::Repair(POOLER),
         "42501" => Meaning::Repair(GRANT),
@@ -117,8 +132,10 @@ mod tests {
 
     #[test]
     fn a_database_that_restarts_or_is_short_of_something_is_waited_for() {
-        for code in ["57P01", "57P02", "57P03", "57P05", "57014", "53300", "40001", "40P01", "08006", "25006", "XX000"]
-        {
+        for code in [
+            "57P01", "57P02", "57P03", "57P05", NO_LOCK, CANCELLED, "53300", "40001", "40P01", "08006", "25006",
+            "XX000",
+        ] {
             assert_eq!(of_sqlstate(code), Meaning::Transient, "{code}");
         }
     }

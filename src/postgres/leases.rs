@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 
 use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError, Watched};
 use crate::outbox::{Table, Term};
-use crate::postgres::errors::{is_denied, not_now, unusable};
+use crate::postgres::errors::{CANCELLED, NO_LOCK, has_code, is_denied, not_now, unusable};
 use crate::postgres::session::{ask_within, lock_key, sql};
 
 /// First half of the lock's key; the second is the table's oid.
@@ -17,6 +17,10 @@ const CLASS: i32 = 1_869_968_482;
 
 /// How long a backend that was told to end may take before the lock is tried again.
 const ENDING: Duration = Duration::from_millis(50);
+
+/// What a session `a` is called in the log, for the operator who looks for it.
+const SESSION: &str =
+    "format('pid %s (%s, user %s)', a.pid, coalesce(nullif(a.application_name, ''), 'unnamed'), a.usename)";
 
 /// A session that bids and holds. Its connection has `idle_session_timeout` at the time to live, so that the
 /// server itself frees the lock of a holder that went silent (PostgreSQL 14 and newer).
@@ -30,6 +34,8 @@ pub(super) struct PgLease {
     fence: Option<String>,
     watched: Watched<Renewal>,
     locked: bool,
+    /// Whether it was said that a session which is no relay's has the lock.
+    named_foreigner: bool,
     /// Set while a statement is under way: after a failure nobody knows what the session holds.
     broken: bool,
 }
@@ -65,6 +71,7 @@ impl PgLease {
             fence: None,
             watched: Watched::default(),
             locked: false,
+            named_foreigner: false,
             broken: false,
         }
     }
@@ -78,9 +85,33 @@ impl PgLease {
 
     async fn try_for_it(&mut self) -> Result<Bid, StoreError> {
         self.enter()?;
-        let bid = self.lock_and_claim().await?;
+        let bid = self.lock_and_claim().await;
+        let bid = self.name_blockers(bid).await?;
         self.broken = false;
         Ok(bid)
+    }
+
+    /// Says who has locked the lease, where that is why something failed.
+    async fn name_blockers<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        let error = match result {
+            Err(error) if has_code(&error, &[NO_LOCK, CANCELLED]) => error,
+            result => return result,
+        };
+        let text = format!(
+            "/* outboxd: name_blockers */
+             select distinct {SESSION}
+             from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
+             where l.relation = to_regclass($1)::oid and l.granted and l.pid <> pg_backend_pid()
+                 and a.application_name not like 'outboxd/%'"
+        );
+        let blockers = sqlx::query_scalar::<_, String>(sql(text)).bind(self.table.lease()).fetch_all(&mut self.conn);
+        let doing = "waiting for a lock of the lease";
+        let blockers = ask_within(doing, self.ttl, blockers).await?;
+        if blockers.is_empty() {
+            return Err(error);
+        }
+        let lease = self.table.lease();
+        Err(not_now(doing, format!("{lease} is locked by {}", blockers.join(", "))))
     }
 
     async fn lock_and_claim(&mut self) -> Result<Bid, StoreError> {
@@ -136,29 +167,38 @@ impl PgLease {
 
     /// Ends the backend that holds the lock though it did not renew its lease in time: a holder that is paused or cut
     /// off. From PostgreSQL 14 on `idle_session_timeout` has usually done so before. A bidder that is not in the lease
-    /// row yet gets one more time to live.
+    /// row yet gets one more time to live. A session that is no relay's is only named: any role can take the lock.
     async fn end_silent_holder(&mut self, seen: &Seen) -> Result<bool, StoreError> {
         let text = format!(
             "/* outboxd: end_silent_holder */
-             select count(*) filter (where pg_terminate_backend(l.pid)) > 0
+             select count(*) filter (where case when a.application_name = 'outboxd/lease' and not r.released
+                     and r.term = $3 and r.expires_at::text = $4 and (l.pid = r.backend_pid or $5)
+                     then pg_terminate_backend(l.pid) else false end) > 0,
+                 min({session}) filter (where a.application_name <> 'outboxd/lease')
              from {lease} r
              join pg_catalog.pg_locks l on l.locktype = 'advisory' and l.granted and l.objsubid = 2
                  and l.classid::bigint = $1 and l.objid::bigint = $2
                  and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-             join pg_catalog.pg_stat_activity a on a.pid = l.pid and a.application_name = 'outboxd/lease'
-             where not r.released and r.term = $3 and r.expires_at::text = $4 and (l.pid = r.backend_pid or $5)",
-            lease = self.table.lease()
+             join pg_catalog.pg_stat_activity a on a.pid = l.pid",
+            lease = self.table.lease(),
+            session = SESSION
         );
         let objid = i64::from(self.key.cast_unsigned());
-        let statement = sqlx::query_scalar(sql(text)).bind(i64::from(CLASS)).bind(objid);
+        let statement = sqlx::query_as::<_, (bool, Option<String>)>(sql(text)).bind(i64::from(CLASS)).bind(objid);
         let statement = statement.bind(seen.renewal.term).bind(&seen.renewal.expires_at);
         let statement = statement.bind(seen.unchanged >= seen.ttl * 2);
         let ended = statement.fetch_one(&mut self.conn).map(|ended| match ended {
             // Another role's session: it is for that role, or for the server's own timeouts, to end it.
-            Err(error) if is_denied(&error) => Ok(false),
+            Err(error) if is_denied(&error) => Ok((false, None)),
             ended => ended,
         });
-        ask_within("ending a silent leader's session", self.ttl, ended).await
+        let (ended, foreigner) = ask_within("ending a silent leader's session", self.ttl, ended).await?;
+        if let Some(session) = foreigner
+            && !std::mem::replace(&mut self.named_foreigner, true)
+        {
+            tracing::warn!(%session, outbox = %self.table, "the lock of the lease is held by a session that is no relay's: nobody can lead until it ends");
+        }
+        Ok(ended)
     }
 
     /// Begins a term, if the lease is what was seen. One's own may run: its session is gone, since it held the lock.
@@ -186,7 +226,8 @@ impl PgLease {
             lease = self.table.lease()
         );
         let statement = sqlx::query(sql(text)).bind(term.0).bind(millis(self.ttl));
-        let done = ask_within("renewing the lease", self.ttl, statement.execute(&mut self.conn)).await?;
+        let done = ask_within("renewing the lease", self.ttl, statement.execute(&mut self.conn)).await;
+        let done = self.name_blockers(done).await?;
         self.broken = false;
         if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
     }

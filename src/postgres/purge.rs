@@ -128,21 +128,26 @@ impl Bite<'_> {
     }
 }
 
-/// A row is removed by its own marks, or, where none are written, if the stored position says that it was read.
+/// A row is removed by its own marks, or, where none are written, if the stored position says that it was read. One that
+/// another session has locked is kept: nothing waits for it. The term is looked at and not locked, so that its renewal waits
+/// for no purge; what is settled stays so, whoever leads.
 fn statement(table: &Table) -> String {
     format!(
         "/* outboxd: purge */
-         with mine as materialized (select term from {lease} where term = $1 for share),
-         looked_at as materialized (
+         with looked_at as materialized (
              select id, created_at, not {left} and case when sent_at is not null then sent_at < clock_timestamp() - $4 * interval '1 second'
                  else created_at < clock_timestamp() - $4 * interval '1 second' and {is_read} end as old
              from {outbox} where id > $2 order by id limit $3
          ),
+         free as materialized (
+             select id from {outbox} where id = any(array(select id from looked_at where old)) for update skip locked
+         ),
          removed as (
-             delete from {outbox} where id = any(array(select id from looked_at where old)) and exists (select from mine)
+             delete from {outbox} where id = any(array(select id from free)) and exists (select from {lease} where term = $1)
              returning id
          )
-         select exists (select from mine), (select count(*) from removed), count(*), max(id), min(id) filter (where not old),
+         select exists (select from {lease} where term = $1), (select count(*) from removed), count(*), max(id),
+             (select min(id) from (select id from looked_at except select id from free) kept),
              bool_or(created_at > clock_timestamp() - $4 * interval '1 second') filter (where id = (select max(id) from looked_at))
          from looked_at",
         lease = table.lease(),

@@ -7,7 +7,7 @@ use crate::outbox::Table;
 use crate::postgres::address::{Address, no_schema};
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::rights;
-use crate::postgres::session::{ANSWER, ask, bounded, missing, sql};
+use crate::postgres::session::{ANSWER, Guc, ask, bounded, missing, sql};
 use crate::secret::Secret;
 
 /// Every migration, in order. A released one never changes.
@@ -18,6 +18,9 @@ const MIGRATIONS: [(&str, &str); 2] = [
 
 /// Key of the lock under which migrations run.
 const CLASS: i32 = 1_869_968_493;
+
+/// A table that is being altered makes writers wait for as long as this waits for them.
+const PATIENT: Guc = ("lock_timeout", "30s");
 
 /// What is needed of the outbox's columns: name, type, whether null is refused.
 const COLUMNS: [(&str, &str, bool); 10] = [
@@ -55,7 +58,7 @@ pub struct InvalidRole {
 pub async fn migrate(url: &Secret, table: &Table) -> Result<Migrated, StoreError> {
     let address = Address::new(url, table)?;
     let table = &address.table_to_be().await?;
-    let mut conn = address.connect("migrate", &[]).await?;
+    let mut conn = address.connect("migrate", &[PATIENT]).await?;
     let doing = "migrating";
     bounded(doing, ANSWER, async {
         need_schema(&mut conn, table).await?;

@@ -27,13 +27,16 @@ const OLDEST: u32 = 130_000;
 /// A setting of a session and its value.
 pub(super) type Guc = (&'static str, &'static str);
 
-/// A role or a database may carry these for its applications; our sessions wait and idle on purpose. The
-/// keepalives make the server notice within half a minute that a relay's host is gone.
-const EVERY_SESSION: [Guc; 10] = [
-    ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
+/// A role or a database may carry these for its applications; our sessions wait and idle on purpose. The server gives a
+/// statement up before we do, and one whose client is gone, so that nothing goes on there that nobody waits for: what waits
+/// for a lock makes others wait behind it. The keepalives make the server notice within half a minute that a relay's host is
+/// gone.
+const EVERY_SESSION: [Guc; 11] = [
+    ("statement_timeout", "55s"),
+    ("lock_timeout", "5s"),
+    ("client_connection_check_interval", "2s"),
     ("idle_session_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "10s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
@@ -42,6 +45,9 @@ const EVERY_SESSION: [Guc; 10] = [
     // Rows that a policy hides would be taken for rows that are not there: an error is better.
     ("row_security", "off"),
 ];
+
+/// For the sessions whose statements look at all that has piled up: a little less than [`BACKLOG`].
+pub(super) const LONG_STATEMENTS: Guc = ("statement_timeout", "1790s");
 
 /// Plans that do not depend on statistics: the outbox is emptied and refilled all day, so that statistics are
 /// always wrong, and on a table that was never analysed they are worse. Rows are found by id or by xid.
@@ -122,14 +128,19 @@ pub(super) async fn configure(conn: &mut PgConnection, settings: &[Guc]) -> Resu
     Ok(())
 }
 
-/// Makes the server itself end a session that was silent for `ttl`, and one whose host acknowledges nothing.
+/// Makes the server itself end a session that was silent for `ttl`, and one whose host acknowledges nothing; and give a
+/// statement up before a leader does that waits for a renewal: from one third of the time to live, when it is asked for, to
+/// seven tenths, when what is in flight must begin to end.
 pub(super) async fn configure_ttl(conn: &mut PgConnection, ttl: Duration) -> Result<(), StoreError> {
     let statement = sqlx::query(
-        "/* outboxd: configure_ttl */ select set_config(name, $1, false) from pg_catalog.pg_settings
-         where name in ('idle_session_timeout', 'tcp_user_timeout')",
+        "/* outboxd: configure_ttl */ select set_config(name, case name
+             when 'lock_timeout' then $2 when 'statement_timeout' then $3 else $1 end, false)
+         from pg_catalog.pg_settings
+         where name in ('idle_session_timeout', 'tcp_user_timeout', 'lock_timeout', 'statement_timeout')",
     );
-    let millis = ttl.as_millis().max(1).to_string();
-    ask("configuring a session", statement.bind(millis).execute(conn)).await.map(drop)
+    let [whole, lock, answer] = [100, 33, 35].map(|percent| (ttl * percent / 100).as_millis().max(1).to_string());
+    let configured = statement.bind(whole).bind(lock).bind(answer).execute(conn);
+    ask("configuring a session", configured).await.map(drop)
 }
 
 /// Waits for an answer, a bounded time, and says what an error means. After an error the session is of no use.

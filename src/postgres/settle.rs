@@ -1,20 +1,28 @@
 //! Recording deliveries.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use sqlx::postgres::PgQueryResult;
 use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{Settle, Settlement, Table};
 use crate::postgres::address::Address;
-use crate::postgres::errors::{classify, unusable};
+use crate::postgres::errors::{NO_LOCK, classify, has_code, unusable};
 use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, missing, sql, table_oid};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
 /// the database forgets in between is delivered again, and nothing after it is settled before that: see [`Place`].
 const UNFLUSHED: Guc = ("synchronous_commit", "off");
+
+/// How long a settlement may wait for a row that another session has locked: all others wait behind it.
+const HURRIED: Guc = ("lock_timeout", "500ms");
+
+/// How long rows are settled without waiting for any, after one was locked.
+const WARY: Duration = Duration::from_secs(10);
 
 /// The session that settles.
 pub(super) struct Settling {
@@ -22,6 +30,8 @@ pub(super) struct Settling {
     /// Ends with the session: a crash, after which ids may come again, takes it along.
     era: u64,
     table: Relation,
+    /// Until when no row is waited for.
+    wary_until: Option<Instant>,
 }
 
 /// A table and the file it is in, by which one that was truncated or made anew is told from what it was.
@@ -81,13 +91,13 @@ impl Place {
 
 impl Settling {
     async fn begin(address: &Address, table: &Table, era: u64) -> Result<Self, StoreError> {
-        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED]).collect();
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED, HURRIED]).collect();
         let mut conn = address.connect("settle", &settings).await?;
         let oid = table_oid(&mut conn, table).await?;
         let statement = "/* outboxd: filenode */ select pg_relation_filenode($1::bigint::oid::regclass)::bigint";
         let filenode = sqlx::query_scalar::<_, Option<i64>>(statement).bind(oid).fetch_one(&mut conn);
         let filenode = ask("looking for the outbox table", filenode).await?.ok_or_else(|| missing(table))?;
-        Ok(Self { conn, era, table: Relation { oid, filenode } })
+        Ok(Self { conn, era, table: Relation { oid, filenode }, wary_until: None })
     }
 
     /// The era that it stands for, if the server is still there.
@@ -110,7 +120,8 @@ impl Settling {
     /// Carries out a settlement. A row whose event id differs is another row than the one that was delivered.
     ///
     /// Comparing it takes as long as everything else, so rows that were read in this session's era are looked up by
-    /// their ids alone. When not all were found that way, they are compared.
+    /// their ids alone. When not all were found that way, they are compared, and those that another session has locked are
+    /// left out.
     pub(super) async fn settle(
         &mut self,
         table: &Table,
@@ -120,7 +131,11 @@ impl Settling {
         if how == Settle::Checkpoint {
             return Ok(());
         }
-        if settlement.era() == Some(self.era) && self.by_id(table, how, settlement).await? == settlement.len() as u64 {
+        let is_wary = self.wary_until.is_some_and(|until| Instant::now() < until);
+        if settlement.era() == Some(self.era)
+            && !is_wary
+            && self.by_id(table, how, settlement).await? == settlement.len() as u64
+        {
             return Ok(());
         }
         settle(&mut self.conn, table, how, settlement).await
@@ -152,50 +167,101 @@ impl Settling {
         } else {
             statement.bind(settlement.ids())
         };
-        let done: PgQueryResult = ask("settling", statement.execute(&mut self.conn)).await?;
-        Ok(done.rows_affected())
+        let done: Result<PgQueryResult, StoreError> = ask("settling", statement.execute(&mut self.conn)).await;
+        match done {
+            Err(error) if has_code(&error, &[NO_LOCK]) => {
+                self.wary_until = Some(Instant::now() + WARY);
+                Ok(0)
+            }
+            done => Ok(done?.rows_affected()),
+        }
     }
 }
 
-/// Carries out a settlement, comparing event ids.
+/// Carries out a settlement, comparing event ids. Rows that are settled or gone already are no matter.
 pub(super) async fn settle(
     conn: &mut PgConnection,
     table: &Table,
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
-    let done = match how {
+    let text = match how {
         Settle::Checkpoint if !settlement.is_out_of_line() => return Ok(()),
-        Settle::Checkpoint | Settle::Mark => run(conn, mark(table), settlement).await?,
-        Settle::Delete => run(conn, delete(table), settlement).await?,
+        Settle::Checkpoint | Settle::Mark => mark(table),
+        Settle::Delete => delete(table),
     };
-    if done == settlement.len() as u64 { Ok(()) } else { refuse_swallowed(conn, table, how, settlement).await }
+    // A row that was left out because it was locked may be free by the time that its lock is looked for.
+    for _ in 0..2 {
+        let statement = sqlx::query(sql(text.clone())).bind(settlement.ids()).bind(settlement.event_ids());
+        let done = ask("settling", statement.execute(&mut *conn)).await?;
+        if done.rows_affected() == settlement.len() as u64 {
+            return Ok(());
+        }
+        let Some(id) = kept(conn, table, how, settlement).await? else { return Ok(()) };
+        if is_locked(conn, table, id).await? {
+            return Err(unusable(
+                format!("row {id} is locked by another session"),
+                "end the transaction that holds it: pg_stat_activity shows those that have been open for long",
+            ));
+        }
+    }
+    refuse_swallowed(conn, table, how, settlement).await
 }
 
-/// Rows that are settled or gone already are no matter. One that is there as if nothing had happened was kept by a trigger
-/// that returns null, or by a rule.
+/// A row that is there as if nothing had happened, though no other session has locked it, was kept by a trigger that returns
+/// null, or by a rule.
 pub(super) async fn refuse_swallowed(
     conn: &mut PgConnection,
     table: &Table,
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
-    let unsettled = if how == Settle::Delete { "" } else { "and o.sent_at is null" };
-    let text = format!(
-        "/* outboxd: look_for_swallowed */ select min(o.id)
-         from {outbox} o join unnest($1::bigint[], $2::uuid[]) s (id, event_id)
-             on o.id = s.id and o.event_id = s.event_id {unsettled}",
-        outbox = table.outbox()
-    );
-    let statement = sqlx::query_scalar(sql(text)).bind(settlement.ids()).bind(settlement.event_ids());
-    let kept: Option<i64> = ask("settling", statement.fetch_one(conn)).await?;
-    match kept {
+    match kept(conn, table, how, settlement).await? {
         None => Ok(()),
         Some(id) => Err(unusable(
             format!("PostgreSQL settled row {id} and kept it as it was"),
             format!("drop the trigger or rule on {table} that swallows what the relay records"),
         )),
     }
+}
+
+/// The first row of a settlement that is there as if nothing had happened.
+async fn kept(
+    conn: &mut PgConnection,
+    table: &Table,
+    how: Settle,
+    settlement: &Settlement,
+) -> Result<Option<i64>, StoreError> {
+    let unsettled = if how == Settle::Delete { "" } else { "and o.sent_at is null" };
+    let text = format!(
+        "/* outboxd: look_for_kept */ select min(o.id)
+         from {outbox} o join unnest($1::bigint[], $2::uuid[]) s (id, event_id)
+             on o.id = s.id and o.event_id = s.event_id {unsettled}",
+        outbox = table.outbox()
+    );
+    let statement = sqlx::query_scalar(sql(text)).bind(settlement.ids()).bind(settlement.event_ids());
+    ask("settling", statement.fetch_one(conn)).await
+}
+
+/// Whether another session has locked a row.
+async fn is_locked(conn: &mut PgConnection, table: &Table, id: i64) -> Result<bool, StoreError> {
+    let text = format!(
+        "/* outboxd: is_locked */ with free as materialized (select from {outbox} where id = $1 for update skip locked)
+         select exists (select from {outbox} where id = $1) and not exists (select from free)",
+        outbox = table.outbox()
+    );
+    ask("settling", sqlx::query_scalar(sql(text)).bind(id).fetch_one(conn)).await
+}
+
+/// Those of the rows given that are as they were delivered, and that no other session has locked.
+fn free(table: &Table, unsettled: &str) -> String {
+    format!(
+        "with free as materialized (
+             select o.id from {outbox} o join unnest($1::bigint[], $2::uuid[]) s (id, event_id)
+                 on o.id = s.id and o.event_id = s.event_id {unsettled} for update of o skip locked
+         )",
+        outbox = table.outbox()
+    )
 }
 
 /// As [`settle`], flushed whatever the session's `synchronous_commit`.
@@ -215,23 +281,16 @@ pub(super) async fn settle_flushed(
 
 fn mark(table: &Table) -> String {
     format!(
-        "/* outboxd: mark */ update {outbox} o set sent_at = now()
-         from unnest($1::bigint[], $2::uuid[]) s (id, event_id)
-         where o.id = s.id and o.event_id = s.event_id and o.sent_at is null",
+        "/* outboxd: mark */ {free} update {outbox} o set sent_at = now() from free where o.id = free.id",
+        free = free(table, "and o.sent_at is null"),
         outbox = table.outbox()
     )
 }
 
 fn delete(table: &Table) -> String {
     format!(
-        "/* outboxd: delete */ delete from {outbox} o
-         using unnest($1::bigint[], $2::uuid[]) s (id, event_id)
-         where o.id = s.id and o.event_id = s.event_id",
+        "/* outboxd: delete */ {free} delete from {outbox} o using free where o.id = free.id",
+        free = free(table, ""),
         outbox = table.outbox()
     )
-}
-
-async fn run(conn: &mut PgConnection, text: String, settlement: &Settlement) -> Result<u64, StoreError> {
-    let statement = sqlx::query(sql(text)).bind(settlement.ids()).bind(settlement.event_ids());
-    Ok(ask("settling", statement.execute(conn)).await?.rows_affected())
 }

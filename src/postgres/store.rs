@@ -20,7 +20,7 @@ use crate::postgres::leases::PgLease;
 use crate::postgres::notify::{Notify, PgWake};
 use crate::postgres::purge::{self, Purging};
 use crate::postgres::session::{
-    ANSWER, Guc, INDEX_ONLY_PLANS, ask, bounded, configure_ttl, table_oid,
+    ANSWER, Guc, INDEX_ONLY_PLANS, LONG_STATEMENTS, ask, bounded, configure_ttl, table_oid,
 };
 use crate::postgres::settle::{Place, Settling};
 use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
@@ -118,7 +118,7 @@ impl Store {
     }
 
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED, LONG_STATEMENTS]).collect();
         // Together, since nobody publishes meanwhile; but nothing is read before its era has begun.
         let (era, mut conn) = tokio::try_join!(self.era(), self.address.connect("reader", &settings))?;
         let place = self.place(&mut conn).await?;
@@ -192,7 +192,7 @@ impl Store {
     }
 
     async fn take_over(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
-        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED]).collect();
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED, LONG_STATEMENTS]).collect();
         let mut conn = self.address.connect("reader", &settings).await?;
         let place = self.place(&mut conn).await?;
         recover::recover(&mut conn, &place, term, position, beyond).await
@@ -292,21 +292,17 @@ impl DeadLetters for Store {
     }
 
     fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
-        Box::pin(async move {
-            self.inspecting(async |conn, table| dead::due(conn, table, after, limit).await).await
-        })
+        Box::pin(async move { self.inspecting(async |conn, table| dead::due(conn, table, after, limit).await).await })
     }
 
     fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(
-            async move { self.inspecting(async |conn, table| dead::delivered(conn, table, ids).await).await },
-        )
+        Box::pin(async move { self.inspecting(async |conn, table| dead::delivered(conn, table, ids).await).await })
     }
 
     fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.inspecting(async |conn, table| dead::undeliverable(conn, table, id, why).await).await
-        })
+        Box::pin(
+            async move { self.inspecting(async |conn, table| dead::undeliverable(conn, table, id, why).await).await },
+        )
     }
 }
 
@@ -316,9 +312,7 @@ impl HeldLanes for Store {
     }
 
     fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(
-            async move { self.inspecting(async |conn, table| held::request(conn, table, lanes).await).await },
-        )
+        Box::pin(async move { self.inspecting(async |conn, table| held::request(conn, table, lanes).await).await })
     }
 
     fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {

@@ -131,3 +131,21 @@ async fn a_standby_that_may_not_end_the_silent_holder_waits_on() {
     drop(silent);
     win(&mut *standby).await;
 }
+
+/// Any role can take the lock; what the relay can do is to say who has it.
+#[tokio::test]
+async fn a_lock_that_no_relay_holds_is_waited_for() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "foreign").await;
+        let mut other = outbox.connect().await;
+        let lock = "select pg_advisory_lock(1869968482, ('outbox'::regclass::oid::bigint - 2147483648)::int)";
+        outbox.run(&mut other, lock).await;
+        let mut lease = bidder(&outbox, "first", SHORT).await;
+        let begin = Instant::now();
+        while begin.elapsed() < SHORT * 3 {
+            assert_eq!(lease.bid().await.unwrap(), Bid::Taken);
+        }
+        drop(other);
+        win(&mut *lease).await;
+    }
+}

@@ -9,6 +9,7 @@ mod holding;
 mod hostile;
 mod keeping;
 mod leasing;
+mod locking;
 mod preflight;
 mod reading;
 mod restoring;

@@ -8,6 +8,7 @@ mod fenced;
 mod held;
 mod history;
 mod housekeeping;
+mod locks;
 mod logs;
 mod memory;
 mod ordering;
