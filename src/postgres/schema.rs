@@ -20,7 +20,7 @@ const MIGRATIONS: [(&str, &str); 2] = [
 const CLASS: i32 = 1_869_968_493;
 
 /// A table that is being altered makes writers wait for as long as this waits for them.
-const PATIENT: Guc = ("lock_timeout", "30s");
+const PATIENCE: Guc = ("lock_timeout", "30s");
 
 /// What is needed of the outbox's columns: name, type, whether null is refused.
 const COLUMNS: [(&str, &str, bool); 10] = [
@@ -58,7 +58,7 @@ pub struct InvalidRole {
 pub async fn migrate(url: &Secret, table: &Table) -> Result<Migrated, StoreError> {
     let address = Address::new(url, table)?;
     let table = &address.table_to_be().await?;
-    let mut conn = address.connect("migrate", &[PATIENT]).await?;
+    let mut conn = address.connect("migrate", &[PATIENCE]).await?;
     let doing = "migrating";
     bounded(doing, ANSWER, async {
         need_schema(&mut conn, table).await?;

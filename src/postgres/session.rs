@@ -46,8 +46,10 @@ const EVERY_SESSION: [Guc; 11] = [
     ("row_security", "off"),
 ];
 
-/// For the sessions whose statements look at all that has piled up: a little less than [`BACKLOG`].
-pub(super) const LONG_STATEMENTS: Guc = ("statement_timeout", "1790s");
+/// For the reader's sessions, whose statements look at all that has piled up: a little less than [`BACKLOG`], and than
+/// [`ANSWER`]. A session that ended over a lock would have to read again what no checkpoint tells of, and while it waits it
+/// holds nothing for which others would have to.
+pub(super) const PATIENT: [Guc; 2] = [("statement_timeout", "1790s"), ("lock_timeout", "50s")];
 
 /// Plans that do not depend on statistics: the outbox is emptied and refilled all day, so that statistics are
 /// always wrong, and on a table that was never analysed they are worse. Rows are found by id or by xid.

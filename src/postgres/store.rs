@@ -19,9 +19,7 @@ use crate::postgres::inspect::{self, Sweep};
 use crate::postgres::leases::PgLease;
 use crate::postgres::notify::{Notify, PgWake};
 use crate::postgres::purge::{self, Purging};
-use crate::postgres::session::{
-    ANSWER, Guc, INDEX_ONLY_PLANS, LONG_STATEMENTS, ask, bounded, configure_ttl, table_oid,
-};
+use crate::postgres::session::{ANSWER, Guc, INDEX_ONLY_PLANS, PATIENT, ask, bounded, configure_ttl, table_oid};
 use crate::postgres::settle::{Place, Settling};
 use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
 use crate::secret::Secret;
@@ -118,7 +116,7 @@ impl Store {
     }
 
     async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED, LONG_STATEMENTS]).collect();
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain(PATIENT).chain([FLUSHED]).collect();
         // Together, since nobody publishes meanwhile; but nothing is read before its era has begun.
         let (era, mut conn) = tokio::try_join!(self.era(), self.address.connect("reader", &settings))?;
         let place = self.place(&mut conn).await?;
@@ -192,7 +190,7 @@ impl Store {
     }
 
     async fn take_over(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
-        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([FLUSHED, LONG_STATEMENTS]).collect();
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain(PATIENT).chain([FLUSHED]).collect();
         let mut conn = self.address.connect("reader", &settings).await?;
         let place = self.place(&mut conn).await?;
         recover::recover(&mut conn, &place, term, position, beyond).await

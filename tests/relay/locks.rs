@@ -1,7 +1,6 @@
 //! Locks that operators' sessions hold for long: nobody leads while the lease is locked, and nothing else is lost by it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
@@ -88,9 +87,6 @@ async fn a_row_that_is_locked_keeps_no_other_from_being_recorded_and_is_recorded
     }
 }
 
-/// Longer than the relay's own sessions wait for a lock.
-const LATER: Duration = Duration::from_secs(20);
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_killed_while_it_waits_for_a_lock_leaves_no_session_behind() {
     let _machine = machine::shared().await;
@@ -106,7 +102,8 @@ async fn a_relay_that_is_killed_while_it_waits_for_a_lock_leaves_no_session_behi
         })
         .await;
         relay.kill();
-        wait::until_true("its sessions are gone", LATER, async || scene.database.number(ours).await == 0).await;
+        wait::until_true("its sessions are gone", wait::PATIENCE, async || scene.database.number(ours).await == 0)
+            .await;
         run(&mut other, "rollback").await;
     }
 }
