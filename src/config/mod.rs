@@ -217,6 +217,7 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
         lease_ttl: judge.duration("lease.ttl", SHORTEST_LEASE..=HOUR),
         batch,
         in_flight,
+        record_bytes: judge.size("relay.record.bytes", 4096),
         delivery,
         transaction: limit(judge, "relay.transaction"),
         drain_deadline: judge.duration("relay.shutdown.deadline", Duration::ZERO..=HOUR),

@@ -16,5 +16,5 @@ pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, LeaseSession, LeaseStore, Watched};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
-pub use store::{Backlog, Checkpoint, DeadLetters, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
+pub use store::{Backlog, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
 pub use wake::WakeSource;

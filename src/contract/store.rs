@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::contract::{BoxFuture, LeaseStore, StoreError, WakeSource};
-use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term};
+use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term, Unreadable};
 
 /// Everything the relay asks of a database.
 pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes {
@@ -73,12 +73,17 @@ pub trait Reader: Send {
     /// How far the session is: at first where it began, then after what was read last.
     fn position(&self) -> Position;
 
+    /// From the next fetch on, loads no row that has more than so many bytes of key, payload and headers: such a row comes
+    /// as an [unreadable](Batch::unreadable) one. Without this call a row may have any size.
+    fn load_at_most(&mut self, bytes: usize);
+
     /// Reads what is new after the position, and moves the position past it.
     ///
     /// *Complete*: a committed row is read exactly once in a session, however late its transaction commits.
     /// *Ordered*: rows of one lane whose transactions did not overlap come in the order of their commits;
     /// inside a batch rows are in id order. *Never early*: no row of a transaction that is not committed is
-    /// read. An empty batch without `more` says that nothing is new; an empty one may still move the position.
+    /// read. *Bounded*: no row that cannot be read as a record fails the call, whatever is wrong with it: it is told of in
+    /// [`Batch::unreadable`]. An empty batch without `more` says that nothing is new; an empty one may still move the position.
     ///
     /// Not to be cancelled: a dropped call leaves the session in an unknown state, and it must be dropped too.
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>>;
@@ -130,6 +135,9 @@ pub struct Checkpoint {
     pub held: Vec<Held>,
 }
 
+/// A dead letter with the record as the application wrote it, or why its row cannot be read as one.
+pub type DueLetter = (DeadLetter, Result<Record, Unreadable>);
+
 /// Records that were given up, kept whole with their cause.
 pub trait DeadLetters: Send + Sync {
     /// Gives records up: moves their rows from the outbox to the dead letters, all of them or none.
@@ -139,9 +147,9 @@ pub trait DeadLetters: Send + Sync {
     /// may have happened.
     fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Dead letters above an id that are due to a topic and were not published there yet, by id, each with the record
-    /// as the application wrote it.
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>>;
+    /// Dead letters above an id that are due to a topic and were not published there yet, by id. Loads none that has more
+    /// than `limit.bytes` of key, payload and headers.
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>>;
 
     /// Records that these dead letters were published to their topic. Idempotent.
     fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>>;

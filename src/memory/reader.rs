@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
 use crate::memory::state::{State, covered, covers, position};
 use crate::memory::store::{Row, Shared};
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Proof, Term};
+use crate::outbox::{Batch, Fault, Held, Lane, Limit, Position, Proof, Record, Term, Unreadable};
 
 /// Reads rows in the order in which they became visible, which misses none however late it commits.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Session {
     last: u64,
     asked: VecDeque<Lane>,
     release: Option<Release>,
+    /// Larger rows are not loaded.
+    most: usize,
     /// The proof that what was read needs before it is published.
     proof: Proof,
     /// Whether it was made.
@@ -41,6 +43,7 @@ impl Session {
             last: stored.position,
             asked: VecDeque::new(),
             release: None,
+            most: usize::MAX,
             proof: Proof::first(),
             proven: false,
         }
@@ -52,7 +55,7 @@ impl Session {
         if std::mem::take(&mut self.proven) {
             self.proof = self.proof.next();
         }
-        let mut page = Page::new(limit);
+        let mut page = Page::new(limit, self.most);
         let mut opened = Vec::new();
         let mut closed = Vec::new();
         opened.extend(self.begin_release(&state));
@@ -63,7 +66,9 @@ impl Session {
         }
         let more = page.full || !closed.is_empty() || self.next_release().is_some();
         page.records.sort_by_key(|record| record.id);
-        Batch { records: page.records, end: position(self.last, self.proof), more, opened, closed }
+        page.unreadable.sort_by_key(|row| row.id);
+        let Page { records, unreadable, .. } = page;
+        Batch { records, unreadable, end: position(self.last, self.proof), more, opened, closed }
     }
 
     /// Takes the next asked-for release in hand, unless one is under way. Everything that the lane left out so
@@ -120,27 +125,40 @@ impl Session {
 /// A batch being filled.
 struct Page {
     limit: Limit,
-    records: Vec<crate::outbox::Record>,
+    most: usize,
+    records: Vec<Record>,
+    unreadable: Vec<Unreadable>,
     bytes: usize,
     full: bool,
 }
 
 impl Page {
-    fn new(limit: Limit) -> Self {
-        Self { limit, records: Vec::new(), bytes: 0, full: false }
+    fn new(limit: Limit, most: usize) -> Self {
+        Self { limit, most, records: Vec::new(), unreadable: Vec::new(), bytes: 0, full: false }
     }
 
     /// Takes the row in, unless there is no room for it. The first row always has room.
     fn take(&mut self, row: &Row) -> bool {
-        let bytes = row.record.footprint();
-        let fits = self.records.len() < self.limit.records && self.bytes + bytes <= self.limit.bytes;
-        self.full = !(fits || self.records.is_empty());
+        let loaded = load(&row.record, self.most);
+        let bytes = loaded.as_ref().map_or(0, Record::footprint);
+        let taken = self.records.len() + self.unreadable.len();
+        let fits = taken < self.limit.records && self.bytes + bytes <= self.limit.bytes;
+        self.full = !(fits || taken == 0);
         if !self.full {
             self.bytes += bytes;
-            self.records.push(row.record.clone());
+            match loaded {
+                Ok(record) => self.records.push(record),
+                Err(unreadable) => self.unreadable.push(unreadable),
+            }
         }
         !self.full
     }
+}
+
+/// A copy of the record, unless it is larger than may be loaded.
+pub(super) fn load(record: &Record, most: usize) -> Result<Record, Unreadable> {
+    let size = record.size();
+    if size > most { Err(record.clone().refused(Fault::too_large(size, most))) } else { Ok(record.clone()) }
 }
 
 impl Reader for Session {
@@ -150,6 +168,10 @@ impl Reader for Session {
 
     fn position(&self) -> Position {
         position(self.last, self.proof)
+    }
+
+    fn load_at_most(&mut self, bytes: usize) {
+        self.most = bytes;
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {

@@ -190,7 +190,9 @@ impl State {
 
     pub(super) fn bury(&mut self, letters: &[DeadLetter]) {
         for letter in letters {
-            let is_it = |row: &&Row| row.record.event_id == letter.event_id && row.sent_at.is_none();
+            let is_it = |row: &&Row| {
+                letter.event_id.is_none_or(|event_id| row.record.event_id == event_id) && row.sent_at.is_none()
+            };
             let Some(row) = self.rows.get(&letter.id).filter(is_it) else { continue };
             self.dead.push(Dead { letter: letter.clone(), record: row.record.clone(), published: false });
             self.remove(letter.id);

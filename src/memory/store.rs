@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::contract::{
-    Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
-    StoreError, WakeSource,
+    Backlog, BoxFuture, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge,
+    Reader, StoreError, WakeSource,
 };
 use crate::memory::state::{Dead, State};
 use crate::memory::{Transaction, lease, reader};
@@ -176,14 +176,22 @@ impl DeadLetters for Store {
         })
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
         Box::pin(async move {
             let is_due = |dead: &&Dead| dead.letter.topic.is_some() && !dead.published && dead.letter.id > after;
             let state = self.shared.state();
-            let due = state.dead().iter().filter(is_due).map(|dead| (dead.letter.clone(), dead.record.clone()));
+            let due = state.dead().iter().filter(is_due);
+            let due = due.map(|dead| (dead.letter.clone(), reader::load(&dead.record, limit.bytes)));
             let mut due: Vec<_> = due.collect();
             due.sort_by_key(|(letter, _)| letter.id);
             due.truncate(limit.records);
+            let mut bytes = 0;
+            let fits = |(at, (_, read)): (usize, &DueLetter)| {
+                bytes += read.as_ref().map_or(0, Record::footprint);
+                at == 0 || bytes <= limit.bytes
+            };
+            let fitting = due.iter().enumerate().map(fits).take_while(|fits| *fits).count();
+            due.truncate(fitting);
             Ok(due)
         })
     }

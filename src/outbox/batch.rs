@@ -1,6 +1,6 @@
 //! A batch: records read together, and how far the reader is after them.
 
-use crate::outbox::{Lane, Record};
+use crate::outbox::{Lane, Record, Unreadable};
 
 /// How far a reader is: it tells of every row whether it was read. Only the store that made it can read it,
 /// and it is worth nothing once the session that made it is gone, unless it was stored.
@@ -33,6 +33,8 @@ pub struct Limit {
 pub struct Batch {
     /// The records, in publishing order: by id inside each lane.
     pub records: Vec<Record>,
+    /// Rows among them that are rejected as they are, by id.
+    pub unreadable: Vec<Unreadable>,
     /// The position after these records. Once every record up to here is settled or held, it may be stored.
     pub end: Position,
     /// Whether more may be waiting, so that reading again at once is worth it.
@@ -44,6 +46,16 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// How many rows it is of.
+    pub fn len(&self) -> usize {
+        self.records.len() + self.unreadable.len()
+    }
+
+    /// Whether it has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes of memory that the records cost, roughly.
     pub fn footprint(&self) -> usize {
         self.records.iter().map(Record::footprint).sum()

@@ -11,8 +11,9 @@ use crate::outbox::is_topic_name;
 pub struct DeadLetter {
     /// The row's id.
     pub id: i64,
-    /// The event's identity; see [`Settlement`](crate::outbox::Settlement) for why both name a row.
-    pub event_id: Uuid,
+    /// The event's identity; see [`Settlement`](crate::outbox::Settlement) for why both name a row. `None` where the row has
+    /// none that can be read: then its id alone names it.
+    pub event_id: Option<Uuid>,
     /// The name of the cause.
     pub code: String,
     /// What happened, to what, and what would do; never the payload or the key.

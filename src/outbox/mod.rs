@@ -11,6 +11,7 @@ mod message;
 mod proof;
 mod record;
 mod reject;
+mod row;
 mod settlement;
 mod table;
 
@@ -24,6 +25,7 @@ pub use message::{Draft, InvalidMessage, Message, is_topic_name};
 pub use proof::{InvalidPlace, Place, Proof, Proofs};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};
 pub use reject::{InvalidTopicPattern, OnReject, RejectPolicy, TopicPattern, UnknownOnReject};
+pub use row::{Content, Fault, Head, LONGEST_TOPIC, Unreadable, partition_of};
 pub use settlement::{Settle, Settlement, UnknownSettle};
 pub use table::{InvalidTable, Table};
 

@@ -1,9 +1,10 @@
 //! A record: a message as the relay read it from the table.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::outbox::Lane;
@@ -36,6 +37,9 @@ pub struct Record {
 /// and the broker client's bookkeeping.
 const OVERHEAD: usize = 512;
 
+/// The same for each of its headers.
+const HEADER_OVERHEAD: usize = 128;
+
 impl Record {
     /// The lane in which this record keeps its order, or `None` when it is promised no order.
     pub fn lane(&self) -> Option<Lane> {
@@ -55,36 +59,44 @@ impl Record {
 
     /// Bytes of memory that this record costs on its way through the relay, roughly.
     pub fn footprint(&self) -> usize {
-        self.size() + OVERHEAD
+        self.size() + self.headers.len() * HEADER_OVERHEAD + OVERHEAD
     }
 }
 
-/// Why a row's headers cannot be published.
-#[derive(Debug, thiserror::Error)]
-#[error("headers must be a JSON object of names and values")]
-pub struct InvalidHeaders(#[source] Option<serde_json::Error>);
+/// Why a row's headers cannot be published. Says where they are wrong, and nothing of what they hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "headers must be a JSON object of names and values in valid Unicode; they are not at line {line}, column {column}"
+)]
+pub struct InvalidHeaders {
+    line: usize,
+    column: usize,
+}
 
-/// Reads headers as the table stores them: a JSON object. Text goes through as it is, null becomes a null
-/// header, anything else is published as its JSON text.
+impl From<serde_json::Error> for InvalidHeaders {
+    fn from(error: serde_json::Error) -> Self {
+        Self { line: error.line(), column: error.column() }
+    }
+}
+
+/// Reads headers as the table stores them: a JSON object. Text goes through as it is, null becomes a null header, anything
+/// else is published as it is written there, so that numbers keep their digits and nothing is too deep.
 ///
 /// # Errors
-/// When the text is not a JSON object.
+/// When the text is not a JSON object, or a name or a text in it is no Unicode.
 pub fn headers_from_json(json: &[u8]) -> Result<Headers, InvalidHeaders> {
     if json == b"{}" {
         return Ok(Headers::new());
     }
-    match serde_json::from_slice(json) {
-        Ok(Value::Object(object)) => Ok(object.into_iter().map(|(name, value)| (name, header_value(value))).collect()),
-        Ok(_) => Err(InvalidHeaders(None)),
-        Err(error) => Err(InvalidHeaders(Some(error))),
-    }
+    let object: BTreeMap<String, &RawValue> = serde_json::from_slice(json)?;
+    object.into_iter().map(|(name, value)| Ok((name, header_value(value.get())?))).collect()
 }
 
-fn header_value(value: Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::String(text) => Some(text),
-        other => Some(other.to_string()),
+fn header_value(json: &str) -> Result<Option<String>, InvalidHeaders> {
+    match json.as_bytes().first() {
+        Some(b'n') => Ok(None),
+        Some(b'"') => Ok(Some(serde_json::from_str(json)?)),
+        _ => Ok(Some(json.to_owned())),
     }
 }
 
@@ -93,22 +105,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_text_goes_through_untouched_and_other_values_as_json() {
-        let headers = headers_from_json(br#"{"a":"x\u00e4\"","b":null,"c":[1,true],"d":7}"#).expect("an object");
+    fn header_text_goes_through_untouched_and_other_values_as_they_are_written() {
+        let json = br#" {"d":1.10, "a":"x\u00e4\"","b":null,"c":[1, true] ,"d" : -1e400} "#;
+        let headers = headers_from_json(json).expect("an object");
         let expected: Headers = vec![
             ("a".into(), Some("xä\"".into())),
             ("b".into(), None),
-            ("c".into(), Some("[1,true]".into())),
-            ("d".into(), Some("7".into())),
+            ("c".into(), Some("[1, true]".into())),
+            ("d".into(), Some("-1e400".into())),
         ];
         assert_eq!(headers, expected);
     }
 
     #[test]
     fn headers_that_are_no_object_are_refused() {
-        for json in ["[]", "null", "\"a\"", "", "{"] {
+        for json in ["[]", "null", "\"a\"", "", "{", "{}}", r#"{"a":"\ud800"}"#, r#"{"\udfff":1}"#] {
             assert!(headers_from_json(json.as_bytes()).is_err(), "{json}");
         }
+        assert!(headers_from_json(b"{\"a\":[\"\xff\"]}").is_err());
         assert!(headers_from_json(b"{}").expect("an object").is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_with_headers_is_told_without_what_they_hold() {
+        let error = headers_from_json(br#""a secret""#).expect_err("no object");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn nested_header_values_are_published_however_deep_they_are() {
+        for depth in [127, 1_000, 100_000] {
+            let value = "[".repeat(depth) + &"]".repeat(depth);
+            let headers = headers_from_json(format!("{{\"a\":{value}}}").as_bytes()).expect("an object");
+            assert_eq!(headers, [("a".to_owned(), Some(value))], "{depth}");
+        }
     }
 }

@@ -57,7 +57,7 @@ impl Audit {
         let rows = ask("reading rows", statement.fetch_all(&mut self.conn)).await?;
         let row = |row: &sqlx::postgres::PgRow| AuditedRow {
             id: row.get(0),
-            topic: shared(&mut self.topics, row.get(1)),
+            topic: shared(&mut self.topics, row.try_get(1).unwrap_or_default()),
             is_published: row.get::<Option<bool>, _>(2).unwrap_or_default(),
         };
         Ok(rows.iter().map(row).collect())
@@ -83,8 +83,9 @@ impl Audit {
         let rows = ask("looking rows up", sqlx::query(sql(text)).bind(ids).fetch_all(&mut self.conn)).await?;
         let known = |row: &sqlx::postgres::PgRow| KnownRow {
             id: row.get(0),
-            event_id: row.get(1),
-            topic: shared(&mut self.topics, row.get(2)),
+            // A row that cannot be read was not published as it is: nothing in Kafka has what stands in for its parts.
+            event_id: row.try_get(1).unwrap_or_default(),
+            topic: shared(&mut self.topics, row.try_get(2).unwrap_or_default()),
             partition: row.get(3),
             is_dead: row.get(4),
         };

@@ -1,14 +1,19 @@
 //! Dead letters: rows moved out of the outbox, whole, with their cause.
 
+use std::collections::HashMap;
+
+use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::StoreError;
-use crate::outbox::{DeadLetter, Limit, Record, Settle, Settlement, Table};
-use crate::postgres::rows::Page;
+use crate::contract::{DueLetter, StoreError};
+use crate::outbox::{DeadLetter, Limit, Settle, Settlement, Table};
+use crate::postgres::page;
+use crate::postgres::rows::{COLUMNS, Page, WIDTH};
 use crate::postgres::session::{ask, sql};
 use crate::postgres::settle;
 
-/// Moves rows that are not settled to the dead letters. One statement, so all or none; and flushed, whatever the
+/// Moves rows that are not settled to the dead letters. What a row lacks that a dead letter must have is filled in: it may
+/// lack it only where the outbox's own constraints were dropped. One statement, so all or none; and flushed, whatever the
 /// session's `synchronous_commit`: what is set for a transaction still holds while it commits.
 pub(super) async fn bury(conn: &mut PgConnection, table: &Table, letters: &[DeadLetter]) -> Result<(), StoreError> {
     let text = format!(
@@ -18,11 +23,12 @@ pub(super) async fn bury(conn: &mut PgConnection, table: &Table, letters: &[Dead
              delete from {outbox} o
              using unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[])
                  as letter (id, event_id, code, message, dead_letter_topic)
-             where o.id = letter.id and o.event_id = letter.event_id and o.sent_at is null
+             where o.id = letter.id and o.event_id is not distinct from letter.event_id and o.sent_at is null
              returning o.*, letter.code, letter.message, letter.dead_letter_topic
          )
          insert into {dead} (id, event_id, topic, key, payload, headers, partition, created_at, code, message, dead_letter_topic)
-         select id, event_id, topic, key, payload, headers, partition, created_at, code, message, dead_letter_topic
+         select id, coalesce(event_id, '00000000-0000-0000-0000-000000000000'), coalesce(topic, ''), key, payload,
+             coalesce(headers, 'null'), partition, coalesce(created_at, 'infinity'), code, message, dead_letter_topic
          from gone, flushed
          on conflict (id, event_id) do nothing",
         outbox = table.outbox(),
@@ -41,7 +47,7 @@ pub(super) async fn bury(conn: &mut PgConnection, table: &Table, letters: &[Dead
 /// A row that is still there, unsettled, was kept by a trigger that returns null, or by a rule.
 async fn refuse_swallowed(conn: &mut PgConnection, table: &Table, letters: &[DeadLetter]) -> Result<(), StoreError> {
     let mut rows = Settlement::default();
-    letters.iter().for_each(|letter| rows.push_row(letter.id, letter.event_id));
+    letters.iter().for_each(|letter| rows.push_row(letter.id, letter.event_id.unwrap_or_default()));
     settle::refuse_swallowed(conn, table, Settle::Mark, &rows).await
 }
 
@@ -51,25 +57,31 @@ pub(super) async fn due(
     table: &Table,
     after: i64,
     limit: Limit,
-) -> Result<Vec<(DeadLetter, Record)>, StoreError> {
+) -> Result<Vec<DueLetter>, StoreError> {
+    let doing = "reading dead letters";
     let text = format!(
-        "/* outboxd: due_dead_letters */
-         select null::text, id, event_id, topic, key, null::int, payload, headers::text, partition, created_at,
-             code, message, dead_letter_topic
+        "/* outboxd: due_dead_letters */ select null::text, {COLUMNS}, code, message, dead_letter_topic
          from {} where dead_letter_topic is not null and published_at is null and id > $2 order by id limit $1",
         table.dead()
     );
     let statement = sqlx::query(sql(text)).bind(i64::try_from(limit.records).unwrap_or(i64::MAX)).bind(after);
-    let rows = ask("reading dead letters", statement.fetch_all(conn)).await?;
-    let mut page = Page::default();
-    for row in &rows {
-        page.take(row, limit)?;
+    let mut page = Page::new(limit.bytes);
+    let mut letters = Vec::new();
+    let mut rows = statement.fetch(&mut *conn);
+    while let Some(row) = ask(doing, rows.try_next()).await? {
+        page.take(&row, limit)?;
+        let (id, event_id) = (row.get(1), row.get(2));
+        let (code, message, topic) = (row.get(WIDTH), row.get(WIDTH + 1), row.get(WIDTH + 2));
+        letters.push(DeadLetter { id, event_id, code, message, topic });
     }
-    let letters = rows.iter().zip(page.records).map(|(row, record)| {
-        let (code, message, topic) = (row.get(10), row.get(11), row.get(12));
-        (DeadLetter { id: record.id, event_id: record.event_id, code, message, topic }, record)
-    });
-    Ok(letters.collect())
+    drop(rows);
+    page::load_wide(conn, &table.dead(), &mut page).await?;
+    let records = page.records.into_iter().map(|record| ((record.id, Some(record.event_id)), Ok(record)));
+    let unreadable = page.unreadable.into_iter().map(|row| ((row.id, row.event_id), Err(row)));
+    let mut read: HashMap<_, _> = records.chain(unreadable).collect();
+    // Those that did not fit are left for the next page.
+    let due = letters.into_iter().map_while(|letter| Some((read.remove(&(letter.id, letter.event_id))?, letter)));
+    Ok(due.map(|(read, letter)| (letter, read)).collect())
 }
 
 /// Notes that dead letters were published.

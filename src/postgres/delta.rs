@@ -30,6 +30,8 @@ pub(super) struct DeltaReader {
     walk: Option<Walk>,
     /// How many rows are asked for at once: fewer while they are large.
     rows: usize,
+    /// Rows that are larger are not loaded.
+    most: usize,
     holds: Holds,
     releases: Releases,
     stored_held: Vec<Held>,
@@ -67,6 +69,7 @@ impl DeltaReader {
             at,
             walk,
             rows: usize::MAX,
+            most: usize::MAX,
             holds: Holds::new(&stored.held),
             releases: Releases::default(),
             stored_held: stored.held,
@@ -92,11 +95,12 @@ impl DeltaReader {
         let full = page.is_full(limit);
         self.adapt(&page, full);
         self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
-        page::load_wide(&mut self.conn, &self.place.table, &mut page).await?;
+        page::load_wide(&mut self.conn, &self.place.table.outbox(), &mut page).await?;
         let news = self.releases.conclude(&self.at, &mut self.holds);
         self.broken = false;
         Ok(Batch {
             records: page.records,
+            unreadable: page.unreadable,
             end: self.at.to_position(),
             more: full || !looked || self.releases.are_under_way(&self.holds),
             opened: news.opened,
@@ -114,7 +118,7 @@ impl DeltaReader {
 
     /// Reads what is new. A window that does not fit is frozen where it ends.
     async fn next_window(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { without: self.holds.to_json(), left: None };
+        let which = Which { without: self.holds.to_json(), left: None, most: self.most };
         let mut page = page::new_rows(&mut self.conn, &self.place.table, &self.at.prev, &which, limit).await?;
         let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
         self.expect_proof();
@@ -130,7 +134,7 @@ impl DeltaReader {
 
     /// Reads the next page of the frozen window; the window ends with its walk.
     async fn next_page(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { without: self.holds.to_json(), left: None };
+        let which = Which { without: self.holds.to_json(), left: None, most: self.most };
         let (Some(walk), Some(frozen)) = (self.walk.as_mut(), self.at.frozen.as_mut()) else {
             return Ok(Page::default());
         };
@@ -157,7 +161,7 @@ impl DeltaReader {
     /// fit was sent for nothing.
     fn adapt(&mut self, page: &Page, full: bool) {
         if page.is_cut() {
-            self.rows = page.records.len().max(1);
+            self.rows = page.taken().max(1);
         } else if full {
             self.rows = self.rows.saturating_mul(2);
         }
@@ -197,6 +201,11 @@ impl Reader for DeltaReader {
 
     fn era(&self) -> Option<u64> {
         self.era
+    }
+
+    fn load_at_most(&mut self, bytes: usize) {
+        self.most = bytes;
+        self.releases.load_at_most(bytes);
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {

@@ -91,7 +91,7 @@ async fn count_new(
 ) -> Result<Waiting, StoreError> {
     let text = format!(
         "/* outboxd: count_new */
-         select count(*), extract(epoch from clock_timestamp() - min(created_at))::float8, false from (
+         select count(*), extract(epoch from clock_timestamp() - min(created_at) filter (where isfinite(created_at)))::float8, false from (
              (select created_at from {outbox} where xid >= $1 and sent_at is null and {free} limit $3)
              union all
              (select created_at from {outbox} where xid = any($2) and xid < $1 and sent_at is null and {free} limit $3)
@@ -116,7 +116,7 @@ async fn count_walked(
     let text = format!(
         "/* outboxd: count_walked */
          select count(*) filter (where wanted),
-             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted))::float8, count(*) = $2
+             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted and isfinite(created_at)))::float8, count(*) = $2
          from (
              select created_at, sent_at is null and (xid >= $3 or xid = any($4)) and {free}
                  and ($5::text is null or pg_visible_in_snapshot(xid, (select $5::text::pg_snapshot))) as wanted
@@ -146,7 +146,7 @@ async fn count_held(
     let text = format!(
         "/* outboxd: count_held */
          select count(*) filter (where wanted),
-             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted))::float8, count(*) = $2
+             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted and isfinite(created_at)))::float8, count(*) = $2
          from (
              select created_at, sent_at is null and {left} as wanted
              from (select * from {outbox} where id >= $1 order by id limit $2) looked_at

@@ -11,22 +11,24 @@ use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{Lane, Limit, Table};
+use crate::outbox::{Lane, Limit, Record, Table};
 use crate::postgres::copy::Message;
 use crate::postgres::errors::classify;
 use crate::postgres::holds::not_held;
-use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page, READING, unreadable};
+use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page, READING, WIDE_COLUMNS, unreadable};
 use crate::postgres::session::{BACKLOG, ask, bounded, sql};
 use crate::postgres::snapshot::{At, Snapshot};
 use crate::postgres::values::{Bound, Preset, Values};
 
 /// What to read of a window, besides where it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Which<'a> {
     /// Held lanes to leave out, as [`Holds`](super::holds::Holds) writes them.
     pub without: Option<serde_json::Value>,
     /// Only what is left of a held lane.
     pub left: Option<Left<'a>>,
+    /// Rows that are larger are not loaded.
+    pub most: usize,
 }
 
 /// What is left of a held lane, up to where the main flow is.
@@ -67,7 +69,7 @@ pub(super) async fn new_rows(
          {newest}
          order by id nulls first"
     );
-    statement.read(conn, text, limit).await
+    statement.read(conn, text, which.most, limit).await
 }
 
 /// Reads the rows of the window from `prev` to `cur` after an id, led by the index on xid.
@@ -82,7 +84,7 @@ pub(super) async fn window_by_xid(
     let mut statement = Statement::<Bound>::default();
     let rows = statement.by_xid(table, window.0, Upto::Window { cur: window.1, after }, which, limit);
     let text = format!("/* outboxd: read_window_by_xid */ {rows} order by id");
-    statement.read(conn, text, limit).await
+    statement.read(conn, text, which.most, limit).await
 }
 
 /// Reads the rows of the window from `prev` to `cur` in a span of ids, walking the primary key.
@@ -106,29 +108,38 @@ pub(super) async fn window_by_id(
         outbox = table.outbox()
     );
     let text = format!("/* outboxd: read_window */ copy ({text}) to stdout (format binary)");
-    statement.copy(conn, &text, limit).await
+    statement.copy(conn, &text, which.most, limit).await
 }
 
-/// Fills in the payloads that were left out. Records whose rows are gone by now are left out too: somebody
-/// settled them.
-pub(super) async fn load_wide(conn: &mut PgConnection, table: &Table, page: &mut Page) -> Result<(), StoreError> {
+/// Fills in what was left out, from the table of the outbox or of the dead letters. Records whose rows are gone by now are
+/// left out too: somebody settled them.
+pub(super) async fn load_wide(conn: &mut PgConnection, table: &str, page: &mut Page) -> Result<(), StoreError> {
     if page.wide.is_empty() {
         return Ok(());
     }
-    let mut missing: HashMap<i64, usize> = page.wide.drain(..).map(|at| (page.records[at].id, at)).collect();
-    let ids: Vec<i64> = missing.keys().copied().collect();
-    let text = format!(
-        "/* outboxd: read_payloads */ select id, payload from {outbox} where id = any($1)",
-        outbox = table.outbox()
-    );
-    let doing = "reading payloads";
+    let name = |record: &Record| (record.id, record.event_id);
+    let mut missing: HashMap<_, usize> = page.wide.drain(..).map(|at| (name(&page.records[at]), at)).collect();
+    let ids: Vec<i64> = missing.keys().map(|(id, _)| *id).collect();
+    let text = format!("/* outboxd: read_wide */ select {WIDE_COLUMNS} from {table} where id = any($1)");
+    let doing = "reading large rows";
+    let mut faults = HashMap::new();
     let mut rows = sqlx::query(sql(text)).bind(ids).fetch(conn);
     while let Some(row) = ask(doing, rows.try_next()).await? {
-        if let Some(at) = missing.remove(&row.get(0)) {
-            page.records[at].payload = row.get(1);
+        let name = (row.get(0), row.get(1));
+        if let Some(at) = missing.remove(&name)
+            && let Err(fault) = page.complete(at, &row)
+        {
+            faults.insert(name, fault);
         }
     }
-    page.records.retain(|record| !missing.contains_key(&record.id));
+    for record in std::mem::take(&mut page.records) {
+        match faults.remove(&name(&record)) {
+            Some(fault) => page.unreadable.push(record.refused(fault)),
+            None if missing.contains_key(&name(&record)) => {}
+            None => page.records.push(record),
+        }
+    }
+    page.unreadable.sort_by_key(|row| row.id);
     Ok(())
 }
 
@@ -236,9 +247,9 @@ impl<V: Values> Statement<V> {
 
 impl Statement<Bound> {
     /// Keeps what fits and lets the rest of the rows pass by, so that memory is bounded.
-    async fn read(self, conn: &mut PgConnection, text: String, limit: Limit) -> Result<Page, StoreError> {
+    async fn read(self, conn: &mut PgConnection, text: String, most: usize, limit: Limit) -> Result<Page, StoreError> {
         bounded(READING, BACKLOG, async {
-            let mut page = Page::default();
+            let mut page = Page::new(most);
             let mut rows = sqlx::query_with(sql(text), self.values.arguments).fetch(conn);
             while let Some(row) = rows.try_next().await.map_err(|error| classify(READING, error))? {
                 page.take(&row, limit)?;
@@ -252,11 +263,11 @@ impl Statement<Bound> {
 impl Statement<Preset> {
     /// Reads many rows by copying them, which costs the driver less. Keeps what fits, as
     /// [`read`](Statement::read) does.
-    async fn copy(self, conn: &mut PgConnection, text: &str, limit: Limit) -> Result<Page, StoreError> {
+    async fn copy(self, conn: &mut PgConnection, text: &str, most: usize, limit: Limit) -> Result<Page, StoreError> {
         let failed = |error| classify(READING, error);
         bounded(READING, BACKLOG, async {
             self.values.set(conn).await.map_err(failed)?;
-            let mut page = Page::default();
+            let mut page = Page::new(most);
             let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;
             while let Some(bytes) = messages.try_next().await.map_err(failed)? {
                 let mut message = Message::new(&bytes).map_err(unreadable)?;

@@ -42,11 +42,13 @@ pub(super) struct News {
 }
 
 /// The releases under way; the first that may be is worked on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Releases {
     queue: VecDeque<Release>,
     /// Pages of releases since one of the main flow.
     pages: u32,
+    /// Rows that are larger are not loaded.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,18 @@ impl Release {
     }
 }
 
+impl Default for Releases {
+    fn default() -> Self {
+        Self { queue: VecDeque::new(), pages: 0, most: usize::MAX }
+    }
+}
+
 impl Releases {
+    /// From now on, loads no row that is larger.
+    pub(super) fn load_at_most(&mut self, bytes: usize) {
+        self.most = bytes;
+    }
+
     /// Adds a lane, unless its release is under way.
     pub(super) fn begin(&mut self, lane: &Lane) {
         if !self.queue.iter().any(|release| release.lane == *lane) {
@@ -165,7 +178,7 @@ impl Releases {
         let window = (&round.since, round.upto.boundary());
         let without = [holds.held_after(&release.lane), release.read.as_ref()];
         let left = Left { lane: &release.lane, from_id, without, upto: &round.upto };
-        let which = Which { without: holds.to_json_without(&release.lane), left: Some(left) };
+        let which = Which { without: holds.to_json_without(&release.lane), left: Some(left), most: self.most };
         let page = match round.walk.as_mut() {
             Some(walk) => walk.page(conn, table, window, &which, limit).await?,
             None => {

@@ -9,29 +9,41 @@ use sqlx::{Row, ValueRef};
 use uuid::Uuid;
 
 use crate::contract::{BoxError, StoreError};
-use crate::outbox::{Headers, InvalidHeaders, Limit, Record, headers_from_json};
+use crate::outbox::{
+    Content, Fault, Head, Headers, LONGEST_TOPIC, Limit, Record, Unreadable, headers_from_json, partition_of,
+};
 use crate::postgres::errors::classify;
 use crate::postgres::snapshot::Snapshot;
 
 /// What is being done, for errors.
 pub(super) const READING: &str = "reading the outbox";
 
-/// What is selected of a row. A payload of more than 8 KiB is left out at first, and its size told: how many rows fit
-/// into the limit of bytes is known only when their sizes are. So are headers of at most 5 bytes, which an empty object
-/// takes: to write it as text costs a tenth of all that the database does for a row.
-pub(super) const COLUMNS: &str = "id, event_id, topic, key, \
+/// What is selected of a row. Key, payload or headers of more than 8 KiB are left out at first, and their size told: how
+/// many rows fit into the limit of bytes is known only when their sizes are, and no row takes more memory than it may.
+/// Headers of at most 5 bytes are left out too, which an empty object takes: to write it as text costs a tenth of all that
+/// the database does for a row. That text can be far larger than what is stored, so it is measured itself, and its size
+/// told in its place after a `#`.
+pub(super) const COLUMNS: &str = "id, event_id, left(topic, 250), \
+     case when octet_length(key) <= 8192 then key end, \
+     case when octet_length(key) > 8192 then octet_length(key) end, \
      case when octet_length(payload) > 8192 then octet_length(payload) end, \
      case when octet_length(payload) <= 8192 then payload end, \
-     case when pg_column_size(headers) > 5 then headers::text end, partition, created_at";
+     case when pg_column_size(headers) > 5 then ( \
+         select case when octet_length(json) <= 8192 then json else '#' || octet_length(json) end \
+         from (select headers::text as json offset 0) as measured) end, \
+     partition, created_at";
 
 /// The same columns, for a row that says something else.
-pub(super) const NO_COLUMNS: &str = "null::bigint as id, null::uuid, null::text, null::text, null::int, null::bytea, null::text, null::int, null::timestamptz";
+pub(super) const NO_COLUMNS: &str = "null::bigint as id, null::uuid, null::text, null::text, null::int, null::int, null::bytea, null::text, null::int, null::timestamptz";
+
+/// What is selected of a row that lacks a part.
+pub(super) const WIDE_COLUMNS: &str = "id, event_id, key, payload, headers::text";
 
 /// Where the columns begin: before them comes the snapshot, or null.
 const SNAPSHOT: usize = 0;
 
 /// How many columns there are, with that one.
-pub(super) const WIDTH: usize = 10;
+pub(super) const WIDTH: usize = 11;
 
 /// A row's columns, in the binary format.
 pub(super) trait Columns {
@@ -53,19 +65,31 @@ pub(super) struct Page {
     pub snapshot: Option<Snapshot>,
     /// The records that fit, by id.
     pub records: Vec<Record>,
+    /// The rows among them that are rejected as they are, by id.
+    pub unreadable: Vec<Unreadable>,
     /// How many rows came, with those that did not fit.
     pub rows: usize,
-    /// Which of the records still lack their payload.
+    /// Which of the records still lack a part.
     pub wide: Vec<usize>,
+    /// Rows that are larger are not loaded.
+    most: usize,
+    /// How many rows fitted.
+    taken: usize,
+    last: Option<i64>,
     bytes: usize,
     topic: Option<Arc<str>>,
     topics: HashMap<Box<str>, Arc<str>>,
 }
 
 impl Page {
+    /// A page without rows, of which none that is larger than `most` will be loaded.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// Whether rows were left out because of their bytes.
     pub(super) fn is_cut(&self) -> bool {
-        self.rows > self.records.len()
+        self.rows > self.taken
     }
 
     /// Whether there may be rows for another page.
@@ -73,9 +97,14 @@ impl Page {
         self.is_cut() || self.rows >= limit.records
     }
 
-    /// The highest id of the records that fit.
+    /// How many rows fitted.
+    pub(super) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// The highest id of the rows that fit.
     pub(super) fn last_id(&self) -> Option<i64> {
-        self.records.last().map(|record| record.id)
+        self.last
     }
 
     /// Takes a row. Once a row does not fit, none after it does.
@@ -90,40 +119,49 @@ impl Page {
         if was_cut {
             return Ok(());
         }
-        let (record, unread) = self.record(row)?;
-        let footprint = record.footprint() + unread.unwrap_or_default();
-        if self.records.is_empty() || self.bytes + footprint <= limit.bytes {
+        let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
+        let (read, left_out) = self.record(row, id);
+        let footprint = read.as_ref().map_or(0, Record::footprint) + left_out;
+        if self.taken == 0 || self.bytes + footprint <= limit.bytes {
             self.bytes += footprint;
-            if unread.is_some() {
-                self.wide.push(self.records.len());
+            self.taken += 1;
+            self.last = Some(id);
+            match read {
+                Err(unreadable) => self.unreadable.push(unreadable),
+                Ok(record) => {
+                    if left_out > 0 {
+                        self.wide.push(self.records.len());
+                    }
+                    self.records.push(record);
+                }
             }
-            self.records.push(record);
         }
         Ok(())
     }
 
-    /// Reads a record, and the size of its payload if that was left out.
-    fn record(&mut self, row: &impl Columns) -> Result<(Record, Option<usize>), StoreError> {
-        let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
-        let json = row.bytes(7).map_err(unreadable)?;
-        let headers = json.map(headers_from_json).transpose().map_err(|error| headers_of(id, error))?;
-        let headers = headers.unwrap_or_default();
-        self.columns(row, id, headers).map_err(unreadable)
+    /// Reads a record, and the size of what was left out: it is to be loaded, or moved by the database when the row is given
+    /// up.
+    fn record(&mut self, row: &impl Columns, id: i64) -> (Result<Record, Unreadable>, usize) {
+        let head = Head {
+            id,
+            event_id: event_id(row, 2),
+            topic: topic(row, 3),
+            key: key(row, 4),
+            partition: partition(row, 9),
+        };
+        let size = Size::of(row);
+        let content = size.clone().and_then(|size| content(row, size, self.most));
+        let topic = self.shared_topic(head.topic_name());
+        (head.with(topic, content), size.map_or(0, |size| size.left_out))
     }
 
-    fn columns(&mut self, row: &impl Columns, id: i64, headers: Headers) -> Result<(Record, Option<usize>), BoxError> {
-        let left_out = optional_int(row, 5)?.map(usize::try_from).transpose()?;
-        let record = Record {
-            id,
-            event_id: Uuid::from_bytes(fixed(row, 2)?),
-            topic: self.shared_topic(text(row, 3)?),
-            key: optional_text(row, 4)?.map(str::to_owned),
-            payload: row.bytes(6)?.map(<[u8]>::to_vec),
-            headers,
-            partition: optional_int(row, 8)?,
-            created_at: timestamp(i64::from_be_bytes(fixed(row, 9)?)),
-        };
-        Ok((record, left_out))
+    /// Fills in what a record lacks, from a row of [`WIDE_COLUMNS`]; or says what is wrong with it.
+    pub(super) fn complete(&mut self, at: usize, row: &impl Columns) -> Result<(), Fault> {
+        let record = &mut self.records[at];
+        record.key = key(row, 2)?.map(str::to_owned);
+        record.headers = bytes(row, 4)?.map_or(Ok(Headers::new()), headers)?;
+        record.payload = bytes(row, 3)?.map(<[u8]>::to_vec);
+        Ok(())
     }
 
     /// One allocation for each topic of a page instead of one for each row.
@@ -149,13 +187,77 @@ pub(super) fn unreadable(error: BoxError) -> StoreError {
     classify(READING, sqlx::Error::Decode(error))
 }
 
-fn headers_of(id: i64, error: InvalidHeaders) -> StoreError {
-    StoreError::Unusable {
-        problem: format!("row {id} cannot be read"),
-        repair: "its headers must be a JSON object: correct the row, and restore the table's check constraints"
-            .to_owned(),
-        source: Some(Box::new(error)),
+/// Bytes of a row's key, payload and headers.
+#[derive(Debug, Clone)]
+struct Size {
+    came: usize,
+    left_out: usize,
+}
+
+impl Size {
+    fn of(row: &impl Columns) -> Result<Self, Fault> {
+        let json = bytes(row, 8)?;
+        let measured = json.and_then(|json| json.strip_prefix(b"#"));
+        let left_out = number(row, 5)? + number(row, 6)? + measured.map_or(Ok(0), size)?;
+        let parts = [bytes(row, 4)?, bytes(row, 7)?, json.filter(|_| measured.is_none())];
+        Ok(Self { came: parts.iter().flatten().map(|part| part.len()).sum(), left_out })
     }
+}
+
+/// Reads what came of a row's content; or says that the row is too large.
+fn content(row: &impl Columns, size: Size, most: usize) -> Result<Content, Fault> {
+    let whole = size.came + size.left_out;
+    if whole > most {
+        return Err(Fault::too_large(whole, most));
+    }
+    let json = bytes(row, 8)?.filter(|json| !json.starts_with(b"#"));
+    let headers = json.map_or(Ok(Headers::new()), headers)?;
+    let payload = bytes(row, 7)?.map(<[u8]>::to_vec);
+    Ok(Content { payload, headers, created_at: created_at(row, 10)? })
+}
+
+fn event_id(row: &impl Columns, column: usize) -> Result<Uuid, Fault> {
+    fixed(row, column).map(Uuid::from_bytes).map_err(|_error| Fault::unreadable("it has no event id"))
+}
+
+fn topic(row: &impl Columns, column: usize) -> Result<&str, Fault> {
+    let name = text(row, column).map_err(|_error| Fault::unreadable("its topic is none, or no UTF-8"))?;
+    let is_possible = name.len() <= LONGEST_TOPIC;
+    is_possible.then_some(name).ok_or_else(|| Fault::unreadable("its topic is longer than any of Kafka's"))
+}
+
+fn key(row: &impl Columns, column: usize) -> Result<Option<&str>, Fault> {
+    optional_text(row, column).map_err(|_error| Fault::unreadable("its key is no UTF-8"))
+}
+
+fn partition(row: &impl Columns, column: usize) -> Result<Option<i32>, Fault> {
+    let number = optional_int(row, column).map_err(|_error| Fault::unreadable("its partition is no number"))?;
+    number.map(|number| partition_of(number.into())).transpose()
+}
+
+fn headers(json: &[u8]) -> Result<Headers, Fault> {
+    headers_from_json(json).map_err(|error| Fault::unreadable(error.to_string()))
+}
+
+fn created_at(row: &impl Columns, column: usize) -> Result<DateTime<Utc>, Fault> {
+    let micros = fixed(row, column).map_err(|_error| Fault::unreadable("its created_at is no time"))?;
+    Ok(timestamp(i64::from_be_bytes(micros)))
+}
+
+fn bytes(row: &impl Columns, column: usize) -> Result<Option<&[u8]>, Fault> {
+    row.bytes(column).map_err(|_error| Fault::unreadable("the driver cannot read it"))
+}
+
+/// A size that came as a number; 0 for null.
+fn number(row: &impl Columns, column: usize) -> Result<usize, Fault> {
+    let number = optional_int(row, column).map_err(|_error| Fault::unreadable("its size is no number"))?;
+    Ok(number.and_then(|number| usize::try_from(number).ok()).unwrap_or_default())
+}
+
+/// A size that came as text.
+fn size(digits: &[u8]) -> Result<usize, Fault> {
+    let digits = str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    digits.ok_or_else(|| Fault::unreadable("its headers have no size"))
 }
 
 fn optional_text(row: &impl Columns, column: usize) -> Result<Option<&str>, BoxError> {

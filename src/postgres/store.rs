@@ -9,10 +9,10 @@ use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Audit, Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
-    Store as Promises, StoreError, WakeSource,
+    Audit, Backlog, BoxFuture, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
+    Purge, Reader, Store as Promises, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Table, Term};
 use crate::postgres::address::Address;
 use crate::postgres::delta::DeltaReader;
 use crate::postgres::inspect::{self, Sweep};
@@ -289,7 +289,7 @@ impl DeadLetters for Store {
         })
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
         Box::pin(async move { self.inspecting(async |conn, table| dead::due(conn, table, after, limit).await).await })
     }
 

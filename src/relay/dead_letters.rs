@@ -11,13 +11,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
-use crate::contract::{Outcome, Rejection, Sink, SinkError, Store, StoreError};
+use crate::contract::{DueLetter, Outcome, Rejection, Sink, SinkError, Store, StoreError};
 use crate::observe::{chain, metrics};
-use crate::outbox::{DeadLetter, Limit, Record, Term};
+use crate::outbox::{DeadLetter, Limit, Record, Term, Unreadable};
 use crate::relay::probation::PROBE;
 
-/// How much is read and published at once.
-const PAGE: Limit = Limit { records: 500, bytes: 8 << 20 };
+/// How many are read and published at once.
+const PAGE: usize = 500;
 
 /// Rounds begin no closer to each other than this: each looks at all dead letters that are due.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ pub(crate) struct Courier {
     store: Arc<dyn Store>,
     sink: Box<dyn Sink>,
     buried: Arc<Notify>,
+    /// How much is read and published at once: no letter that is larger is loaded.
+    page: Limit,
     /// Published, and not recorded yet.
     unrecorded: Vec<i64>,
     /// Refused by their topic, and not recorded yet.
@@ -50,8 +52,9 @@ enum Interrupted {
 }
 
 impl Courier {
-    pub(crate) fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, buried: Arc<Notify>) -> Self {
-        Self { store, sink, buried, unrecorded: Vec::new(), refused: VecDeque::new(), has_recorded: false }
+    pub(crate) fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, buried: Arc<Notify>, record_bytes: usize) -> Self {
+        let page = Limit { records: PAGE, bytes: record_bytes };
+        Self { store, sink, buried, page, unrecorded: Vec::new(), refused: VecDeque::new(), has_recorded: false }
     }
 
     /// Publishes what is due, and what becomes due; never returns. May be cancelled.
@@ -85,8 +88,8 @@ impl Courier {
         let mut waiting = BTreeSet::new();
         let mut after = i64::MIN;
         loop {
-            let records = if self.has_recorded { PAGE.records } else { PROBE };
-            let letters = self.store.due(after, Limit { records, ..PAGE }).await?;
+            let records = if self.has_recorded { PAGE } else { PROBE };
+            let letters = self.store.due(after, Limit { records, ..self.page }).await?;
             let Some((last, _)) = letters.last() else { break };
             after = last.id;
             self.publish(term, letters, &mut waiting).await?;
@@ -102,11 +105,18 @@ impl Courier {
     async fn publish(
         &mut self,
         term: Term,
-        letters: Vec<(DeadLetter, Record)>,
+        letters: Vec<DueLetter>,
         waiting: &mut BTreeSet<String>,
     ) -> Result<(), Interrupted> {
-        let mut records: Vec<Record> =
-            letters.into_iter().filter_map(|(letter, record)| addressed(letter, record)).collect();
+        let mut records = Vec::with_capacity(letters.len());
+        for (letter, record) in letters {
+            match record {
+                Ok(record) => records.extend(addressed(letter, record)),
+                Err(Unreadable { code, why, .. }) => {
+                    self.refused.push_back((letter.id, Rejection { code, message: why }));
+                }
+            }
+        }
         self.sink.open(term).await?;
         loop {
             let refusals = self.sink.examine(&records).await?;
@@ -146,7 +156,7 @@ impl Courier {
         }
         while let Some((id, rejection)) = self.refused.front() {
             self.store.undeliverable(*id, &rejection.to_string()).await?;
-            tracing::warn!(id, error = %rejection, "the dead letters' topic refuses a dead letter: it stays in the table");
+            tracing::warn!(id, error = %rejection, "a dead letter cannot be published to its topic: it stays in the table");
             self.refused.pop_front();
             self.has_recorded = true;
         }

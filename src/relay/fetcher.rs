@@ -38,6 +38,8 @@ pub(crate) struct Credit {
     records: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     batch: Limit,
+    /// How many bytes may be read and not settled.
+    bytes_in_all: usize,
 }
 
 /// The part of the credit that a batch holds.
@@ -53,6 +55,17 @@ impl Credit {
             records: Arc::new(Semaphore::new(in_flight.records.max(batch.records))),
             bytes: Arc::new(Semaphore::new(in_flight.bytes.max(batch.bytes))),
             batch,
+            bytes_in_all: in_flight.bytes.max(batch.bytes),
+        }
+    }
+
+    /// Waits until there is credit for all of a batch too, where one record is larger than a batch should be; or for all
+    /// that there is.
+    async fn extend(&self, permit: &mut Permit, batch: &Batch) {
+        let missing = batch.footprint().min(self.bytes_in_all).saturating_sub(permit.bytes.num_permits());
+        if missing > 0 {
+            let more = Arc::clone(&self.bytes).acquire_many_owned(u32::try_from(missing).unwrap_or(u32::MAX));
+            permit.bytes.merge(more.await.expect("the semaphores are never closed"));
         }
     }
 
@@ -70,7 +83,7 @@ impl Credit {
 impl Permit {
     /// Gives back what the batch did not need.
     fn shrink_to(&mut self, batch: &Batch) {
-        drop(self.records.split(self.records.num_permits().saturating_sub(batch.records.len())));
+        drop(self.records.split(self.records.num_permits().saturating_sub(batch.len())));
         drop(self.bytes.split(self.bytes.num_permits().saturating_sub(batch.footprint())));
     }
 }
@@ -147,8 +160,8 @@ impl Fetcher {
                 () = self.ending.abort.cancelled() => return Err(cut_short("reading the outbox")),
             };
             metrics::record_fetch(began.elapsed());
-            let (found, more) = (!batch.records.is_empty(), batch.more);
-            reached.untried += batch.records.len();
+            let (found, more) = (!batch.is_empty(), batch.more);
+            reached.untried += batch.len();
             if found && self.proves {
                 tokio::select! {
                     biased;
@@ -198,7 +211,7 @@ impl Fetcher {
 
     async fn pass_on(&mut self, batch: Batch, mut permit: Permit, reached: &mut Reached) {
         let start = std::mem::replace(&mut reached.position, batch.end.clone());
-        let empty = batch.records.is_empty() && batch.opened.is_empty() && batch.closed.is_empty();
+        let empty = batch.is_empty() && batch.opened.is_empty() && batch.closed.is_empty();
         if empty {
             if self.progress.borrow().covers(reached.sent) {
                 self.probation.mended();
@@ -209,15 +222,19 @@ impl Fetcher {
         }
         permit.shrink_to(&batch);
         reached.sent += 1;
-        let records = batch.records.len();
+        let records = batch.len();
         self.status.send_modify(|status| status.in_flight += records);
         metrics::set_in_flight(self.status.borrow().in_flight);
-        let fetched = Fetched { number: reached.sent, start, batch, heard: reached.heard, permit };
+        let (number, heard) = (reached.sent, reached.heard);
+        let sent = async {
+            self.credit.extend(&mut permit, &batch).await;
+            self.batches.send(Fetched { number, start, batch, heard, permit }).await
+        };
         tokio::select! {
             biased;
             () = self.ending.soft.cancelled() => {}
             // An error says that the publisher has ended, and so does the session.
-            _ = self.batches.send(fetched) => {}
+            _ = sent => {}
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::sync::Notify;
 
-use crate::outbox::{Held, HoldCause, Lane, Position, Record};
+use crate::outbox::{Held, HoldCause, Lane, Position, Record, Unreadable};
 use crate::relay::publisher::Row;
 use crate::relay::settler::Frontier;
 
@@ -84,11 +84,13 @@ impl Lanes {
         self.entries.is_empty()
     }
 
-    /// Takes out of a batch's `records` what belongs to a held lane, remembering from which id on it waits.
-    pub(crate) fn keep_back(&mut self, batch: u64, records: &mut Vec<Record>) {
+    /// Takes out of a batch's `records`, and of its rows that are none, what belongs to a held lane, remembering from which
+    /// id on it waits.
+    pub(crate) fn keep_back(&mut self, batch: u64, records: &mut Vec<Record>, unreadable: &mut Vec<Unreadable>) {
         self.looked_at = batch;
         if !self.is_empty() {
-            records.retain(|record| !self.keeps_back(record));
+            records.retain(|record| !self.keeps_back(record.id, &record.topic, record.lane()));
+            unreadable.retain(|row| !self.keeps_back(row.id, &row.topic, row.lane.clone()));
         }
     }
 
@@ -128,14 +130,14 @@ impl Lanes {
         !self.is_empty() && batch <= self.under_way && rows.iter().any(waits)
     }
 
-    fn keeps_back(&mut self, record: &Record) -> bool {
-        let (topic, lane) = (Lane::Topic { topic: Arc::clone(&record.topic) }, record.lane());
+    fn keeps_back(&mut self, id: i64, topic: &Arc<str>, lane: Option<Lane>) -> bool {
+        let topic = Lane::Topic { topic: Arc::clone(topic) };
         let waits = |lane: &Lane| self.entries.get(lane).is_some_and(|entry| entry.state != State::Open);
         if !waits(&topic) && !lane.as_ref().is_some_and(waits) {
             return false;
         }
         let keeper = lane.filter(|lane| self.entries.contains_key(lane)).unwrap_or(topic);
-        self.keep(&keeper, record.id);
+        self.keep(&keeper, id);
         true
     }
 
@@ -326,7 +328,7 @@ mod tests {
 
     fn kept_back(lanes: &mut Lanes, records: &[Record]) -> Vec<i64> {
         let mut left = records.to_vec();
-        lanes.keep_back(1, &mut left);
+        lanes.keep_back(1, &mut left, &mut Vec::new());
         let kept = |record: &&Record| !left.iter().any(|other| other.id == record.id);
         records.iter().filter(kept).map(|record| record.id).collect()
     }

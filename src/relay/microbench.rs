@@ -20,7 +20,7 @@ impl HeldLanes {
 
     /// Takes out what belongs to a held lane.
     pub fn keep_back(&mut self, records: &mut Vec<Record>) {
-        self.0.keep_back(1, records);
+        self.0.keep_back(1, records, &mut Vec::new());
     }
 }
 

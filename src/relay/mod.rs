@@ -65,6 +65,8 @@ pub struct Settings {
     pub batch: Limit,
     /// How much may be read and not settled: what bounds the memory.
     pub in_flight: Limit,
+    /// Bytes of key, payload and headers that a row may have to be loaded; a larger one is rejected unseen.
+    pub record_bytes: usize,
     /// How strong the delivery is. The sink must be set up for the same.
     pub delivery: Delivery,
     /// How much that was read already goes into one submission of a sink that works in transactions.
@@ -95,6 +97,7 @@ impl Default for Settings {
             lease_ttl: Duration::from_secs(3),
             batch: Limit { records: 10_000, bytes: 8 << 20 },
             in_flight: Limit { records: 40_000, bytes: 48 << 20 },
+            record_bytes: 32 << 20,
             delivery: Delivery::default(),
             transaction: Limit { records: 10_000, bytes: 16 << 20 },
             drain_deadline: Duration::from_secs(20),
@@ -130,13 +133,14 @@ pub enum Error {
     Sink(#[source] SinkError),
     /// A record can never be published.
     #[error(
-        "the relay stops: record {id} (event {event_id}) of topic {topic} can never be published; make its topic accept it, or correct or delete the row, and start again"
+        "the relay stops: record {id} (event {}) of topic {topic} can never be published; make its topic accept it, or correct or delete the row, and start again",
+        .event_id.map_or_else(|| "unknown".to_owned(), |event_id| event_id.to_string())
     )]
     Rejected {
         /// The row's id.
         id: i64,
-        /// The event's identity.
-        event_id: Uuid,
+        /// The event's identity, if the row has one that can be read.
+        event_id: Option<Uuid>,
         /// The topic.
         topic: Arc<str>,
         /// Why.
@@ -173,7 +177,7 @@ impl Relay {
     #[must_use]
     pub fn with_dead_letters(mut self, sink: Box<dyn Sink>) -> Self {
         let (store, buried) = (Arc::clone(&self.store), Arc::clone(&self.buried));
-        self.courier = Some(Courier::new(store, sink, buried));
+        self.courier = Some(Courier::new(store, sink, buried, self.settings.record_bytes));
         self
     }
 

@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
-use crate::outbox::{Held, Lane, Limit, Position, Record};
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Record, Unreadable};
 use crate::relay::fetcher::{Fetched, Permit};
 use crate::relay::lanes::{Before, Lanes};
-use crate::relay::rejections::Rejections;
+use crate::relay::rejections::{Rejected, Rejections};
 use crate::relay::session::{Ending, Verdict};
 use crate::relay::settler::Submitted;
 use crate::relay::sink_verdict;
@@ -72,6 +72,8 @@ struct Gathered {
     /// The number of the last of them.
     number: u64,
     records: Vec<Record>,
+    /// Rows that are no records.
+    unreadable: Vec<Unreadable>,
     /// How many records were read, those kept back included.
     read: usize,
     /// The position after the last of them.
@@ -91,6 +93,7 @@ impl Gathered {
         (self.number, self.end) = (next.number, next.end);
         self.read += next.read;
         self.records.extend(next.records);
+        self.unreadable.extend(next.unreadable);
         self.closed.extend(next.closed);
         self.permits.extend(next.permits);
     }
@@ -214,19 +217,20 @@ impl Publisher<'_> {
 
     fn release_and_keep_back(&self, fetched: Fetched) -> Gathered {
         let Fetched { number, start, mut batch, heard, permit } = fetched;
-        let read = batch.records.len();
+        let read = batch.len();
         let out_of_line = {
             let mut lanes = self.lanes();
             batch.opened.iter().for_each(|lane| lanes.open(lane, heard));
-            lanes.keep_back(number, &mut batch.records);
+            lanes.keep_back(number, &mut batch.records, &mut batch.unreadable);
             lanes.is_out_of_line(&batch.records)
         };
         let releases = !batch.opened.is_empty() || !batch.closed.is_empty();
-        let is_exceptional = releases || batch.records.len() < read;
+        let is_exceptional = releases || batch.len() < read;
         let closed = batch.closed.into_iter().map(|lane| (lane, heard)).collect();
         let before = Before { batch: number, position: start };
-        let (records, end, permits) = (batch.records, batch.end, vec![permit]);
-        Gathered { before, number, records, read, end, closed, permits, is_exceptional, out_of_line }
+        let Batch { records, unreadable, end, .. } = batch;
+        let permits = vec![permit];
+        Gathered { before, number, records, unreadable, read, end, closed, permits, is_exceptional, out_of_line }
     }
 
     /// Waits until the sink has room. Says whether the session still wants it: while nothing of a batch is handed
@@ -249,14 +253,10 @@ impl Publisher<'_> {
     /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
     /// Says whether a lane is held because of that.
     async fn give_up_the_impossible(&mut self, gathered: &mut Gathered) -> Result<bool, Verdict> {
-        let mut holds = false;
+        // Decided first: what follows in their lanes may be published ahead.
+        let mut holds = !gathered.unreadable.is_empty() && self.give_up(Vec::new(), gathered).await?;
         while !gathered.records.is_empty() {
-            let examining = self.sink.examine(&gathered.records);
-            let examined = while_trusted(self.leadership, &self.ending, examining).await?;
-            let refusals = examined.map_err(|error| {
-                self.sink.abort();
-                sink_verdict(error)
-            })?;
+            let refusals = self.examine(&gathered.records).await?;
             if refusals.is_empty() {
                 break;
             }
@@ -265,14 +265,15 @@ impl Publisher<'_> {
         Ok(holds)
     }
 
-    /// Decides what becomes of these, and takes them out. Says whether a lane is held because of that.
+    /// Decides what becomes of these and of the rows that cannot be read, and takes them out. Says whether a lane is held
+    /// because of that.
     async fn give_up(&mut self, refusals: Vec<Refusal>, gathered: &mut Gathered) -> Result<bool, Verdict> {
-        let Gathered { before, records, .. } = gathered;
-        let mut rejected = Vec::with_capacity(refusals.len());
+        let Gathered { before, records, unreadable, .. } = gathered;
+        let mut rejected: Vec<Rejected> = unreadable.drain(..).map(Rejected::from).collect();
         for Refusal { index, rejection } in refusals.into_iter().rev() {
-            rejected.push((Row::from(records.remove(index)), rejection));
+            rejected.push(Rejected::of(&Row::from(records.remove(index)), rejection));
         }
-        rejected.reverse();
+        rejected.sort_by_key(|row| row.id);
         tokio::select! {
             decided = self.rejections.decide(rejected, before) => {
                 let holds = decided?;
@@ -281,6 +282,16 @@ impl Publisher<'_> {
             }
             () = self.ending.abort.cancelled() => Err(cut_off()),
         }
+    }
+
+    /// Asks the sink which of these can never be published.
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, Verdict> {
+        let examining = self.sink.examine(records);
+        let examined = while_trusted(self.leadership, &self.ending, examining).await?;
+        examined.map_err(|error| {
+            self.sink.abort();
+            sink_verdict(error)
+        })
     }
 
     /// Hands records over while the lease is trusted, and not one record longer than the sink takes to give way.

@@ -7,18 +7,40 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::contract::{Rejection, Store};
 use crate::observe::metrics;
-use crate::outbox::{DeadLetter, DeadLetterTopic, HoldCause, OnReject, RejectPolicy};
+use crate::outbox::{DeadLetter, DeadLetterTopic, HoldCause, Lane, OnReject, RejectPolicy, Unreadable};
 use crate::relay::lanes::{Before, Lanes};
 use crate::relay::probation::Probation;
 use crate::relay::publisher::Row;
 use crate::relay::session::{Ending, Verdict};
 use crate::relay::{Error, store_verdict};
 
-/// A record that can never be published, and why.
-pub(crate) type Rejected = (Row, Rejection);
+/// A row whose record can never be published, and why.
+pub(crate) struct Rejected {
+    pub(crate) id: i64,
+    event_id: Option<Uuid>,
+    topic: Arc<str>,
+    lane: Option<Lane>,
+    rejection: Rejection,
+}
+
+impl Rejected {
+    /// One that the sink rejects.
+    pub(crate) fn of(row: &Row, rejection: Rejection) -> Self {
+        let topic = Arc::clone(&row.topic);
+        Self { id: row.id, event_id: Some(row.event_id), topic, lane: row.lane(), rejection }
+    }
+}
+
+impl From<Unreadable> for Rejected {
+    fn from(row: Unreadable) -> Self {
+        let Unreadable { id, event_id, topic, lane, code, why } = row;
+        Self { id, event_id, topic, lane, rejection: Rejection { code, message: why } }
+    }
+}
 
 /// Decides about rejected records.
 #[derive(Clone)]
@@ -44,33 +66,34 @@ impl Rejections {
         let mut holds = false;
         let mut letters = Vec::new();
         let mut halt = None;
-        for (row, rejection) in rejected {
-            metrics::count_rejected(&row.topic, rejection.code);
-            match (self.policy.of(&row.topic), row.lane()) {
+        for row in rejected {
+            metrics::count_rejected(&row.topic, row.rejection.code);
+            match (self.policy.of(&row.topic), &row.lane) {
                 (OnReject::Halt, _) => {
-                    halt.get_or_insert((row, rejection));
+                    halt.get_or_insert(row);
                 }
                 (OnReject::BlockKey, Some(lane)) => {
                     holds = true;
                     let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
                     if lanes.hold(lane.clone(), row.id, HoldCause::Rejected, before) {
-                        tracing::warn!(%lane, from_id = row.id, error = %rejection, "held until it is released: a record can never be published as it is; `outboxd held` lists and releases lanes");
+                        tracing::warn!(%lane, from_id = row.id, error = %row.rejection, "held until it is released: a record can never be published as it is; `outboxd held` lists and releases lanes");
                     }
                 }
-                (OnReject::DeadLetter, _) | (OnReject::BlockKey, None) => letters.push(self.letter(&row, rejection)),
+                (OnReject::DeadLetter, _) | (OnReject::BlockKey, None) => letters.push(self.letter(row)),
             }
         }
         self.bury(letters).await?;
         match halt {
             None => Ok(holds),
-            Some((Row { id, event_id, topic, .. }, rejection)) => {
+            Some(Rejected { id, event_id, topic, rejection, .. }) => {
                 let rejection = Box::new(rejection);
                 Err(Verdict::Failed(Error::Rejected { id, event_id, topic, rejection }))
             }
         }
     }
 
-    fn letter(&self, row: &Row, Rejection { code, message }: Rejection) -> DeadLetter {
+    fn letter(&self, row: Rejected) -> DeadLetter {
+        let Rejection { code, message } = row.rejection;
         let topic = self.topic.as_ref().and_then(|topic| topic.of(&row.topic));
         DeadLetter { id: row.id, event_id: row.event_id, code: code.to_owned(), message, topic }
     }
@@ -88,7 +111,14 @@ impl Rejections {
                 () = self.ending.soft.cancelled() => {}
             }
         }
-        tracing::warn!(records = letters.len(), id = first.id, event_id = %first.event_id, code = first.code, error = first.message, "gave up records that can never be published: they are dead letters; the first one is named here");
+        tracing::warn!(
+            records = letters.len(),
+            id = first.id,
+            event_id = first.event_id.map(display),
+            code = first.code,
+            error = first.message,
+            "gave up records that can never be published: they are dead letters; the first one is named here"
+        );
         if letters.iter().any(|letter| letter.topic.is_some()) {
             self.buried.notify_one();
         }

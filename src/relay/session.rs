@@ -118,7 +118,9 @@ impl Session<'_> {
             take_over(self.store.as_ref(), self.leadership.term(), &progress).await?;
             self.sink.taken_over();
         }
-        self.store.open().await.map_err(store_verdict)
+        let mut reader = self.store.open().await.map_err(store_verdict)?;
+        reader.load_at_most(self.settings.record_bytes);
+        Ok(reader)
     }
 
     fn is_exactly_once(&self) -> bool {

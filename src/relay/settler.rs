@@ -291,7 +291,7 @@ impl Fold {
                     }
                 }
                 Outcome::Rejected(rejection) => {
-                    self.rejected.push((row, *rejection));
+                    self.rejected.push(Rejected::of(&row, *rejection));
                     self.rejected_in.get_or_insert_with(|| batch.before.clone());
                     // What follows in its lane was not sent: the next session reads it again.
                     if !matches!(verdict, Err(Verdict::Failed(_))) {

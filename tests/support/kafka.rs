@@ -90,7 +90,8 @@ impl Topic {
         self.make(&[]).await;
     }
 
-    async fn make(&self, properties: &[(&str, &str)]) {
+    /// Creates it with these properties and waits until the broker knows it.
+    pub(crate) async fn make(&self, properties: &[(&str, &str)]) {
         let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(self.replicas));
         for (property, value) in properties {
             new = new.set(property, value);

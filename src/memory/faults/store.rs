@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contract::{
-    Backlog, Bid, BoxFuture, Checkpoint, DeadLetters, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge,
-    Reader, StoreError, WakeSource,
+    Backlog, Bid, BoxFuture, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore,
+    OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
-use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term};
+use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Settlement, Term};
 
 /// Any store, with a script between it and the relay. Its reading and lease sessions follow the script too.
 pub struct Store {
@@ -80,8 +80,12 @@ impl Reader for Reading {
         self.inner.era()
     }
 
+    fn load_at_most(&mut self, bytes: usize) {
+        self.inner.load_at_most(bytes);
+    }
+
     fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
-        Box::pin(self.script.play(Call::Fetch, self.inner.fetch(limit), |batch| batch.records.len()))
+        Box::pin(self.script.play(Call::Fetch, self.inner.fetch(limit), Batch::len))
     }
 
     fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -144,7 +148,7 @@ impl DeadLetters for Store {
         Box::pin(self.script.play(Call::Bury, self.inner.bury(letters), |()| letters.len()))
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<(DeadLetter, Record)>, StoreError>> {
+    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
         Box::pin(self.script.play(Call::Due, self.inner.due(after, limit), Vec::len))
     }
 

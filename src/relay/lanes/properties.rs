@@ -125,7 +125,7 @@ impl World {
         match self.stream.pop_front() {
             Some(News::Row(id, key)) => {
                 let mut records = vec![record(id, key)];
-                self.lanes.keep_back(1, &mut records);
+                self.lanes.keep_back(1, &mut records, &mut Vec::new());
                 if records.is_empty() {
                     return;
                 }

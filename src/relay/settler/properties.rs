@@ -92,7 +92,7 @@ proptest! {
             (1..).zip(&all).filter(|(_, found)| **found == fate).map(|(id, _)| id).collect()
         };
         let settled: Vec<i64> = folds.iter().flat_map(|fold| fold.settlement.ids().to_vec()).collect();
-        let rejected: Vec<i64> = folds.iter().flat_map(|fold| &fold.rejected).map(|(row, _)| row.id).collect();
+        let rejected: Vec<i64> = folds.iter().flat_map(|fold| &fold.rejected).map(|row| row.id).collect();
         prop_assert_eq!(settled, of(Fate::Delivered));
         prop_assert_eq!(rejected, of(Fate::Rejected));
         prop_assert_eq!(held, of(Fate::Held));
