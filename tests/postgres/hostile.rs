@@ -91,7 +91,7 @@ async fn relay(shared: &Shared, settle: Settle) {
     store.backlog(1_000).await.unwrap();
     store.purge(term, Duration::ZERO).await.unwrap();
     assert_eq!(store.held_lanes().await.unwrap().len(), 1);
-    store.request_release(&[held.lane.clone()]).await.unwrap();
+    store.request_release(std::slice::from_ref(&held.lane)).await.unwrap();
     let mut audit = store.audit(None).await.unwrap();
     audit.rows(0, 100).await.unwrap();
     audit.known(&[1]).await.unwrap();
