@@ -12,7 +12,7 @@ use crate::support::{machine, services, wait};
 /// Rows that cannot be read, as columns and values; `TOPIC` and `LANE` stand for names of the test's. The outbox's own
 /// checks let none of them in: they were dropped.
 const POISON: [(&str, &str); 7] = [
-    ("topic, key, headers", "'TOPIC', 'LANE', '[]'"),
+    ("topic, key, headers", "'TOPIC', 'LANE', '[1]'"),
     ("topic, key, headers", "'TOPIC', 'LANE', '7'"),
     ("topic, key, headers", "'TOPIC', 'LANE', 'null'"),
     ("topic, key, headers", r#"'TOPIC', 'LANE', '"{}"'"#),
@@ -50,8 +50,13 @@ async fn answers(scene: &Scene, question: &str, answer: u64) {
 /// A row of a lane that nothing is wrong with still flows.
 async fn flows(scene: &Scene, records: u64) {
     scene.insert("another lane", "healthy").await;
-    scene.topic.holds(records).await;
-    assert_eq!(scene.topic.count().expect("the broker answers"), records);
+    // Offsets would count the ends of transactions too.
+    wait::until_true("every row has come once", wait::PATIENCE, async || {
+        let mut seen = 0;
+        scene.topic.read(|_| seen += 1).await;
+        seen == records
+    })
+    .await;
 }
 
 const UNREADABLE: &str = "select count(*) from outbox_dead where code = 'unreadable' and message <> ''";
