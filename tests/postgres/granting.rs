@@ -112,7 +112,7 @@ async fn a_relay_settles_recovers_stamps_and_removes_in_every_mode() {
         let read = drain(&mut *reader, AMPLE).await;
         let letter = DeadLetter {
             id: read[9].id,
-            event_id: read[9].event_id,
+            event_id: Some(read[9].event_id),
             code: "X".into(),
             message: "x".into(),
             topic: None,
