@@ -156,6 +156,7 @@ impl Page {
 }
 
 /// A copy of the record, unless it is larger than may be loaded.
+#[expect(clippy::result_large_err, reason = "a record is larger")]
 pub(super) fn load(record: &Record, most: usize) -> Result<Record, Unreadable> {
     let size = record.size();
     if size > most { Err(record.clone().refused(Fault::too_large(size, most))) } else { Ok(record.clone()) }

@@ -97,6 +97,7 @@ impl<'a> Head<'a> {
     ///
     /// # Errors
     /// When any part has a fault.
+    #[expect(clippy::result_large_err, reason = "a record is larger")]
     pub fn with(self, topic: Arc<str>, content: Result<Content, Fault>) -> Result<Record, Unreadable> {
         let fault = match (&self.event_id, &self.topic, &self.key, &self.partition, content) {
             (Ok(event_id), Ok(_), Ok(key), Ok(partition), Ok(Content { payload, headers, created_at })) => {
