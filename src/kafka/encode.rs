@@ -51,7 +51,7 @@ pub(crate) fn encode<'a>(
         partition: Some(sending.partition),
         payload: record.payload.as_deref(),
         key: record.key.as_deref(),
-        timestamp: Some(if sending.is_untimely { Utc::now() } else { record.created_at }).map(timestamp),
+        timestamp: Some(timestamp(if sending.is_untimely { Utc::now() } else { record.created_at })),
         headers: Some(headers(record, source, sending.is_untimely)),
         delivery_opaque: opaque,
     }
