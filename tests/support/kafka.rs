@@ -164,6 +164,17 @@ impl Topic {
         }
     }
 
+    /// Waits until just so many records can be read. Offsets, by which [`holds`](Self::holds) counts, count the ends of
+    /// transactions too.
+    pub(crate) async fn shows(&self, records: u64) {
+        wait::until_true("every record has come once", wait::PATIENCE, async || {
+            let mut seen = 0;
+            self.read(|_| seen += 1).await;
+            seen == records
+        })
+        .await;
+    }
+
     /// Shows every record that it holds now and that is not undone, each partition in the order of its offsets.
     pub(crate) async fn read(&self, mut show: impl FnMut(&BorrowedMessage<'_>)) {
         transactions_ended(&self.brokers, &self.name, self.partitions).await;
