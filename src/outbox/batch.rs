@@ -1,15 +1,17 @@
 //! A batch: records read together, and how far the reader is after them.
 
+use std::sync::Arc;
+
 use crate::outbox::{Lane, Record, Unreadable};
 
 /// How far a reader is: it tells of every row whether it was read. Only the store that made it can read it,
 /// and it is worth nothing once the session that made it is gone, unless it was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position(String);
+pub struct Position(Arc<str>);
 
 impl Position {
     /// Wraps what a store writes down as its position.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 

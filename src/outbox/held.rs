@@ -1,5 +1,6 @@
 //! Held lanes: what waits for an operator or for its topic.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -95,19 +96,41 @@ pub enum HoldCause {
     MissingTopic,
     /// The broker does not let the relay write to the topic.
     NotAuthorised,
+    /// The partition takes nothing: it has no leader, its leader does not answer, or too few replicas follow it.
+    UnavailablePartition,
+    /// The broker may refuse records of the lane, and to try each alone took longer than the others are to wait: it goes on
+    /// in turns.
+    Suspected,
     /// A record of the lane can never be published as it is, and nothing may overtake it.
     Rejected,
 }
 
 impl HoldCause {
     /// All causes.
-    pub const ALL: [HoldCause; 3] = [HoldCause::MissingTopic, HoldCause::NotAuthorised, HoldCause::Rejected];
+    pub const ALL: [HoldCause; 5] = [
+        HoldCause::MissingTopic,
+        HoldCause::NotAuthorised,
+        HoldCause::UnavailablePartition,
+        HoldCause::Suspected,
+        HoldCause::Rejected,
+    ];
+
+    /// What is held for it, when a record of this topic and this lane waits: the lane, where nothing else is concerned, and
+    /// else the topic.
+    pub fn lane(self, topic: &Arc<str>, lane: Option<Lane>) -> Lane {
+        match (self, lane) {
+            (HoldCause::UnavailablePartition | HoldCause::Suspected, Some(lane)) => lane,
+            _ => Lane::Topic { topic: Arc::clone(topic) },
+        }
+    }
 
     /// The word for it in tables, metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             HoldCause::MissingTopic => "missing_topic",
             HoldCause::NotAuthorised => "not_authorised",
+            HoldCause::UnavailablePartition => "unavailable_partition",
+            HoldCause::Suspected => "suspected",
             HoldCause::Rejected => "rejected",
         }
     }
@@ -144,4 +167,52 @@ pub struct Held {
     pub cause: HoldCause,
     /// Since when.
     pub since: DateTime<Utc>,
+}
+
+/// What is to be changed of the stored held lanes: there may be thousands.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct HeldChanges<'a> {
+    /// Lanes that are held, and are not stored as they are.
+    pub held: Vec<&'a Held>,
+    /// Lanes that are stored, and of which all is settled.
+    pub settled: Vec<&'a Lane>,
+}
+
+impl<'a> HeldChanges<'a> {
+    /// What makes the lanes that are `stored` those that are `held`.
+    pub fn between(stored: &'a [Held], held: &'a [Held]) -> Self {
+        if stored == held {
+            return Self::default();
+        }
+        let by_lane = |all: &'a [Held]| all.iter().map(|held| (&held.lane, held)).collect::<HashMap<_, _>>();
+        let (before, after) = (by_lane(stored), by_lane(held));
+        Self {
+            held: held.iter().filter(|held| before.get(&held.lane) != Some(held)).collect(),
+            settled: stored.iter().map(|held| &held.lane).filter(|lane| !after.contains_key(lane)).collect(),
+        }
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.settled.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(topic: &str, from_id: i64) -> Held {
+        let (lane, since) = (Lane::topic_of(topic), DateTime::UNIX_EPOCH);
+        Held { lane, from_id, after: None, cause: HoldCause::MissingTopic, since }
+    }
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let stored = [held("same", 1), held("lower", 5), held("settled", 1)];
+        let now = [held("lower", 4), held("fresh", 9), held("same", 1)];
+        let changes = HeldChanges::between(&stored, &now);
+        assert_eq!(changes, HeldChanges { held: vec![&now[0], &now[1]], settled: vec![&stored[2].lane] });
+        assert!(HeldChanges::between(&now, &[held("same", 1), held("fresh", 9), held("lower", 4)]).is_empty());
+    }
 }

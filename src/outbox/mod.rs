@@ -18,7 +18,7 @@ mod table;
 pub use batch::{Batch, Limit, Position};
 pub use dead::{DeadLetter, DeadLetterTopic, InvalidDeadLetterTopic};
 pub use delivery::{Delivery, Progress, UnknownDelivery};
-pub use held::{Held, HeldLane, HoldCause, Lane};
+pub use held::{Held, HeldChanges, HeldLane, HoldCause, Lane};
 #[cfg(feature = "kafka")]
 pub(crate) use message::RESERVED_HEADERS;
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};

@@ -1,11 +1,12 @@
 //! The stored checkpoint and the held lanes beside it.
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, PgConnection, Postgres, Row};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Held, HoldCause, Lane, Position, Settle, Table, Term};
+use crate::outbox::{Held, HeldChanges, HoldCause, Lane, Position, Settle, Table, Term};
 use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::session::{ANSWER, ask, bounded, sql};
 use crate::postgres::snapshot::At;
@@ -93,28 +94,28 @@ pub(super) struct Place {
     pub settle: Settle,
 }
 
-/// Stores the checkpoint, and the held lanes if they changed, in one transaction, if the term is still the
+/// Stores the checkpoint, and what changed of the held lanes, in one transaction, if the term is still the
 /// leader's. The session's `synchronous_commit` must be on: its flush makes the settlements before it durable, and
 /// proves to whoever reads on from here that every lower transaction id was used.
 pub(super) async fn save(
     conn: &mut PgConnection,
     place: &Place,
     checkpoint: &Checkpoint,
-    changed: Option<&[Held]>,
+    changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
     let at = read_position(checkpoint.position.as_str())?;
     let doing = "storing the checkpoint";
     let position = (checkpoint.term, &checkpoint.position);
     let over = || StoreError::TermOver { term: checkpoint.term };
     bounded(doing, ANSWER, async {
-        let Some(held) = changed else {
+        if changes.is_empty() {
             // One statement is one transaction: no relay that vanishes leaves the lease's row locked behind it.
             let is_saved = save_position(conn, place, position, at.highest).await?;
             return if is_saved { Ok(()) } else { Err(over()) };
-        };
+        }
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
         // The lease's row comes last: its renewal would wait with us for whatever an operator has locked of the others.
-        store_held(&mut transaction, &place.table, held).await?;
+        store_changes(&mut transaction, &place.table, changes).await?;
         if !save_position(&mut transaction, place, position, at.highest).await? {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
             return Err(over());
@@ -151,46 +152,61 @@ pub(super) async fn save_position(
     Ok(done.rows_affected() > 0)
 }
 
-/// The lanes given as columns `$1` to `$7`.
-const GIVEN: &str = "unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
-         as given (topic, key, partition, from_id, cause, since, after_position)";
+/// The condition that a stored lane `h` is one that is `given`, in the terms of the index on lanes: whoever compared the
+/// columns as they are would look at all lanes for each.
+pub(super) const IS_GIVEN: &str = "h.topic = given.topic and (h.key is null) = (given.key is null) \
+     and coalesce(h.key, '') = coalesce(given.key, '') and coalesce(h.partition, -1) = coalesce(given.partition, -1)";
 
-/// Makes the stored lanes those given, touching only what differs: there may be thousands, and a request for release
-/// stays with a lane for as long as it is held.
-async fn store_held(conn: &mut PgConnection, table: &Table, held: &[Held]) -> Result<(), StoreError> {
-    // One that is deleted without having been settled is kept: an operator deleted it by hand, and wants it to flow.
-    let settled = format!(
-        "/* outboxd: settled_held */ update {table} h set settled = true where not exists (
-             select from {GIVEN} where given.topic = h.topic
-                 and given.key is not distinct from h.key and given.partition is not distinct from h.partition)",
-        table = table.held()
-    );
-    let forget = format!(
-        "/* outboxd: forget_held */ delete from {table} h where settled and not exists (
-             select from {GIVEN} where given.topic = h.topic
-                 and given.key is not distinct from h.key and given.partition is not distinct from h.partition)",
-        table = table.held()
-    );
-    let remember = format!(
-        "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since, after_position)
-         select * from {GIVEN}
-         on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
-         set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
-             after_position = excluded.after_position, release_requested = h.release_requested and h.since = excluded.since
-         where (h.from_id, h.cause, h.since, h.after_position)
-             is distinct from (excluded.from_id, excluded.cause, excluded.since, excluded.after_position)",
-        table = table.held()
-    );
-    for text in [settled, forget, remember] {
-        let statement = sqlx::query(sql(text))
-            .bind(held.iter().map(|held| held.lane.topic()).collect::<Vec<_>>())
-            .bind(held.iter().map(|held| held.lane.key()).collect::<Vec<_>>())
-            .bind(held.iter().map(|held| held.lane.partition()).collect::<Vec<_>>())
-            .bind(held.iter().map(|held| held.from_id).collect::<Vec<_>>())
-            .bind(held.iter().map(|held| held.cause.as_str()).collect::<Vec<_>>())
-            .bind(held.iter().map(|held| held.since).collect::<Vec<_>>())
-            .bind(held.iter().map(|held| held.after.as_ref().map(Position::as_str)).collect::<Vec<_>>());
+async fn store_changes(conn: &mut PgConnection, table: &Table, changes: &HeldChanges<'_>) -> Result<(), StoreError> {
+    if !changes.settled.is_empty() {
+        forget(conn, table, &changes.settled).await?;
+    }
+    if !changes.held.is_empty() {
+        remember(conn, table, &changes.held).await?;
+    }
+    Ok(())
+}
+
+/// Deletes lanes of which all is settled. One that is deleted without having been settled is kept: an operator deleted it
+/// by hand, and wants it to flow.
+async fn forget(conn: &mut PgConnection, table: &Table, settled: &[&Lane]) -> Result<(), StoreError> {
+    let given = "unnest($1::text[], $2::text[], $3::int[]) as given (topic, key, partition)";
+    let held = table.held();
+    let settle =
+        format!("/* outboxd: settled_held */ update {held} h set settled = true from {given} where {IS_GIVEN}");
+    let forget = format!("/* outboxd: forget_held */ delete from {held} h using {given} where {IS_GIVEN}");
+    for text in [settle, forget] {
+        let statement = bind_lanes(sqlx::query(sql(text)), settled.iter().copied());
         ask("storing held lanes", statement.execute(&mut *conn)).await?;
     }
     Ok(())
+}
+
+/// Stores held lanes. A request for release stays with a lane for as long as it is held.
+async fn remember(conn: &mut PgConnection, table: &Table, held: &[&Held]) -> Result<(), StoreError> {
+    let text = format!(
+        "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since, after_position)
+         select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
+         on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
+         set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
+             after_position = excluded.after_position, release_requested = h.release_requested and h.since = excluded.since",
+        table = table.held()
+    );
+    let statement = bind_lanes(sqlx::query(sql(text)), held.iter().map(|held| &held.lane))
+        .bind(held.iter().map(|held| held.from_id).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.cause.as_str()).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.since).collect::<Vec<_>>())
+        .bind(held.iter().map(|held| held.after.as_ref().map(Position::as_str)).collect::<Vec<_>>());
+    ask("storing held lanes", statement.execute(conn)).await.map(drop)
+}
+
+/// Binds the topics, keys and partitions of lanes as the statement's next three parameters.
+pub(super) fn bind_lanes<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    lanes: impl Iterator<Item = &'q Lane> + Clone,
+) -> Query<'q, Postgres, PgArguments> {
+    statement
+        .bind(lanes.clone().map(Lane::topic).collect::<Vec<_>>())
+        .bind(lanes.clone().map(Lane::key).collect::<Vec<_>>())
+        .bind(lanes.map(Lane::partition).collect::<Vec<_>>())
 }

@@ -69,7 +69,7 @@ pub(super) async fn due(
     let mut letters = Vec::new();
     let mut rows = statement.fetch(&mut *conn);
     while let Some(row) = ask(doing, rows.try_next()).await? {
-        page.take(&row, limit)?;
+        page.take(&row, limit, |_| false)?;
         let (id, event_id) = (row.get(1), row.get(2));
         let (code, message, topic) = (row.get(WIDTH), row.get(WIDTH + 1), row.get(WIDTH + 2));
         letters.push(DeadLetter { id, event_id, code, message, topic });

@@ -8,7 +8,7 @@
 use sqlx::PgConnection;
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Proof, Table, Term};
+use crate::outbox::{Batch, Held, HeldChanges, Lane, Limit, Position, Proof, Table, Term};
 use crate::postgres::checkpoint::{self, Place, Stored};
 use crate::postgres::errors::not_now;
 use crate::postgres::holds::Holds;
@@ -34,6 +34,7 @@ pub(super) struct DeltaReader {
     most: usize,
     holds: Holds,
     releases: Releases,
+    /// The held lanes that are stored.
     stored_held: Vec<Held>,
     /// The proof that what was read needs before it is published. All that a frozen window shows was committed before its
     /// snapshot, so that one proof is enough for all of its pages.
@@ -118,7 +119,7 @@ impl DeltaReader {
 
     /// Reads what is new. A window that does not fit is frozen where it ends.
     async fn next_window(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { without: self.holds.to_json(), left: None, most: self.most };
+        let which = Which { holds: &self.holds, left: None, most: self.most };
         let mut page = page::new_rows(&mut self.conn, &self.place.table, &self.at.prev, &which, limit).await?;
         let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
         self.expect_proof();
@@ -134,7 +135,7 @@ impl DeltaReader {
 
     /// Reads the next page of the frozen window; the window ends with its walk.
     async fn next_page(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { without: self.holds.to_json(), left: None, most: self.most };
+        let which = Which { holds: &self.holds, left: None, most: self.most };
         let (Some(walk), Some(frozen)) = (self.walk.as_mut(), self.at.frozen.as_mut()) else {
             return Ok(Page::default());
         };
@@ -169,11 +170,12 @@ impl DeltaReader {
 
     async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         self.enter()?;
-        let changed = (checkpoint.held != self.stored_held).then_some(checkpoint.held.as_slice());
-        let saved = checkpoint::save(&mut self.conn, &self.place, checkpoint, changed).await;
+        let changes = HeldChanges::between(&self.stored_held, &checkpoint.held);
+        let is_changed = !changes.is_empty();
+        let saved = checkpoint::save(&mut self.conn, &self.place, checkpoint, &changes).await;
         // A term that is over leaves the session as it was: the transaction was rolled back in good order.
         self.broken = !matches!(saved, Ok(()) | Err(StoreError::TermOver { .. }));
-        if saved.is_ok() && changed.is_some() {
+        if saved.is_ok() && is_changed {
             self.stored_held.clone_from(&checkpoint.held);
         }
         saved

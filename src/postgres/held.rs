@@ -4,7 +4,7 @@ use sqlx::{PgConnection, Row};
 
 use crate::contract::StoreError;
 use crate::outbox::{Held, HeldLane, Lane, Table};
-use crate::postgres::checkpoint::read_held;
+use crate::postgres::checkpoint::{IS_GIVEN, bind_lanes, read_held};
 use crate::postgres::session::{ask, sql};
 
 /// All held lanes, longest held first.
@@ -22,15 +22,10 @@ pub(super) async fn list(conn: &mut PgConnection, table: &Table) -> Result<Vec<H
 pub(super) async fn request(conn: &mut PgConnection, table: &Table, lanes: &[Lane]) -> Result<u64, StoreError> {
     let text = format!(
         "/* outboxd: request_release */ update {held} h set release_requested = true
-         from unnest($1::text[], $2::text[], $3::int[]) as wanted (topic, key, partition)
-         where wanted.topic = h.topic and wanted.key is not distinct from h.key
-             and wanted.partition is not distinct from h.partition",
+         from unnest($1::text[], $2::text[], $3::int[]) as given (topic, key, partition) where {IS_GIVEN}",
         held = table.held()
     );
-    let statement = sqlx::query(sql(text))
-        .bind(lanes.iter().map(Lane::topic).collect::<Vec<_>>())
-        .bind(lanes.iter().map(Lane::key).collect::<Vec<_>>())
-        .bind(lanes.iter().map(Lane::partition).collect::<Vec<_>>());
+    let statement = bind_lanes(sqlx::query(sql(text)), lanes.iter());
     Ok(ask("asking for a release", statement.execute(conn)).await?.rows_affected())
 }
 

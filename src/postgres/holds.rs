@@ -1,5 +1,7 @@
 //! The held lanes of a reading session, and the condition that leaves their rows out.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::outbox::{Held, Lane};
@@ -33,10 +35,13 @@ pub(super) fn left_to_a_lane(held: &str) -> String {
     )
 }
 
-/// A held lane, and where its rest begins.
+/// Lanes that a statement is told of at most. It reads the names anew each time it runs, which costs the database more
+/// than to send the rows of more lanes, each once, that are then [left out](Holds::leave_out) here.
+const TOLD_LANES: usize = 500;
+
+/// Where the rest of a held lane begins.
 #[derive(Debug, Clone)]
 struct Hold {
-    lane: Lane,
     from_id: i64,
     after: Option<At>,
 }
@@ -44,7 +49,8 @@ struct Hold {
 /// What is held, by lane.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Holds {
-    lanes: Vec<Hold>,
+    lanes: HashMap<Lane, Hold>,
+    /// From which id on each lane is held, by its name.
     json: Map<String, Value>,
 }
 
@@ -60,45 +66,33 @@ impl Holds {
 
     /// Adds a lane, or lowers where it begins.
     pub(super) fn hold(&mut self, held: &Held) {
-        let name = name(&held.lane);
         // Without a position that can be read nothing is known, and rows may be published again.
         let after = held.after.as_ref().and_then(|after| At::from_position(after.as_str()).ok());
-        match self.lanes.iter_mut().find(|known| known.lane == held.lane) {
-            Some(known) => {
-                known.from_id = known.from_id.min(held.from_id);
-                known.after = after;
-                self.json.insert(name, known.from_id.into());
-            }
-            None => {
-                self.json.insert(name, held.from_id.into());
-                self.lanes.push(Hold { lane: held.lane.clone(), from_id: held.from_id, after });
-            }
-        }
+        let known = self.lanes.get(&held.lane).map_or(held.from_id, |known| known.from_id);
+        let from_id = known.min(held.from_id);
+        self.json.insert(name(&held.lane), from_id.into());
+        self.lanes.insert(held.lane.clone(), Hold { from_id, after });
     }
 
     /// Removes a lane.
     pub(super) fn free(&mut self, lane: &Lane) {
-        self.lanes.retain(|held| held.lane != *lane);
+        self.lanes.remove(lane);
         self.json.remove(&name(lane));
-    }
-
-    fn of(&self, lane: &Lane) -> Option<&Hold> {
-        self.lanes.iter().find(|held| held.lane == *lane)
     }
 
     /// From which id on a lane is held, if it is.
     pub(super) fn held_from(&self, lane: &Lane) -> Option<i64> {
-        self.of(lane).map(|held| held.from_id)
+        self.lanes.get(lane).map(|held| held.from_id)
     }
 
     /// The position that tells which rows of a held lane were published before it was held, if it is known.
     pub(super) fn held_after(&self, lane: &Lane) -> Option<&At> {
-        self.of(lane).and_then(|held| held.after.as_ref())
+        self.lanes.get(lane).and_then(|held| held.after.as_ref())
     }
 
     /// The lowest id that is held of any lane.
     pub(super) fn lowest(&self) -> Option<i64> {
-        self.lanes.iter().map(|held| held.from_id).min()
+        self.lanes.values().map(|held| held.from_id).min()
     }
 
     /// The names of the lanes, each with the id from which on it is held; nothing when nothing is held.
@@ -106,16 +100,34 @@ impl Holds {
         (!self.json.is_empty()).then(|| Value::Object(self.json.clone()))
     }
 
-    /// The same without one lane: what a release of it must leave out.
-    pub(super) fn to_json_without(&self, lane: &Lane) -> Option<Value> {
+    /// Whether statements that read leave the rows of held lanes out; where they do not, [`leave_out`](Self::leave_out)
+    /// does.
+    pub(super) fn are_told(&self) -> bool {
+        self.lanes.len() <= TOLD_LANES
+    }
+
+    /// What a statement that reads is told of the lanes whose rows it leaves out, but for `except`, which is being
+    /// released.
+    pub(super) fn to_leave_out(&self, except: Option<&Lane>) -> Option<Value> {
+        if !self.are_told() {
+            return None;
+        }
         let mut json = self.json.clone();
-        json.remove(&name(lane));
+        if let Some(lane) = except {
+            json.remove(&name(lane));
+        }
         (!json.is_empty()).then_some(Value::Object(json))
+    }
+
+    /// Whether the row of this id is left to a held lane, its topic's or its own, other than `except`.
+    pub(super) fn leave_out(&self, id: i64, topic: &Lane, lane: Option<&Lane>, except: Option<&Lane>) -> bool {
+        let mut lanes = [Some(topic), lane].into_iter().flatten().filter(|lane| except != Some(*lane));
+        lanes.any(|lane| self.held_from(lane).is_some_and(|from_id| id >= from_id))
     }
 
     /// The names of the lanes, each with all that is known of where its rest begins; nothing when nothing is held.
     pub(super) fn to_told_json(&self) -> Option<Value> {
-        let told = |hold: &Hold| {
+        let told = |(lane, hold): (&Lane, &Hold)| {
             let frozen = hold.after.as_ref().and_then(|at| at.frozen.as_ref());
             let told = json!({
                 "from": hold.from_id,
@@ -123,7 +135,7 @@ impl Holds {
                 "cur": frozen.map(|frozen| frozen.cur.to_string()),
                 "last": frozen.map(|frozen| frozen.last),
             });
-            (name(&hold.lane), told)
+            (name(lane), told)
         };
         (!self.lanes.is_empty()).then(|| Value::Object(self.lanes.iter().map(told).collect()))
     }
@@ -167,7 +179,7 @@ mod tests {
         let key = Lane::from_columns("a", Some("1"), None);
         let partition = Lane::from_columns("a", None, Some(1));
         let holds = Holds::new(&[held(topic.clone(), 3), held(key, 2), held(partition, 1)]);
-        assert_eq!(holds.to_json_without(&topic), Some(serde_json::json!({"a 1": 2, "a:1": 1})));
+        assert_eq!(holds.to_leave_out(Some(&topic)), Some(serde_json::json!({"a 1": 2, "a:1": 1})));
         assert_eq!(holds.lowest(), Some(1));
     }
 }

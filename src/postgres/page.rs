@@ -6,15 +6,16 @@
 //! ones begin with it and go on with the second.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{Lane, Limit, Record, Table};
+use crate::outbox::{Lane, Limit, Record, Table, Unreadable};
 use crate::postgres::copy::Message;
 use crate::postgres::errors::classify;
-use crate::postgres::holds::not_held;
+use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page, READING, WIDE_COLUMNS, unreadable};
 use crate::postgres::session::{BACKLOG, ask, bounded, sql};
 use crate::postgres::snapshot::{At, Snapshot};
@@ -23,12 +24,31 @@ use crate::postgres::values::{Bound, Preset, Values};
 /// What to read of a window, besides where it is.
 #[derive(Debug)]
 pub(super) struct Which<'a> {
-    /// Held lanes to leave out, as [`Holds`](super::holds::Holds) writes them.
-    pub without: Option<serde_json::Value>,
+    /// The held lanes, whose rows are left out.
+    pub holds: &'a Holds,
     /// Only what is left of a held lane.
     pub left: Option<Left<'a>>,
     /// Rows that are larger are not loaded.
     pub most: usize,
+}
+
+impl Which<'_> {
+    /// The held lane whose rows are not left out, but wanted.
+    fn wanted(&self) -> Option<&Lane> {
+        self.left.map(|left| left.lane)
+    }
+
+    /// Whether a row that was read is left out after all, because its statement was not told of the held lanes.
+    pub(super) fn leaves_out(&self, row: &Result<Record, Unreadable>) -> bool {
+        if self.holds.are_told() {
+            return false;
+        }
+        let (id, topic, lane) = match row {
+            Ok(record) => (record.id, &record.topic, record.lane()),
+            Err(row) => (row.id, &row.topic, row.lane.clone()),
+        };
+        self.holds.leave_out(id, &Lane::Topic { topic: Arc::clone(topic) }, lane.as_ref(), self.wanted())
+    }
 }
 
 /// What is left of a held lane, up to where the main flow is.
@@ -69,7 +89,7 @@ pub(super) async fn new_rows(
          {newest}
          order by id nulls first"
     );
-    statement.read(conn, text, which.most, limit).await
+    statement.read(conn, text, which, limit).await
 }
 
 /// Reads the rows of the window from `prev` to `cur` after an id, led by the index on xid.
@@ -84,7 +104,7 @@ pub(super) async fn window_by_xid(
     let mut statement = Statement::<Bound>::default();
     let rows = statement.by_xid(table, window.0, Upto::Window { cur: window.1, after }, which, limit);
     let text = format!("/* outboxd: read_window_by_xid */ {rows} order by id");
-    statement.read(conn, text, which.most, limit).await
+    statement.read(conn, text, which, limit).await
 }
 
 /// Reads the rows of the window from `prev` to `cur` in a span of ids, walking the primary key.
@@ -108,7 +128,7 @@ pub(super) async fn window_by_id(
         outbox = table.outbox()
     );
     let text = format!("/* outboxd: read_window */ copy ({text}) to stdout (format binary)");
-    statement.copy(conn, &text, which.most, limit).await
+    statement.copy(conn, &text, which, limit).await
 }
 
 /// Fills in what was left out, from the table of the outbox or of the dead letters. Records whose rows are gone by now are
@@ -226,8 +246,8 @@ impl<V: Values> Statement<V> {
     /// Rows that are marked as sent are left out in every mode, so that changing it publishes nothing again.
     fn rest(&mut self, which: &Which<'_>) -> String {
         let mut rest = "and sent_at is null".to_owned();
-        if let Some(held) = &which.without {
-            rest = format!("{rest} and {}", not_held(&self.values.json(held)));
+        if let Some(held) = which.holds.to_leave_out(which.wanted()) {
+            rest = format!("{rest} and {}", not_held(&self.values.json(&held)));
         }
         if let Some(Left { lane, from_id, without, upto }) = which.left {
             let (topic, from_id) = (self.values.text(lane.topic().to_owned()), self.values.number(from_id));
@@ -247,12 +267,18 @@ impl<V: Values> Statement<V> {
 
 impl Statement<Bound> {
     /// Keeps what fits and lets the rest of the rows pass by, so that memory is bounded.
-    async fn read(self, conn: &mut PgConnection, text: String, most: usize, limit: Limit) -> Result<Page, StoreError> {
+    async fn read(
+        self,
+        conn: &mut PgConnection,
+        text: String,
+        which: &Which<'_>,
+        limit: Limit,
+    ) -> Result<Page, StoreError> {
         bounded(READING, BACKLOG, async {
-            let mut page = Page::new(most);
+            let mut page = Page::new(which.most);
             let mut rows = sqlx::query_with(sql(text), self.values.arguments).fetch(conn);
             while let Some(row) = rows.try_next().await.map_err(|error| classify(READING, error))? {
-                page.take(&row, limit)?;
+                page.take(&row, limit, |row| which.leaves_out(row))?;
             }
             Ok(page)
         })
@@ -263,16 +289,22 @@ impl Statement<Bound> {
 impl Statement<Preset> {
     /// Reads many rows by copying them, which costs the driver less. Keeps what fits, as
     /// [`read`](Statement::read) does.
-    async fn copy(self, conn: &mut PgConnection, text: &str, most: usize, limit: Limit) -> Result<Page, StoreError> {
+    async fn copy(
+        self,
+        conn: &mut PgConnection,
+        text: &str,
+        which: &Which<'_>,
+        limit: Limit,
+    ) -> Result<Page, StoreError> {
         let failed = |error| classify(READING, error);
         bounded(READING, BACKLOG, async {
             self.values.set(conn).await.map_err(failed)?;
-            let mut page = Page::new(most);
+            let mut page = Page::new(which.most);
             let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;
             while let Some(bytes) = messages.try_next().await.map_err(failed)? {
                 let mut message = Message::new(&bytes).map_err(unreadable)?;
                 while let Some(row) = message.next().map_err(unreadable)? {
-                    page.take(&row, limit)?;
+                    page.take(&row, limit, |row| which.leaves_out(row))?;
                 }
             }
             Ok(page)

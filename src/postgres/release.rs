@@ -178,7 +178,7 @@ impl Releases {
         let window = (&round.since, round.upto.boundary());
         let without = [holds.held_after(&release.lane), release.read.as_ref()];
         let left = Left { lane: &release.lane, from_id, without, upto: &round.upto };
-        let which = Which { without: holds.to_json_without(&release.lane), left: Some(left), most: self.most };
+        let which = Which { holds, left: Some(left), most: self.most };
         let page = match round.walk.as_mut() {
             Some(walk) => walk.page(conn, table, window, &which, limit).await?,
             None => {

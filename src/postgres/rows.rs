@@ -107,8 +107,13 @@ impl Page {
         self.last
     }
 
-    /// Takes a row. Once a row does not fit, none after it does.
-    pub(super) fn take(&mut self, row: &impl Columns, limit: Limit) -> Result<(), StoreError> {
+    /// Takes a row, unless it is left out. Once a row does not fit, none after it does.
+    pub(super) fn take(
+        &mut self,
+        row: &impl Columns,
+        limit: Limit,
+        is_left_out: impl Fn(&Result<Record, Unreadable>) -> bool,
+    ) -> Result<(), StoreError> {
         let snapshot = optional_text(row, SNAPSHOT).map_err(unreadable)?;
         if let Some(text) = snapshot {
             self.snapshot = Some(text.parse().map_err(|error| unreadable(Box::new(error)))?);
@@ -121,6 +126,11 @@ impl Page {
         }
         let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
         let (read, left_out) = self.record(row, id);
+        if is_left_out(&read) {
+            self.taken += 1;
+            self.last = Some(id);
+            return Ok(());
+        }
         let footprint = read.as_ref().map_or(0, Record::footprint) + left_out;
         if self.taken == 0 || self.bytes + footprint <= limit.bytes {
             self.bytes += footprint;

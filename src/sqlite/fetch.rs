@@ -4,7 +4,9 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, Lane, Limit, Place, Position, Proof, Record, Settle, Table, Term, Unreadable};
+use crate::outbox::{
+    Batch, Held, HeldChanges, Lane, Limit, Place, Position, Proof, Record, Settle, Table, Term, Unreadable,
+};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 use crate::sqlite::held;
@@ -20,6 +22,7 @@ pub(super) struct Session {
     connection: SqliteConnection,
     table: Table,
     settle: Settle,
+    /// The held lanes that are stored.
     held: Vec<Held>,
     holding: Holding,
     last: i64,
@@ -127,7 +130,11 @@ impl Session {
 
     async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let position = recover::parse(&checkpoint.position)?.at;
-        settle::save(&mut self.connection, &self.table, self.settle, checkpoint, position).await
+        let held = held::as_stored(&checkpoint.held);
+        let changes = HeldChanges::between(&self.held, &held);
+        settle::save(&mut self.connection, &self.table, self.settle, checkpoint, (position, &changes)).await?;
+        self.held = held;
+        Ok(())
     }
 
     async fn make_proof(&mut self, term: Term) -> Result<(), StoreError> {

@@ -1,12 +1,10 @@
 //! The stored held lanes, and requests for their release.
 
-use std::collections::{HashMap, HashSet};
-
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::StoreError;
-use crate::outbox::{Held, HeldLane, HoldCause, Lane, Table};
+use crate::outbox::{Held, HeldChanges, HeldLane, HoldCause, Lane, Table};
 use crate::sqlite::errors::{classify, incompatible};
 use crate::sqlite::recover;
 
@@ -46,30 +44,36 @@ pub(super) fn first_left(held: &Held) -> i64 {
     read_up_to.map_or(held.from_id, |place| held.from_id.max(place.at.saturating_add(1)))
 }
 
-/// Makes the stored lanes those given, touching only what differs; a request for release stays with a lane for as long as
-/// it is held.
-pub(super) async fn store(connection: &mut SqliteConnection, table: &Table, held: &[Held]) -> Result<(), StoreError> {
-    let before: HashMap<Lane, Held> =
-        list(connection, table).await?.into_iter().map(|known| (known.held.lane.clone(), known.held)).collect();
-    let lanes: HashSet<&Lane> = held.iter().map(|held| &held.lane).collect();
-    for lane in before.keys().filter(|lane| !lanes.contains(lane)) {
+/// How lanes are stored.
+pub(super) fn as_stored(held: &[Held]) -> Vec<Held> {
+    held.iter().map(|held| Held { from_id: first_left(held), after: None, ..held.clone() }).collect()
+}
+
+/// Changes the stored lanes; a request for release stays with a lane for as long as it is held.
+pub(super) async fn store(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    changes: &HeldChanges<'_>,
+) -> Result<(), StoreError> {
+    for lane in &changes.settled {
         forget(connection, table, lane).await?;
     }
-    for held in held {
-        let held = Held { from_id: first_left(held), after: None, ..held.clone() };
-        if before.get(&held.lane) != Some(&held) {
-            remember(connection, table, &held).await?;
-        }
+    for held in &changes.held {
+        remember(connection, table, held).await?;
     }
     Ok(())
 }
 
+/// The condition that a stored lane is the one whose columns are `?1` to `?3`, in the terms of the index on lanes.
+const IS_GIVEN: &str = "topic = ?1 and (key is null) = (?2 is null) and coalesce(key, '') = coalesce(?2, '') \
+     and coalesce(partition, -1) = coalesce(?3, -1)";
+
 /// Deletes a lane of which all is settled. One that is deleted without having been settled is kept: an operator deleted it
 /// by hand, and wants it to flow.
 async fn forget(connection: &mut SqliteConnection, table: &Table, lane: &Lane) -> Result<(), StoreError> {
-    let which = "where topic = ? and key is ? and partition is ?";
-    let settled = format!("/* outboxd: settled_held */ update {} set settled = 1 {which}", table.held());
-    let forget = format!("/* outboxd: forget_held */ delete from {} {which}", table.held());
+    let held = table.held();
+    let settled = format!("/* outboxd: settled_held */ update {held} set settled = 1 where {IS_GIVEN}");
+    let forget = format!("/* outboxd: forget_held */ delete from {held} where {IS_GIVEN}");
     for sql in [settled, forget] {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(lane.topic()).bind(lane.key()).bind(lane.partition());
         query.execute(&mut *connection).await.map_err(|error| classify("storing the held lanes", error))?;
@@ -99,11 +103,8 @@ pub(super) async fn request(
     lanes: &[Lane],
 ) -> Result<u64, StoreError> {
     let doing = |error| classify("asking for a release", error);
-    let sql = format!(
-        "/* outboxd: request_release */ update {} set release_requested = 1
-         where topic = ? and key is ? and partition is ?",
-        table.held()
-    );
+    let sql =
+        format!("/* outboxd: request_release */ update {} set release_requested = 1 where {IS_GIVEN}", table.held());
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
     let mut held = 0;
     for lane in lanes {

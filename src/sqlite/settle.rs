@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Settle, Settlement, Table};
+use crate::outbox::{HeldChanges, Settle, Settlement, Table};
 use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::held;
 
@@ -95,20 +95,20 @@ fn names(settlement: &Settlement) -> String {
     format!("{{{}}}", pairs.join(","))
 }
 
-/// Stores the checkpoint. The connection must be one whose commits are flushed.
+/// Stores the checkpoint, and what changed of the held lanes. The connection must be one whose commits are flushed.
 pub(super) async fn save(
     connection: &mut SqliteConnection,
     table: &Table,
     mode: Settle,
     checkpoint: &Checkpoint,
-    position: i64,
+    (position, changes): (i64, &HeldChanges<'_>),
 ) -> Result<(), StoreError> {
     let doing = |error| classify("storing the checkpoint", error);
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
     if !move_checkpoint(&mut transaction, table, checkpoint, position, settled_to(mode)).await.map_err(doing)? {
         return Err(StoreError::TermOver { term: checkpoint.term });
     }
-    held::store(&mut transaction, table, &checkpoint.held).await?;
+    held::store(&mut transaction, table, changes).await?;
     transaction.commit().await.map_err(doing)
 }
 
