@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # An Apache Kafka of one's own: kafka.sh start DIR [--brokers N] [NAME=VALUE]…
-#                               kafka.sh stop|kill|restart|running DIR [--broker I]
+#                               kafka.sh stop|kill|restart|pause|resume|running DIR [--broker I]
 # `start` prints the bootstrap addresses, which are also in DIR/bootstrap, and in DIR/secure those that want TLS and a
 # password; brokers are numbered from 1, and the process id of each is in DIR/broker-I/pid. KAFKA_HEAP is their heap, 512m when not set.
 # shellcheck source-path=SCRIPTDIR
@@ -130,6 +130,10 @@ stop() {
     for broker in "$@"; do wait_for 60 "the end of Kafka in $broker" gone "$broker/pid" "$broker/server.properties"; done
 }
 
+# A broker that hangs: its connections stay, and nothing comes through them.
+pause() { for broker in "$@"; do signal STOP "$broker/pid" "$broker/server.properties"; done; }
+resume() { for broker in "$@"; do signal CONT "$broker/pid" "$broker/server.properties"; done; }
+
 command=${1:-}
 dir=$(folder "$@")
 shift 2
@@ -140,6 +144,7 @@ case $command in
     stop) stop "${chosen[@]}" ;;
     kill) signal_name=KILL; stop "${chosen[@]}" ;;
     restart) stop "${chosen[@]}"; serve "${chosen[@]}"; cat "$dir/bootstrap" ;;
+    pause | resume) "$command" "${chosen[@]}" ;;
     running) for broker in "${chosen[@]}"; do running "$broker"; done ;;
     *) die "unknown command $command" ;;
 esac

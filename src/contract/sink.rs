@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contract::{BoxFuture, SinkError};
-use crate::outbox::{HoldCause, Position, Progress, Record, Term};
+use crate::outbox::{HoldCause, Lane, Position, Progress, Record, Term};
 
 /// Whom a sink asks whether the relay that uses it still leads.
 pub trait Mandate: Send + Sync {
@@ -60,8 +60,8 @@ pub trait Sink: Send {
     /// has no room. The receipt tells later what became of them; several may be pending.
     ///
     /// *Ordered*: records of one lane become visible to consumers in the order of the calls and, inside a
-    /// call, of the slice; a record that fails is followed by none of its lane, and a topic that was once
-    /// answered as [`Outcome::Held`] stays so until [`accepts`](Self::accepts) has said yes. The sink retries
+    /// call, of the slice; a record that fails is followed by none of its lane, and what was once answered as
+    /// [`Outcome::Held`] stays so until [`accepts`](Self::accepts) names it. The sink retries
     /// whatever can be retried, for ever and without counting. A call that takes long gives way to others now and
     /// then, so that it can be cancelled; the sink is then aborted.
     ///
@@ -105,11 +105,10 @@ pub trait Sink: Send {
     /// one by one need not be remembered any longer.
     fn taken_over(&mut self) {}
 
-    /// Whether a record of this topic would be accepted by now. The relay asks about held topics now and then;
-    /// the answer borrows nothing, so that publishing goes on meanwhile.
-    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
-        let _ = topic;
-        Box::pin(std::future::ready(Ok(true)))
+    /// Which of these held lanes it would take records of by now. The relay asks about held lanes now and then; the answer
+    /// borrows nothing, so that publishing goes on meanwhile.
+    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
+        Box::pin(std::future::ready(Ok(lanes)))
     }
 
     /// Whether the last failure taught something of records or topics that is heeded once the sink is opened again, so
@@ -142,7 +141,7 @@ pub enum Outcome {
         /// Its offset there.
         offset: i64,
     },
-    /// Not sent: its topic waits for something.
+    /// Not sent: what it [belongs to](HoldCause::lane) waits for something, its topic or its lane.
     Held(HoldCause),
     /// It can never be published as it is: it failed alone. Open the sink again before anything of its lane follows.
     Rejected(Box<Rejection>),

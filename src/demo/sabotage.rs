@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink, SinkError};
-use crate::outbox::{Record, Term};
+use crate::outbox::{Lane, Record, Term};
 
 /// How the relay is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +89,8 @@ impl Sink for Spoilt {
         Box::pin(self.spoilt(records))
     }
 
-    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
-        self.sink.accepts(topic)
+    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
+        self.sink.accepts(lanes)
     }
 
     fn has_learnt(&mut self) -> bool {

@@ -29,6 +29,8 @@ pub(crate) struct Terms {
     pub(crate) limit: Option<usize>,
     /// Whether it is compacted, so that every record needs a key; where the broker tells.
     pub(crate) compacted: Option<bool>,
+    /// Its `min.insync.replicas`, where the broker tells.
+    pub(crate) in_sync: Option<usize>,
     /// By how many milliseconds a record's timestamp may be before and after the broker's time, where the broker tells
     /// and takes the producer's.
     pub(crate) times: Option<(i64, i64)>,
@@ -97,28 +99,28 @@ impl Admin {
         terms
     }
 
-    /// Creates a topic; `false` when that is not possible, which is said once for each topic.
-    pub(crate) async fn create(&self, new: &NewTopic<'_>) -> Result<bool, KafkaError> {
+    /// Creates topics; `false` when that is not possible for one of them, which is said once for each.
+    pub(crate) async fn create(&self, new: &[NewTopic<'_>]) -> Result<bool, KafkaError> {
+        let Some(partitions) = new.first().map(|new| new.num_partitions) else { return Ok(true) };
         let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
         let client = self.client()?;
-        let created = client.create_topics([new], &options).await?;
-        let (topic, partitions) = (new.name, new.num_partitions);
-        let refused = created.into_iter().find_map(Result::err).map(|(_, code)| code);
-        match refused {
-            None => {
-                tracing::info!(topic, partitions, "created the missing topic");
-                Ok(true)
-            }
-            Some(RDKafkaErrorCode::TopicAlreadyExists) => Ok(true),
-            Some(code) if is_passing(code) => Err(KafkaError::AdminOp(code)),
-            Some(code) => {
-                let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-                if said.insert(topic.to_owned()) {
-                    tracing::warn!(topic, partitions, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
+        let created = client.create_topics(new, &options).await?;
+        let mut all = true;
+        for result in created {
+            match result {
+                Ok(topic) => tracing::info!(topic, partitions, "created the missing topic"),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((_, code)) if is_passing(code) => return Err(KafkaError::AdminOp(code)),
+                Err((topic, code)) => {
+                    all = false;
+                    let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+                    if said.insert(topic.clone()) {
+                        tracing::warn!(topic, partitions, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
+                    }
                 }
-                Ok(false)
             }
         }
+        Ok(all)
     }
 }
 
@@ -129,6 +131,7 @@ fn named_terms(settings: &ConfigResource) -> Option<(String, Terms)> {
     let terms = Terms {
         limit: value("max.message.bytes").and_then(|limit| limit.parse().ok()),
         compacted: value("cleanup.policy").map(|policy| policy.contains("compact")),
+        in_sync: value("min.insync.replicas").and_then(|replicas| replicas.parse().ok()),
         times: times(value),
     };
     Some((topic.clone(), terms))

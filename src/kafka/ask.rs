@@ -1,18 +1,19 @@
-//! Questions to the broker about topics: does it exist, how many partitions, how large may a batch be.
+//! Questions to the broker about topics: does it exist, who leads its partitions, how large may a batch be.
 //!
 //! A question never creates a topic, whatever the broker's `auto.create.topics.enable` says: the client asks with
 //! `allow.auto.create.topics=false`, for one topic by name or for all there are (asked for "the local ones" it would
 //! allow it).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, Stream, StreamExt};
 use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::producer::Producer as _;
 use tokio::time::sleep;
 
@@ -30,13 +31,39 @@ const QUESTIONS: usize = 16;
 /// How often a topic that was just created is asked for before it is held like a missing one.
 const CREATED_ASKS: usize = 10;
 
-/// What the broker says about a topic.
+/// Missing topics that are created at a time.
+const CREATED_TOGETHER: usize = 100;
+
+/// How often a broker may say that it cannot tell of a topic yet.
+const UNSURE_ASKS: usize = 5;
+
+/// What the broker says of many topics, and which of them it does not name.
+type Together = (Vec<(Arc<str>, Answer)>, Vec<Arc<str>>);
+
+/// Who keeps a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replicas {
+    /// The broker that leads it; [`NO_LEADER`] while none does.
+    pub(crate) leader: i32,
+    /// How many replicas have all of it.
+    pub(crate) in_sync: usize,
+}
+
+/// How many partitions these are, as Kafka counts them.
+pub(crate) fn count(partitions: &[Replicas]) -> i32 {
+    i32::try_from(partitions.len()).expect("Kafka counts partitions in 32 bits")
+}
+
+/// What Kafka's protocol says in the place of a leader.
+pub(crate) const NO_LEADER: i32 = -1;
+
+/// What the broker says about a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// It exists.
     Known {
-        /// Its number of partitions.
-        partitions: i32,
+        /// Its partitions, at least one, by their numbers.
+        partitions: Vec<Replicas>,
         /// What its settings say about records, where we may know it.
         terms: Terms,
     },
@@ -44,6 +71,25 @@ pub(crate) enum Answer {
     Held(HoldCause),
     /// No topic can have this name.
     Impossible,
+}
+
+/// What a look at a partition has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Looked {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) found: Found,
+}
+
+/// Whether a partition takes records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// As far as can be seen it does.
+    Available { leader: i32 },
+    /// Its leader does not answer, or there is none.
+    Silent { leader: i32 },
+    /// Fewer replicas follow than its topic asks for.
+    TooFewReplicas,
 }
 
 /// Asks about topics, through each of the producer's own clients, so that they know them too.
@@ -54,15 +100,22 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    /// Answers about all of these topics, each as soon as there is one.
+    /// Answers about all of these topics, each as soon as there is one. Of many, those that the broker does not name when
+    /// it is asked for all count as missing: whoever holds them asks again beside publishing.
     pub(crate) fn answers(self, topics: Vec<Arc<str>>) -> impl Stream<Item = (Arc<str>, Answer)> {
         let (possible, impossible): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| is_topic_name(topic));
         let impossible = impossible.into_iter().map(|topic| (topic, Answer::Impossible));
         let asker = self.clone();
-        let together = stream::once(async move { asker.ask_together(possible).await });
-        let possible = together.flat_map(move |(answers, rest)| {
+        let together = stream::once(async move {
+            if possible.len() <= QUESTIONS {
+                (Vec::new(), possible)
+            } else {
+                (asker.ask_for_all(possible).await, Vec::new())
+            }
+        });
+        let possible = together.flat_map(move |(answers, few)| {
             let asker = self.clone();
-            let one_by_one = stream::iter(rest).map(move |topic| {
+            let one_by_one = stream::iter(few).map(move |topic| {
                 let asker = asker.clone();
                 async move {
                     let answer = asker.ask_patiently(&topic).await;
@@ -74,9 +127,49 @@ impl Asker {
         stream::iter(impossible).chain(possible)
     }
 
+    /// Asks for many topics until there is an answer.
+    async fn ask_for_all(&self, topics: Vec<Arc<str>>) -> Vec<(Arc<str>, Answer)> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.ask_together(&topics).await {
+                Ok((mut answers, missing)) => {
+                    answers.extend(missing.into_iter().map(|topic| (topic, Answer::Held(HoldCause::MissingTopic))));
+                    return answers;
+                }
+                Err(error) => self.admin.reach.unanswered(&error),
+            }
+            sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// Asks about topics that wait, once, and creates those that are missing if that is wanted: many of them with few
+    /// questions, and a bounded number at a time.
+    ///
+    /// # Errors
+    /// When the broker cannot tell right now.
+    pub(crate) async fn ask_about_held(&self, topics: Vec<Arc<str>>) -> Result<Vec<(Arc<str>, Answer)>, KafkaError> {
+        if topics.len() <= QUESTIONS {
+            return Ok(self.refresh(topics).await);
+        }
+        let (answers, missing) = self.ask_together(&topics).await?;
+        if let OnMissingTopic::Create { partitions, replication } = self.admin.on_missing_topic {
+            let new: Vec<_> = missing
+                .iter()
+                .take(CREATED_TOGETHER)
+                .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(replication)))
+                .collect();
+            // Those that were created are found next time.
+            self.admin.create(&new).await?;
+        }
+        Ok(answers)
+    }
+
     /// Asks again about topics that are known, once: another time will do as well for those that it says nothing of.
     pub(crate) async fn refresh(&self, topics: Vec<Arc<str>>) -> Vec<(Arc<str>, Answer)> {
-        let (mut answers, rest) = self.ask_together(topics).await;
+        let (mut answers, rest) = match topics.len() <= QUESTIONS {
+            true => (Vec::new(), topics),
+            false => self.ask_together(&topics).await.unwrap_or_default(),
+        };
         let one_by_one = stream::iter(rest).map(async |topic| {
             let answer = self.ask(&topic).await.ok()?;
             Some((topic, answer))
@@ -85,22 +178,19 @@ impl Asker {
         answers
     }
 
-    /// Asks for many topics with few questions. What that does not tell is to be asked for one by one: topics that are
-    /// missing, or that the broker will not name.
-    async fn ask_together(&self, topics: Vec<Arc<str>>) -> (Vec<(Arc<str>, Answer)>, Vec<Arc<str>>) {
-        if topics.len() <= QUESTIONS {
-            return (Vec::new(), topics);
-        }
-        let Ok(known) = self.counts().await else { return (Vec::new(), topics) };
+    /// Asks for many topics with few questions. Says which of them the broker does not name: they are missing, or it will
+    /// not tell us.
+    async fn ask_together(&self, topics: &[Arc<str>]) -> Result<Together, KafkaError> {
+        let mut known = self.all_partitions(topics).await?;
         self.admin.reach.answered();
-        let (found, rest): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| known.contains_key(&**topic));
+        let (found, rest): (Vec<_>, Vec<_>) = topics.iter().cloned().partition(|topic| known.contains_key(topic));
         let terms = self.admin.terms(&found).await;
-        let answer = |topic: Arc<str>| {
+        let answers = found.into_iter().filter_map(|topic| {
             let terms = terms.get(&*topic).copied().unwrap_or_default();
-            let answer = Answer::Known { partitions: known[&*topic], terms };
-            (topic, answer)
-        };
-        (found.into_iter().map(answer).collect(), rest)
+            let partitions = known.remove(&topic)?;
+            Some((topic, Answer::Known { partitions, terms }))
+        });
+        Ok((answers.collect(), rest))
     }
 
     /// Asks once, and creates the topic if it is missing and that is wanted.
@@ -110,23 +200,25 @@ impl Asker {
     pub(crate) async fn ask(&self, topic: &str) -> Result<Answer, KafkaError> {
         let answer = self.look(topic).await?;
         self.admin.reach.answered();
-        match (answer, self.admin.on_missing_topic) {
-            (Answer::Held(HoldCause::MissingTopic), OnMissingTopic::Create { partitions, replication }) => {
-                if !self.admin.create(&NewTopic::new(topic, partitions, TopicReplication::Fixed(replication))).await? {
-                    return Ok(answer);
-                }
-                self.look_again(topic).await
-            }
-            _ => Ok(answer),
-        }
+        let OnMissingTopic::Create { partitions, replication } = self.admin.on_missing_topic else { return Ok(answer) };
+        let is_missing = answer == Answer::Held(HoldCause::MissingTopic);
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
+        if is_missing && self.admin.create(&[new]).await? { self.look_again(topic).await } else { Ok(answer) }
     }
 
-    /// Asks until there is an answer, for as long as the producer lives.
+    /// Asks until there is an answer, for as long as the producer lives. Of a topic in the making a broker that answers can
+    /// tell nothing yet: after a while that counts as missing.
     pub(crate) async fn ask_patiently(&self, topic: &str) -> Answer {
         let mut backoff = Backoff::default();
+        let mut unsure = 0;
         loop {
             match self.ask(topic).await {
                 Ok(answer) => return answer,
+                Err(error) if errors::is_of_the_topic(&error) && unsure >= UNSURE_ASKS => {
+                    tracing::debug!(topic, error = %error, "the broker cannot tell of the topic yet");
+                    return Answer::Held(HoldCause::MissingTopic);
+                }
+                Err(error) if errors::is_of_the_topic(&error) => unsure += 1,
                 Err(error) => self.admin.reach.unanswered(&error),
             }
             sleep(backoff.next_wait()).await;
@@ -159,36 +251,76 @@ impl Asker {
         }
     }
 
-    /// The number of partitions that all clients know of.
-    async fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
-        let topic = topic.to_owned();
-        self.ask_clients(move |client| {
-            let metadata = client.client().fetch_metadata(Some(&topic), PATIENCE)?;
-            let found = metadata.topics().iter().find(|found| found.name() == topic);
-            count(found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?)
-        })
-        .await
-        .map(|counts| counts.into_iter().min().unwrap_or(i32::MAX))
+    /// Looks whether partitions take records; says nothing of those whose topics the broker does not tell of. Gives the
+    /// answers about their topics too.
+    pub(crate) async fn look_at(&self, partitions: Vec<(Arc<str>, i32)>) -> (Vec<(Arc<str>, Answer)>, Vec<Looked>) {
+        let topics: BTreeSet<Arc<str>> = partitions.iter().map(|(topic, _)| Arc::clone(topic)).collect();
+        let answers: HashMap<_, _> = self.refresh(topics.into_iter().collect()).await.into_iter().collect();
+        let kept_by = |(topic, partition): (Arc<str>, i32)| {
+            let Answer::Known { partitions, terms } = answers.get(&topic)? else { return None };
+            let replicas = *partitions.get(usize::try_from(partition).ok()?)?;
+            Some((topic, partition, replicas, terms.in_sync))
+        };
+        let kept: Vec<_> = partitions.into_iter().filter_map(kept_by).collect();
+        let leaders: HashMap<i32, (Arc<str>, i32)> = kept
+            .iter()
+            .map(|(topic, partition, replicas, _)| (replicas.leader, (Arc::clone(topic), *partition)))
+            .collect();
+        let asked = leaders.into_iter().filter(|(leader, _)| *leader != NO_LEADER);
+        let asked = asked
+            .map(async |(leader, (topic, partition))| self.leader_answers(topic, partition).await.then_some(leader));
+        let answering: HashSet<i32> = join_all(asked).await.into_iter().flatten().collect();
+        let looked = kept.into_iter().map(|(topic, partition, replicas, in_sync)| {
+            let leader = replicas.leader;
+            let found = match in_sync {
+                _ if !answering.contains(&leader) => Found::Silent { leader },
+                Some(in_sync) if replicas.in_sync < in_sync => Found::TooFewReplicas,
+                _ => Found::Available { leader },
+            };
+            Looked { topic, partition, found }
+        });
+        let looked = looked.collect();
+        (answers.into_iter().collect(), looked)
     }
 
-    /// The numbers of partitions of all topics that all clients know of.
-    async fn counts(&self) -> Result<HashMap<String, i32>, KafkaError> {
-        let counts = self.ask_clients(|client| {
+    /// Whether the leader of a partition answers.
+    async fn leader_answers(&self, topic: Arc<str>, partition: i32) -> bool {
+        let asked = self.ask_clients(move |client| client.client().fetch_watermarks(&topic, partition, PATIENCE));
+        asked.await.is_ok()
+    }
+
+    /// The partitions that all clients know of.
+    async fn partitions(&self, topic: &str) -> Result<Vec<Replicas>, KafkaError> {
+        let topic = topic.to_owned();
+        let told = self.ask_clients(move |client| {
+            let metadata = client.client().fetch_metadata(Some(&topic), PATIENCE)?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            replicas(found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?)
+        });
+        told.await?.into_iter().min_by_key(Vec::len).ok_or(KafkaError::Canceled)
+    }
+
+    /// The partitions that all clients know of, of each of these topics that the broker names.
+    async fn all_partitions(&self, topics: &[Arc<str>]) -> Result<HashMap<Arc<str>, Vec<Replicas>>, KafkaError> {
+        let wanted: HashSet<Arc<str>> = topics.iter().cloned().collect();
+        let told = self.ask_clients(move |client| {
             let metadata = client.client().fetch_metadata(None, PATIENCE)?;
-            let known =
-                metadata.topics().iter().filter_map(|topic| Some((topic.name().to_owned(), count(topic).ok()?)));
+            let known = metadata.topics().iter().filter_map(|topic| {
+                let name = wanted.get(topic.name())?;
+                Some((Arc::clone(name), replicas(topic).ok()?))
+            });
             Ok(known.collect::<HashMap<_, _>>())
         });
-        let known_to_both = |mut a: HashMap<String, i32>, b: HashMap<String, i32>| {
-            a.retain(|topic, count| {
-                b.get(topic).is_some_and(|other| {
-                    *count = (*count).min(*other);
+        let known_to_both = |mut a: HashMap<Arc<str>, Vec<Replicas>>, mut b: HashMap<Arc<str>, Vec<Replicas>>| {
+            a.retain(|topic, partitions| {
+                b.remove(topic).is_some_and(|others| {
+                    partitions.truncate(others.len());
                     true
                 })
             });
             a
         };
-        counts.await.map(|counts| counts.into_iter().reduce(known_to_both).unwrap_or_default())
+        told.await?.into_iter().reduce(known_to_both).ok_or(KafkaError::Canceled)
     }
 
     /// Asks each of the clients. Their calls block, so they have a thread to themselves.
@@ -202,12 +334,19 @@ impl Asker {
     }
 }
 
-/// The number of partitions that a client is told of.
-fn count(found: &MetadataTopic) -> Result<i32, KafkaError> {
-    match found.error() {
-        Some(error) => Err(KafkaError::MetadataFetch(error.into())),
-        // A topic in the making.
-        None if found.partitions().is_empty() => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)),
-        None => Ok(i32::try_from(found.partitions().len()).expect("Kafka counts partitions in 32 bits")),
+/// The partitions that a client is told of.
+fn replicas(found: &MetadataTopic) -> Result<Vec<Replicas>, KafkaError> {
+    if let Some(error) = found.error() {
+        return Err(KafkaError::MetadataFetch(error.into()));
     }
+    let mut partitions: Vec<_> = found.partitions().iter().collect();
+    partitions.sort_unstable_by_key(|partition| partition.id());
+    let is_whole = partitions.iter().zip(0..).all(|(partition, number)| partition.id() == number);
+    // A topic in the making.
+    if partitions.is_empty() || !is_whole {
+        return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable));
+    }
+    let replicas =
+        |partition: &MetadataPartition| Replicas { leader: partition.leader(), in_sync: partition.isr().len() };
+    Ok(partitions.into_iter().map(replicas).collect())
 }

@@ -86,6 +86,31 @@ impl Broker {
         self.order("coming up", |cluster| cluster.broker_up(-1))
     }
 
+    /// As [`down`](Self::down), of one broker, numbered from 1. It goes on leading its partitions.
+    ///
+    /// # Errors
+    /// When the client does not obey.
+    pub fn down_one(&self, broker: i32) -> Result<(), BrokerError> {
+        self.order("going down", move |cluster| cluster.broker_down(broker))
+    }
+
+    /// As [`up`](Self::up), of one broker.
+    ///
+    /// # Errors
+    /// When the client does not obey.
+    pub fn up_one(&self, broker: i32) -> Result<(), BrokerError> {
+        self.order("coming up", move |cluster| cluster.broker_up(broker))
+    }
+
+    /// Lets a broker, numbered from 1, lead a partition.
+    ///
+    /// # Errors
+    /// When the client does not obey.
+    pub fn lead(&self, topic: &str, partition: i32, broker: i32) -> Result<(), BrokerError> {
+        let topic = topic.to_owned();
+        self.order("moving a leader", move |cluster| cluster.partition_leader(&topic, partition, Some(broker)))
+    }
+
     /// Lets every answer take this long.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::Instant;
 
+use crate::observe::metrics;
+
 /// How long the client's lines of one kind are kept back after one was written.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -22,7 +24,10 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(crate) struct Reach {
     all_closed: AtomicBool,
     refused: AtomicBool,
-    said: AtomicBool,
+    /// Whether it was said that Kafka does not answer.
+    is_away: AtomicBool,
+    /// Whether it was shown that it does.
+    is_up: AtomicBool,
 }
 
 impl Reach {
@@ -44,7 +49,9 @@ impl Reach {
 
     /// Notes that a question has no answer.
     pub(crate) fn unanswered(&self, error: &dyn std::fmt::Display) {
-        if !self.said.swap(true, Ordering::Relaxed) {
+        self.is_up.store(false, Ordering::Relaxed);
+        if !self.is_away.swap(true, Ordering::Relaxed) {
+            metrics::set_kafka_up(false);
             tracing::warn!(error = %error, "Kafka does not answer; publishing waits until it does");
         }
     }
@@ -57,9 +64,18 @@ impl Reach {
                 flag.store(false, Ordering::Relaxed);
             }
         }
-        if self.said.load(Ordering::Relaxed) && self.said.swap(false, Ordering::Relaxed) {
+        if self.is_up.load(Ordering::Relaxed) || self.is_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        metrics::set_kafka_up(true);
+        if self.is_away.swap(false, Ordering::Relaxed) {
             tracing::info!("Kafka answers again");
         }
+    }
+
+    /// Whether Kafka does not answer, as far as that is known.
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
     }
 }
 
@@ -147,14 +163,14 @@ mod tests {
     fn idle_connections_that_are_closed_are_no_outage_and_one_that_cannot_be_opened_then_is() {
         let reach = Reach::default();
         reach.closed("idle");
-        assert!(!reach.said.load(Ordering::Relaxed));
+        assert!(!reach.is_away());
         reach.answered();
         reach.refused("one of several");
-        assert!(!reach.said.load(Ordering::Relaxed));
+        assert!(!reach.is_away());
         reach.closed("the others too");
-        assert!(reach.said.load(Ordering::Relaxed));
+        assert!(reach.is_away());
         reach.answered();
-        assert!(!reach.said.load(Ordering::Relaxed));
+        assert!(!reach.is_away());
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 //! A report costs one uncontended lock and no allocation; a submission wakes its receipt once, when its last
 //! report has come. The ledger holds nothing of the records themselves.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,9 @@ use tokio::time::{Instant, timeout};
 use crate::contract::{Outcome, Receipt};
 use crate::outbox::HoldCause;
 
+pub(crate) use submission::Submission;
+use submission::Ticket;
+
 /// The client frees a record's room shortly after it reports it: looking again this often covers the gap.
 const ROOM_TICK: Duration = Duration::from_millis(10);
 
@@ -22,6 +26,13 @@ const _: () = assert!(usize::BITS == 64, "a slot and an index share one pointer-
 
 /// Refused records that are remembered of one producer. More than any relay has in flight.
 const REFUSALS: usize = 100_000;
+
+/// Where a record goes: to a partition of a topic, by the topic's number in the sink's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Destination {
+    pub(crate) topic: u32,
+    pub(crate) partition: i32,
+}
 
 /// A record that the broker refused, alone or together with others of its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +57,8 @@ pub(crate) struct Spoil {
     pub(crate) refused: Vec<Refused>,
     /// Topics whose records were refused, and what they wait for.
     pub(crate) held: Vec<(String, HoldCause)>,
+    /// Partitions of which records were unanswered for long.
+    pub(crate) stuck: Vec<Destination>,
 }
 
 impl Spoil {
@@ -56,7 +69,7 @@ impl Spoil {
 
     /// Whether it says something of records or topics that the next producer is spared by.
     pub(crate) fn teaches(&self) -> bool {
-        !self.refused.is_empty() || !self.held.is_empty()
+        !self.refused.is_empty() || !self.held.is_empty() || !self.stuck.is_empty()
     }
 }
 
@@ -122,6 +135,8 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 struct Slot {
     outcomes: Vec<Outcome>,
+    /// Where those that were handed over go, by their places.
+    destinations: Vec<(u32, Destination)>,
     /// Reports to come, and one more while the submission is being written.
     left: usize,
     began: Instant,
@@ -132,7 +147,14 @@ impl Ledger {
     /// Opens a submission of so many records.
     pub(crate) fn begin(self: &Arc<Self>, records: usize) -> (Submission, Receipt) {
         let (answer, outcomes) = oneshot::channel();
-        let slot = Slot { outcomes: vec![Outcome::Unknown; records], left: records + 1, began: Instant::now(), answer };
+        let outcomes_so_far = vec![Outcome::Unknown; records];
+        let slot = Slot {
+            outcomes: outcomes_so_far,
+            destinations: Vec::new(),
+            left: records + 1,
+            began: Instant::now(),
+            answer,
+        };
         let mut state = self.state();
         state.open += 1;
         self.begun.notify_waiters();
@@ -147,7 +169,7 @@ impl Ledger {
             }
         };
         drop(state);
-        let submission = Submission { ledger: Arc::clone(self), slot: number, to_send: records };
+        let submission = Submission::new(self, number, records);
         let receipt: Receipt =
             Box::pin(async move { outcomes.await.unwrap_or_else(|_abandoned| vec![Outcome::Unknown; records]) });
         (submission, receipt)
@@ -272,6 +294,18 @@ impl Ledger {
         self.state().oldest()
     }
 
+    /// The partitions of which records are not answered that were submitted before so much time.
+    pub(crate) fn unanswered_for(&self, age: Duration) -> Vec<Destination> {
+        let state = self.state();
+        let old = state.slots.iter().flatten().filter(|slot| slot.began.elapsed() >= age);
+        let unanswered = old.flat_map(|slot| {
+            let is_unanswered = |place: u32| slot.outcomes[place as usize] == Outcome::Unknown;
+            slot.destinations.iter().filter(move |(place, _)| is_unanswered(*place)).map(|(_, partition)| *partition)
+        });
+        let unanswered: BTreeSet<Destination> = unanswered.collect();
+        unanswered.into_iter().collect()
+    }
+
     /// How many reports came by now.
     pub(crate) fn reports(&self) -> u64 {
         self.state().reported
@@ -392,68 +426,7 @@ impl State {
     }
 }
 
-/// A submission while it is being written. Dropping it says that no more of its records will be sent: the others
-/// stay [`Outcome::Unknown`].
-#[derive(Debug)]
-pub(crate) struct Submission {
-    ledger: Arc<Ledger>,
-    slot: usize,
-    to_send: usize,
-}
-
-impl Submission {
-    /// What travels with a record through the client.
-    pub(crate) fn ticket(&self, index: usize) -> usize {
-        Ticket { slot: self.slot, index, first: false }.write()
-    }
-
-    /// As [`ticket`](Self::ticket), for the first record of a cold partition: [`Ledger::warmed`] waits for it.
-    pub(crate) fn first_ticket(&self, index: usize) -> usize {
-        self.ledger.state().warming += 1;
-        Ticket { slot: self.slot, index, first: true }.write()
-    }
-
-    /// Notes that a record was handed to the client, which will report it.
-    pub(crate) fn sent(&mut self) {
-        self.to_send -= 1;
-    }
-
-    /// Sets the outcome of a record that is not sent.
-    pub(crate) fn set(&self, index: usize, outcome: Outcome) {
-        let mut state = self.ledger.state();
-        if let Some(Some(slot)) = state.slots.get_mut(self.slot) {
-            slot.outcomes[index] = outcome;
-        }
-    }
-}
-
-impl Drop for Submission {
-    fn drop(&mut self) {
-        let ledger = Arc::clone(&self.ledger);
-        let mut state = ledger.state();
-        if !state.abandoned {
-            ledger.count_down(&mut state, self.slot, self.to_send + 1);
-        }
-    }
-}
-
-/// A slot, an index in it, and whether the record is the first of a cold partition.
-struct Ticket {
-    slot: usize,
-    index: usize,
-    first: bool,
-}
-
-impl Ticket {
-    fn write(&self) -> usize {
-        debug_assert!(self.slot < 1 << 31 && self.index < 1 << 32);
-        usize::from(self.first) << 63 | self.slot << 32 | self.index
-    }
-
-    fn read(opaque: usize) -> Self {
-        Self { slot: opaque >> 32 & 0x7fff_ffff, index: opaque & 0xffff_ffff, first: opaque >> 63 == 1 }
-    }
-}
+mod submission;
 
 #[cfg(test)]
 mod tests;

@@ -70,6 +70,14 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
     is_retriable || code(error) == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
+/// Whether a broker said this of the topic that it was asked for, so that it answers.
+pub(crate) fn is_of_the_topic(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    // The client's own codes are negative: timeouts, connections, its end.
+    let is_of_the_broker = code(error).is_some_and(|code| code as i32 > 0);
+    is_of_the_broker && !matches!(code(error), Some(Code::NetworkException | Code::RequestTimedOut))
+}
+
 #[cfg(test)]
 mod tests {
     use rdkafka::types::RDKafkaRespErr;

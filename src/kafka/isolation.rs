@@ -6,6 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use tokio::time::Instant;
+
 use crate::contract::{Outcome, Receipt, SinkError};
 use crate::kafka::errors::INVALID_TIMESTAMP;
 use crate::kafka::plan::{Plan, Sending, Writer};
@@ -13,7 +15,7 @@ use crate::kafka::producer::Role;
 use crate::kafka::sink::{Sink, not_open, unavailable};
 use crate::kafka::topics::State;
 use crate::kafka::transaction::{Transaction, is_delivered};
-use crate::outbox::{Lane, Position, Record};
+use crate::outbox::{HoldCause, Lane, Position, Record};
 
 /// How often a group is tried that fails though no record of it is refused.
 const TRIES: usize = 3;
@@ -33,7 +35,12 @@ impl Sink {
     pub(crate) async fn isolate(&mut self, records: &[Record], alone: Vec<Sending>) -> Result<Judged, SinkError> {
         let mut judged = Judged::with_capacity(alone.len());
         let mut lanes = by_lane(records, alone);
+        let turn_ends = self.turn_ends();
         while !lanes.is_empty() {
+            if Instant::now() >= turn_ends {
+                judged.extend(self.put_off(records, lanes.into_iter().flatten()));
+                break;
+            }
             let (mut wave, mut queues) = (Vec::with_capacity(lanes.len()), Vec::with_capacity(lanes.len()));
             for (number, queue) in lanes.iter_mut().enumerate() {
                 let Some(sending) = queue.pop_front() else { continue };
@@ -60,6 +67,12 @@ impl Sink {
             lanes.retain(|queue| !queue.is_empty());
         }
         Ok(judged)
+    }
+
+    /// Holds suspects for which there is no time left, and what follows in their lanes.
+    fn put_off(&mut self, records: &[Record], suspects: impl Iterator<Item = Sending>) -> Judged {
+        let suspects = suspects.map(|sending| sending.index);
+        suspects.map(|index| (index, self.topics.keep_back(&records[index], HoldCause::Suspected))).collect()
     }
 
     /// Sends records of different lanes, each in a batch of its own.
@@ -161,7 +174,13 @@ impl Sink {
     ) -> Result<Judged, SinkError> {
         let mut judged = Judged::with_capacity(alone.len());
         let mut groups = vec![alone];
+        let turn_ends = self.turn_ends();
         while let Some(mut group) = groups.pop() {
+            if Instant::now() >= turn_ends {
+                groups.push(group);
+                judged.extend(self.put_off(records, groups.into_iter().flatten()));
+                break;
+            }
             group.retain(|sending| match self.kept_back(&records[sending.index], *sending) {
                 Some(outcome) => {
                     judged.push((sending.index, outcome));

@@ -1,5 +1,10 @@
 //! Judging suspects ahead of what is submitted with them, while the relay can still decide what becomes of them before
-//! anything that follows in their lanes. So a session goes on, however many records are refused.
+//! anything that follows in their lanes. So a session goes on, however many records are refused. All others wait meanwhile:
+//! what takes longer than a turn is held, and goes on in the next one.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::contract::{Outcome, Refusal, SinkError};
 use crate::kafka::plan::Plan;
@@ -7,7 +12,15 @@ use crate::kafka::producer::Role;
 use crate::kafka::sink::Sink;
 use crate::outbox::Record;
 
+/// How long the others of a submission wait for its suspects.
+const TURN: Duration = Duration::from_millis(400);
+
 impl Sink {
+    /// Until when suspects of the submission at hand may be judged.
+    pub(crate) fn turn_ends(&mut self) -> Instant {
+        *self.judging_until.get_or_insert_with(|| Instant::now() + TURN)
+    }
+
     /// Publishes the suspects among these records, and says which of them the broker refuses for themselves. What is
     /// delivered is told with the submission that follows.
     pub(crate) async fn judge_suspects(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {

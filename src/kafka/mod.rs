@@ -50,6 +50,7 @@ mod stall;
 mod suspects;
 mod topics;
 mod transaction;
+mod unavailable;
 
 pub use broker::{Broker, BrokerError};
 pub use config::{OnMissingTopic, ProgressTopic, Settings};

@@ -7,6 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::{Instant, timeout};
 
 use crate::contract::SinkError;
+use crate::kafka::ask::Found;
 use crate::kafka::bar::Bar;
 use crate::kafka::config::{Settings, Shape};
 use crate::kafka::delivery::Spoil;
@@ -48,6 +49,8 @@ impl Sink {
     pub(crate) async fn make_ready(&mut self, term: Term) -> Result<(), SinkError> {
         self.blocked.clear();
         self.ahead.clear();
+        self.judging_until = None;
+        self.topics.unavailable.begin_anew();
         self.suspects.expire();
         self.mend();
         if let Some(ended) = self.isolation.take_if(|isolation| !isolation.is_at_rest()) {
@@ -61,6 +64,7 @@ impl Sink {
             self.build(self.shape()).await?;
         }
         self.term = Some(term);
+        self.explain_what_is_stuck().await?;
         self.close_gap().await?;
         let connecting = self.seeker()?;
         let (let_in, seeker) = tokio::join!(self.initialise(), connecting);
@@ -71,6 +75,20 @@ impl Sink {
             (None, None) => {}
         }
         self.has_learnt = false;
+        Ok(())
+    }
+
+    /// Looks why partitions are stuck: where their leader is to blame, nothing is sent to the others that it leads.
+    async fn explain_what_is_stuck(&mut self) -> Result<(), SinkError> {
+        let stuck = self.topics.unavailable.take_unexplained();
+        if stuck.is_empty() {
+            return Ok(());
+        }
+        let stuck = stuck.into_iter().map(|to| (self.topics.name(to.topic), to.partition)).collect();
+        let (answers, looked) = self.asker()?.look_at(stuck).await;
+        answers.iter().for_each(|(topic, answer)| self.topics.learn(topic, answer.clone()));
+        let to_blame = looked.iter().filter(|looked| !matches!(looked.found, Found::Available { .. }));
+        to_blame.for_each(|looked| self.topics.note(looked));
         Ok(())
     }
 
@@ -258,6 +276,11 @@ impl Sink {
         let held = spoil.held.iter().filter(|(topic, _)| Bar::of(topic, &self.settings).is_none());
         held.for_each(|(topic, cause)| self.topics.hold(topic, *cause));
         self.suspects.add(&spoil.refused, batch);
+        for to in &spoil.stuck {
+            let (topic, partition) = (self.topics.name(to.topic), to.partition);
+            tracing::warn!(%topic, partition, "the partition takes no records though Kafka answers: its lanes are held until it does, others flow on");
+            self.topics.unavailable.stuck(*to);
+        }
         self.has_learnt |= spoil.teaches();
         // A limit that was lowered, say.
         spoil.refused.iter().for_each(|refused| self.topics.ask_anew(&refused.topic));

@@ -8,13 +8,13 @@ use tokio::task::yield_now;
 
 use crate::contract::{Outcome, Refusal, Rejection, SinkError};
 use crate::kafka::config::{Settings, Shape};
-use crate::kafka::delivery::{Spoil, Submission};
+use crate::kafka::delivery::{Destination, Spoil, Submission};
 use crate::kafka::producer::Producer;
 use crate::kafka::sink::{Sink, not_open, not_taken, unavailable};
 use crate::kafka::suspects::TOO_LARGE;
 use crate::kafka::topics::{Known, State, Topics, Warmth};
 use crate::kafka::{encode, partition};
-use crate::outbox::{Lane, Record};
+use crate::outbox::{HoldCause, Lane, Record};
 
 /// Bytes that a record's framing and the relay's headers take at most, without the source and the lengths of the
 /// application's headers.
@@ -37,6 +37,12 @@ pub(crate) struct Sending {
     pub(crate) partition: i32,
     /// Whether the topic does not take the time at which its row was written.
     pub(crate) is_untimely: bool,
+}
+
+impl Sending {
+    fn destination(&self) -> Destination {
+        Destination { topic: self.topic as u32, partition: self.partition }
+    }
 }
 
 /// What is to become of each record of a submission.
@@ -72,8 +78,12 @@ impl Plan {
             return Err(outcome.clone());
         }
         let topic = sink.topics.find(&record.topic).ok_or(Outcome::Unknown)?;
+        if let Some(cause) = sink.topics.keeps_back(record) {
+            return Err(Outcome::Held(cause));
+        }
         let known = match &mut sink.topics.get(topic).state {
             State::Known(known) => known,
+            State::Unasked => return Err(Outcome::Unknown),
             State::Held(cause) => return Err(Outcome::Held(*cause)),
             State::Impossible => return Err(self.reject(record, impossible_topic(record))),
             State::Barred(bar) => return Err(self.reject(record, bar.rejection(&record.topic))),
@@ -88,10 +98,15 @@ impl Plan {
             Ok(size) => sink.largest = size.max(sink.largest),
             Err(rejection) => return Err(self.reject(record, rejection)),
         }
-        let partition = partition::of(record, known.partitions, &mut known.spread);
+        let is_untimely = !known.terms.take_time(record.created_at, now);
+        let partition = partition::of(record, known.count(), &mut known.spread);
+        let Some(to) = sink.topics.available(record, Destination { topic: topic as u32, partition }) else {
+            return Err(Outcome::Held(HoldCause::UnavailablePartition));
+        };
+        let partition = to.partition;
         let is_suspected = is_watched && sink.suspects.concerns(record, lane.as_ref(), partition);
         let way = if is_suspected { &mut self.alone } else { &mut self.together };
-        way.push(Sending { index, topic, partition, is_untimely: !known.terms.take_time(record.created_at, now) });
+        way.push(Sending { index, topic, partition, is_untimely });
         Ok(())
     }
 
@@ -105,8 +120,8 @@ impl Known {
     /// The record's size, as far as it matters to the producer; or why the topic can never take it.
     fn fits(&self, record: &Record, settings: &Settings) -> Result<usize, Rejection> {
         match record.partition {
-            Some(partition) if !(0..self.partitions).contains(&partition) => {
-                Err(impossible_partition(record, partition, self.partitions))
+            Some(partition) if !(0..self.count()).contains(&partition) => {
+                Err(impossible_partition(record, partition, self.count()))
             }
             _ if record.key.is_none() && self.terms.compacted == Some(true) => Err(missing_key(record)),
             _ => size_of(record, self, settings),
@@ -183,7 +198,7 @@ impl Sink {
             State::Known(known) => known.fits(record, &self.settings).err(),
             State::Impossible => Some(impossible_topic(record)),
             State::Barred(bar) => Some(bar.rejection(&record.topic)),
-            State::Held(_) => None,
+            State::Held(_) | State::Unasked => None,
         }
     }
 }
@@ -220,11 +235,12 @@ impl Writer<'_> {
                     *cold = Warmth::Warming;
                     is_warming = true;
                     let ticket = self.submission.first_ticket(place);
-                    self.send_with(sending, ticket).await?;
+                    self.send_with(place, sending, ticket).await?;
                 }
             }
         }
         if is_warming || !deferred.is_empty() {
+            self.submission.tell_destinations();
             self.warmed().await?;
             topics.warmed();
         }
@@ -237,12 +253,14 @@ impl Writer<'_> {
     /// Hands one record over.
     pub(crate) async fn send(&mut self, place: usize, sending: Sending) -> Result<(), SinkError> {
         let ticket = self.submission.ticket(place);
-        self.send_with(sending, ticket).await
+        self.send_with(place, sending, ticket).await
     }
 
-    async fn send_with(&mut self, sending: Sending, ticket: usize) -> Result<(), SinkError> {
+    async fn send_with(&mut self, place: usize, sending: Sending, ticket: usize) -> Result<(), SinkError> {
         let record = encode::encode(&self.records[sending.index], sending, self.source, ticket);
-        self.put(record).await
+        self.put(record).await?;
+        self.submission.went_to(place, sending.destination());
+        Ok(())
     }
 
     /// Hands over what is in the client's terms already.

@@ -125,7 +125,7 @@ impl Producer {
         let started = configs.iter().map(start).collect::<Result<Vec<_>, _>>()?;
         let (clients, ended): (Vec<Arc<Client>>, Vec<_>) = started.into_iter().unzip();
         let first = || Arc::downgrade(&clients[0]);
-        tokio::spawn(stall::watch(Arc::clone(&ledger), first(), Arc::clone(patience)));
+        tokio::spawn(stall::watch(Arc::clone(&ledger), first(), Arc::clone(reach), Arc::clone(patience)));
         if role != Role::Transactional {
             tokio::spawn(wind_up(Arc::clone(&ledger), first()));
         }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::contract::SinkError;
-use crate::kafka::ask::{Answer, Asker};
+use crate::kafka::ask::{Answer, Asker, count};
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::config::ProgressTopic;
 use crate::kafka::consumer::{Isolation, reading};
@@ -215,12 +215,12 @@ async fn partitions_of(asker: &Asker, topic: &ProgressTopic) -> Result<i32, Sink
     if answer == Answer::Held(HoldCause::MissingTopic) {
         let new = NewTopic::new(&topic.name, PARTITIONS, TopicReplication::Fixed(topic.replication));
         let new = new.set("cleanup.policy", "compact").set("min.cleanable.dirty.ratio", "0.1");
-        asker.admin.create(&new).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
+        asker.admin.create(&[new]).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
         answer = asker.look_again(&topic.name).await.map_err(|error| unavailable(doing, error))?;
     }
     let name = &topic.name;
     let (problem, repair) = match answer {
-        Answer::Known { partitions, terms } if terms.compacted != Some(false) => return Ok(partitions),
+        Answer::Known { partitions, terms } if terms.compacted != Some(false) => return Ok(count(&partitions)),
         Answer::Known { .. } => (
             format!("topic {name}, which is to hold the progress, forgets it after a while"),
             format!("set cleanup.policy=compact on {name}, or name another relay.progress_topic"),

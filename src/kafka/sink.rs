@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink as Contract, SinkError};
 use crate::kafka::admin::{Admin, Terms};
-use crate::kafka::ask::{Answer, Asker};
+use crate::kafka::ask::{Answer, Asker, Found};
 use crate::kafka::bar::Bar;
 use crate::kafka::client_log::Reach;
 use crate::kafka::config::{Settings, Shape};
@@ -21,7 +21,7 @@ use crate::kafka::progress::Memory;
 use crate::kafka::properties::check_properties;
 use crate::kafka::stall::Patience;
 use crate::kafka::suspects::Suspects;
-use crate::kafka::topics::Topics;
+use crate::kafka::topics::{Topics, Whereto};
 use crate::outbox::{Lane, Position, Progress, Record, Term};
 
 /// How often every partition counts as cold again. Brokers forget a producer that was silent there for long (a day by
@@ -41,6 +41,8 @@ pub struct Sink {
     pub(crate) suspects: Suspects,
     /// Records, by their ids, that were published ahead of the submission that is to come with them.
     pub(crate) ahead: HashMap<i64, Outcome>,
+    /// Until when suspects of the submission at hand may be judged, once that has begun.
+    pub(crate) judging_until: Option<Instant>,
     /// Whether the last producer's end taught something.
     pub(crate) has_learnt: bool,
     /// The producer that sends them, where deliveries are not transactions.
@@ -88,6 +90,7 @@ impl Sink {
             largest: 0,
             suspects: Suspects::default(),
             ahead: HashMap::new(),
+            judging_until: None,
             has_learnt: false,
             isolation: None,
             memory: None,
@@ -195,10 +198,12 @@ impl Sink {
             if self.sound()?.shape.serves(&shape) {
                 self.blocked.extend(plan.blocked.drain(..));
                 self.ahead.clear();
-                return match self.settings.role() {
+                let taken = match self.settings.role() {
                     Role::Transactional => self.transact(records, plan, after).await,
                     Role::Main | Role::Isolation => self.hand_over(records, plan).await,
                 };
+                self.judging_until = None;
+                return taken;
             }
             self.reshape().await?;
         }
@@ -251,12 +256,14 @@ impl Sink {
 
     /// Makes sure that the broker was asked for every record's topic that is not barred, and waits for the answers as long as it takes.
     async fn learn(&mut self, records: &[Record]) -> Result<(), SinkError> {
-        let mut wanted: Vec<Arc<str>> = Vec::new();
+        let mut wanted: HashSet<Arc<str>> = HashSet::new();
         for record in records {
             if self.topics.must_ask(&record.topic, record.partition) && !wanted.contains(&record.topic) {
                 match Bar::of(&record.topic, &self.settings) {
                     Some(bar) => self.topics.bar(&record.topic, bar),
-                    None => wanted.push(Arc::clone(&record.topic)),
+                    None => {
+                        wanted.insert(Arc::clone(&record.topic));
+                    }
                 }
             }
         }
@@ -265,17 +272,17 @@ impl Sink {
         }
         let asker = self.asker()?;
         let ledger = Arc::clone(&self.sound()?.ledger);
-        let mut answers = std::pin::pin!(asker.answers(wanted));
+        let mut answers = std::pin::pin!(asker.answers(wanted.into_iter().collect()));
         loop {
             tokio::select! {
                 answer = answers.next() => match answer {
                     Some((name, answer)) => {
-                        self.topics.learn(&name, answer);
                         if let Answer::Known { terms: Terms { limit: Some(limit), .. }, .. } = answer
                             && !self.settings.compresses()
                         {
                             self.suspects.explain(&name, limit);
                         }
+                        self.topics.learn(&name, answer);
                     }
                     None => return Ok(()),
                 },
@@ -314,25 +321,49 @@ impl Sink {
         }
     }
 
-    /// Asks whether a held topic accepts records by now. On yes the sink lets it go, as it has promised.
-    /// The records of one that is barred go on to be rejected.
-    fn ask_whether_accepted(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
-        if Bar::of(topic, &self.settings).is_some() {
-            return Box::pin(std::future::ready(Ok(true)));
-        }
-        if self.topics.is_too_early(topic) {
-            return Box::pin(std::future::ready(Ok(false)));
-        }
-        let (asker, inbox, topic) = (self.asker(), self.topics.inbox(), topic.to_owned());
-        Box::pin(async move {
-            match asker?.ask(&topic).await {
-                Ok(answer @ Answer::Known { .. }) => {
-                    inbox.accepted(&topic, answer);
-                    Ok(true)
-                }
-                Ok(_) => Ok(false),
-                Err(error) => Err(unavailable("asking for a topic", error)),
+    /// Asks which of these held lanes flow by now, and lets them go, as it has promised. The records of a topic that is
+    /// barred go on to be rejected.
+    fn ask_which_are_accepted(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
+        let (mut accepted, mut topics, mut lanes_of) = (Vec::new(), Vec::new(), HashMap::<_, Vec<Lane>>::new());
+        for lane in lanes {
+            if Bar::of(lane.topic(), &self.settings).is_some() {
+                accepted.push(lane);
+                continue;
             }
+            match (self.topics.destinations_of(&lane), lane) {
+                (Whereto::Held | Whereto::Unknown, Lane::Topic { topic }) => topics.push(topic),
+                // Nobody knows better, or it waits for its topic.
+                (Whereto::Held | Whereto::Unknown, lane) => accepted.push(lane),
+                (Whereto::Partitions(any), lane) if any.iter().any(|to| self.topics.looks_available(*to)) => {
+                    accepted.push(lane)
+                }
+                (Whereto::Partitions(any), lane) => {
+                    let may_be_tried = any.into_iter().find(|to| !self.topics.unavailable.rests(*to));
+                    may_be_tried.into_iter().for_each(|to| lanes_of.entry(to).or_default().push(lane.clone()));
+                }
+            }
+        }
+        topics.retain(|topic| !self.topics.is_too_early(topic));
+        let lanes_of = lanes_of.into_iter().map(|(to, lanes)| ((self.topics.name(to.topic), to.partition), lanes));
+        let mut lanes_of: HashMap<(Arc<str>, i32), Vec<Lane>> = lanes_of.collect();
+        let (asker, inbox) = (self.asker(), self.topics.inbox());
+        Box::pin(async move {
+            let asker = asker?;
+            let (told, (refreshed, looked)) =
+                tokio::join!(asker.ask_about_held(topics), asker.look_at(lanes_of.keys().cloned().collect()));
+            let told = told.map_err(|error| unavailable("asking for topics", error))?;
+            let known = told.into_iter().filter(|(_, answer)| matches!(answer, Answer::Known { .. }));
+            accepted.extend(known.map(|(topic, _)| Lane::Topic { topic }));
+            refreshed.into_iter().for_each(|(topic, answer)| inbox.refreshed(&topic, answer));
+            for looked in looked {
+                if let Found::Available { .. } = looked.found {
+                    accepted
+                        .extend(lanes_of.remove(&(Arc::clone(&looked.topic), looked.partition)).unwrap_or_default());
+                }
+                inbox.looked(looked);
+            }
+            inbox.accepted(&accepted);
+            Ok(accepted)
         })
     }
 }
@@ -380,8 +411,8 @@ impl Contract for Sink {
         }
     }
 
-    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
-        self.ask_whether_accepted(topic)
+    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
+        self.ask_which_are_accepted(lanes)
     }
 
     fn has_learnt(&mut self) -> bool {

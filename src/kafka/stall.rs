@@ -1,4 +1,6 @@
-//! A client that delivers nothing although the broker answers is given up, and another one is built.
+//! A client that delivers nothing although Kafka answers is given up, and another one is built. The partitions of which it
+//! has delivered nothing count as [unavailable](crate::kafka::unavailable): either they are, or the next client soon shows
+//! that they are not.
 //!
 //! librdkafka can get stuck for good. Where a topic was deleted and created again, for one, it takes the new leaders of
 //! its partitions for old news, because their epochs begin anew, and sends to the old ones for ever.
@@ -6,10 +8,12 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::kafka::client::Client;
+use crate::kafka::client_log::Reach;
 use crate::kafka::delivery::{Ledger, Spoil};
 use crate::kafka::producer::Handle;
 
@@ -20,6 +24,13 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_
 
 /// How often is looked, and how long a question may take.
 const STEP: Duration = Duration::from_secs(1);
+
+/// How often is looked whether Kafka answers while nothing is published.
+const IDLE_LOOK: Duration = Duration::from_secs(30);
+
+/// How long no question may be answered before that counts as an outage of Kafka: the client asks any of the brokers, so
+/// that some questions have no answer while one of them hangs.
+const OUTAGE: Duration = Duration::from_secs(5);
 
 /// How long the next producer may be stuck: twice as long as one before it that delivered nothing at all.
 #[derive(Debug)]
@@ -42,9 +53,10 @@ impl Patience {
 }
 
 /// Watches a producer until it is given up.
-pub(crate) async fn watch(ledger: Arc<Ledger>, client: Weak<Client>, patience: Arc<Patience>) {
+pub(crate) async fn watch(ledger: Arc<Ledger>, weak: Weak<Client>, reach: Arc<Reach>, patience: Arc<Patience>) {
     let mut oldest = None;
     let mut since = Instant::now();
+    let mut answered_at = since;
     while timeout(STEP, ledger.given_up()).await.is_err() {
         let now = ledger.oldest();
         if now != oldest {
@@ -54,30 +66,47 @@ pub(crate) async fn watch(ledger: Arc<Ledger>, client: Weak<Client>, patience: A
             oldest = now;
             since = Instant::now();
         }
-        let Some(client) = client.upgrade().map(Handle::from) else { return };
+        let Some(client) = weak.upgrade().map(Handle::from) else { return };
         if now.is_none() {
             drop(client);
             tokio::select! {
-                () = ledger.busy() => since = Instant::now(),
+                () = ledger.busy() => {
+                    since = Instant::now();
+                    answered_at = since;
+                }
                 () = ledger.given_up() => return,
+                () = sleep(if reach.is_away() { STEP } else { IDLE_LOOK }) => look(&weak, &reach).await,
             }
             continue;
         }
-        // An outage is no fault of the client: only time counts in which the broker answered throughout.
-        if !answers(client).await {
+        let has_answered = ask(client, STEP).await.is_ok();
+        if has_answered {
+            answered_at = Instant::now();
+        }
+        // An outage is no fault of the client, nor of a partition.
+        if answered_at.elapsed() >= OUTAGE {
             since = Instant::now();
-        } else if since.elapsed() >= patience.get() {
-            let waited = since.elapsed().as_secs();
+        } else if has_answered && since.elapsed() >= patience.get() {
+            let waited = since.elapsed();
             patience.set(patience.get() * 2);
-            ledger.spoil(Spoil::because(format!(
-                "Kafka answers, but its client has delivered nothing for {waited} s; another client is tried"
-            )));
+            let reason =
+                format!("Kafka answers, and nothing was delivered for {} s; another client is tried", waited.as_secs());
+            ledger.spoil(Spoil { stuck: ledger.unanswered_for(waited / 2), ..Spoil::because(reason) });
         }
     }
 }
 
-/// Whether the broker answers the client. The call blocks, so it has a thread to itself.
-async fn answers(client: Handle) -> bool {
-    let asked = tokio::task::spawn_blocking(move || client.client().fetch_metadata(None, STEP).is_ok());
-    asked.await.unwrap_or(false)
+/// Looks whether Kafka answers, while nothing is published that would tell.
+async fn look(client: &Weak<Client>, reach: &Reach) {
+    let Some(client) = client.upgrade().map(Handle::from) else { return };
+    match ask(client, OUTAGE).await {
+        Ok(()) => reach.answered(),
+        Err(error) => reach.unanswered(&error),
+    }
+}
+
+/// Asks Kafka something, for as long as this. The call blocks, so it has a thread to itself.
+async fn ask(client: Handle, patience: Duration) -> Result<(), KafkaError> {
+    let asked = tokio::task::spawn_blocking(move || client.client().fetch_metadata(None, patience).map(drop));
+    asked.await.unwrap_or(Err(KafkaError::Canceled))
 }

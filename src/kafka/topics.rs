@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::contract::Outcome;
 use crate::kafka::admin::Terms;
-use crate::kafka::ask::Answer;
+use crate::kafka::ask::{Answer, Found, Looked, NO_LEADER, Replicas, count};
 use crate::kafka::bar::Bar;
-use crate::kafka::partition::Spread;
+use crate::kafka::delivery::Destination;
+use crate::kafka::partition::{self, Spread};
 use crate::kafka::producer::TRANSACTIONS;
-use crate::outbox::HoldCause;
+use crate::kafka::unavailable::Unavailable;
+use crate::outbox::{HoldCause, Lane, Record};
 
 /// How often a topic in use is asked for again, so that added partitions and changed limits are noticed.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -33,13 +36,26 @@ pub(crate) struct Topic {
     asked: Instant,
 }
 
+/// Where records of a lane would go.
+#[derive(Debug)]
+pub(crate) enum Whereto {
+    /// To one of these.
+    Partitions(Vec<Destination>),
+    /// Nowhere: the topic is held.
+    Held,
+    /// Nothing is known of that.
+    Unknown,
+}
+
 /// Where a topic stands.
 #[derive(Debug)]
 pub(crate) enum State {
     /// It can be published to.
     Known(Known),
-    /// Its records wait, until an answer to [`Inbox::accepted`] lets them go.
+    /// Its records wait, until [`Inbox::accepted`] lets them go.
     Held(HoldCause),
+    /// It was let go, and is to be asked for before its next record.
+    Unasked,
     /// No topic can have this name.
     Impossible,
     /// It may not be published to.
@@ -49,8 +65,8 @@ pub(crate) enum State {
 /// A topic that can be published to.
 #[derive(Debug)]
 pub(crate) struct Known {
-    /// Its number of partitions, at least one.
-    pub(crate) partitions: i32,
+    /// Its partitions, at least one.
+    pub(crate) partitions: Vec<Replicas>,
     /// What its settings demand of records.
     pub(crate) terms: Terms,
     /// Where its next record without a key goes.
@@ -59,6 +75,18 @@ pub(crate) struct Known {
     pub(crate) warmth: Vec<[Warmth; TRANSACTIONS]>,
     /// Whether the producer at hand knows the topic too.
     introduced: bool,
+}
+
+impl Known {
+    /// Its number of partitions, at least one.
+    pub(crate) fn count(&self) -> i32 {
+        count(&self.partitions)
+    }
+
+    /// Who keeps one of its partitions.
+    pub(crate) fn replicas(&self, partition: i32) -> Option<Replicas> {
+        self.partitions.get(usize::try_from(partition).ok()?).copied()
+    }
 }
 
 /// Of a partition where nothing was sent yet.
@@ -93,6 +121,8 @@ pub(crate) struct Topics {
     index: HashMap<Arc<str>, usize>,
     last: usize,
     refusals: HashMap<Arc<str>, Refusal>,
+    /// Partitions that take nothing.
+    pub(crate) unavailable: Unavailable,
     inbox: Arc<Inbox>,
 }
 
@@ -115,13 +145,16 @@ impl Topics {
     pub(crate) fn must_ask(&mut self, name: &Arc<str>, partition: Option<i32>) -> bool {
         let Some(number) = self.find(name) else { return true };
         let topic = &self.table[number];
-        let State::Known(known) = &topic.state else { return false };
+        let known = match &topic.state {
+            State::Known(known) => known,
+            State::Unasked => return true,
+            State::Held(_) | State::Impossible | State::Barred(_) => return false,
+        };
         if !known.introduced {
             return true;
         }
         // A partition that was just added; not asked for at every record that names an impossible one.
-        partition.is_some_and(|partition| partition >= known.partitions)
-            && topic.asked.elapsed() > Duration::from_secs(1)
+        partition.is_some_and(|partition| partition >= known.count()) && topic.asked.elapsed() > Duration::from_secs(1)
     }
 
     /// Takes in what the broker said about a topic. A topic that is held stays so: see [`Inbox::accepted`].
@@ -134,11 +167,12 @@ impl Topics {
         match (&mut topic.state, answer) {
             (State::Held(_) | State::Barred(_), _) => {}
             (State::Known(known), Answer::Known { partitions, terms }) => {
-                if partitions != known.partitions {
-                    tracing::info!(topic = %name, before = known.partitions, partitions, "the topic's number of partitions changed; keys move");
+                if partitions.len() != known.partitions.len() {
+                    let (before, partitions) = (known.partitions.len(), partitions.len());
+                    tracing::info!(topic = %name, before, partitions, "the topic's number of partitions changed; keys move");
                 }
+                known.warmth.resize(partitions.len(), COLD);
                 known.partitions = partitions;
-                known.warmth.resize(partitions as usize, COLD);
                 known.terms = terms;
                 known.introduced = true;
             }
@@ -214,7 +248,7 @@ impl Topics {
     pub(crate) fn smallest_limit(&self) -> Option<usize> {
         let known = self.table.iter().filter_map(|topic| match &topic.state {
             State::Known(known) => known.terms.limit,
-            State::Held(_) | State::Impossible | State::Barred(_) => None,
+            State::Held(_) | State::Unasked | State::Impossible | State::Barred(_) => None,
         });
         known.min()
     }
@@ -247,7 +281,7 @@ impl Topics {
     fn known(&mut self) -> impl Iterator<Item = &mut Known> {
         self.table.iter_mut().filter_map(|topic| match &mut topic.state {
             State::Known(known) => Some(known),
-            State::Held(_) | State::Impossible | State::Barred(_) => None,
+            State::Held(_) | State::Unasked | State::Impossible | State::Barred(_) => None,
         })
     }
 
@@ -256,16 +290,106 @@ impl Topics {
         Arc::clone(&self.inbox)
     }
 
+    /// Where a record of this lane would go, as far as it is known: to any of the partitions, for a whole topic.
+    pub(crate) fn destinations_of(&self, lane: &Lane) -> Whereto {
+        let Some((number, topic)) = self.index.get(lane.topic()).map(|number| (*number, &self.table[*number])) else {
+            return Whereto::Unknown;
+        };
+        let known = match &topic.state {
+            State::Known(known) => known,
+            State::Held(_) => return Whereto::Held,
+            State::Unasked | State::Impossible | State::Barred(_) => return Whereto::Unknown,
+        };
+        let to = |partition| Destination { topic: number as u32, partition };
+        let partitions = match (lane.partition(), lane.key()) {
+            (Some(partition), _) => vec![to(partition)],
+            (None, Some(key)) => vec![to(partition::of_key(key.as_bytes(), known.count()))],
+            (None, None) => (0..known.count()).map(to).collect(),
+        };
+        Whereto::Partitions(partitions)
+    }
+
+    /// Whether a partition looks as if it took records, by what is known of it.
+    pub(crate) fn looks_available(&self, to: Destination) -> bool {
+        let State::Known(known) = &self.table[to.topic as usize].state else { return true };
+        known
+            .replicas(to.partition)
+            .is_none_or(|replicas| replicas.leader != NO_LEADER && !self.unavailable.covers(to, replicas))
+    }
+
+    /// For what a record waits with its lane, or with all records of its topic, if it does.
+    pub(crate) fn keeps_back(&self, record: &Record) -> Option<HoldCause> {
+        if self.unavailable.is_empty() {
+            return None;
+        }
+        let topic = Lane::Topic { topic: Arc::clone(&record.topic) };
+        self.unavailable.keeps_back(&topic, record.lane().as_ref())
+    }
+
+    /// Where a record goes that is to go there: elsewhere, if that is unavailable and its order does not matter. Nothing,
+    /// and the record's lane waits from here on, where it does.
+    pub(crate) fn available(&mut self, record: &Record, to: Destination) -> Option<Destination> {
+        if self.unavailable.is_empty() {
+            return Some(to);
+        }
+        let State::Known(known) = &self.table[to.topic as usize].state else { return Some(to) };
+        let is_available = |to: &Destination| {
+            known.replicas(to.partition).is_none_or(|replicas| !self.unavailable.covers(*to, replicas))
+        };
+        let lane = record.lane();
+        let others = if lane.is_none() { known.count() } else { 1 };
+        let mut turns = (0..others).map(|turn| Destination { partition: (to.partition + turn) % known.count(), ..to });
+        let found = turns.find(is_available);
+        if found.is_none() {
+            self.keep_back(record, HoldCause::UnavailablePartition);
+        }
+        found
+    }
+
+    /// Lets what a record belongs to wait from here on, and says so.
+    pub(crate) fn keep_back(&mut self, record: &Record, cause: HoldCause) -> Outcome {
+        self.unavailable.keep_back(cause.lane(&record.topic, record.lane()), cause);
+        Outcome::Held(cause)
+    }
+
+    /// The name of a topic by its number.
+    pub(crate) fn name(&self, number: u32) -> Arc<str> {
+        Arc::clone(&self.table[number as usize].name)
+    }
+
+    /// Takes note of what a look at a partition has shown.
+    pub(crate) fn note(&mut self, looked: &Looked) {
+        let Some(number) = self.index.get(&looked.topic) else { return };
+        let partition = Destination { topic: *number as u32, partition: looked.partition };
+        match looked.found {
+            Found::Available { leader } => self.unavailable.available(partition, leader),
+            Found::Silent { leader } => self.unavailable.silence(leader),
+            Found::TooFewReplicas => {}
+        }
+    }
+
     /// Takes in what came through the inbox.
     pub(crate) fn hear(&mut self) {
-        for News { name, answer, release } in self.inbox.take() {
-            if release
-                && let Some(number) = self.find(&name)
-                && matches!(self.table[number].state, State::Held(_))
-            {
-                self.table[number].state = State::from(answer);
+        for news in self.inbox.take() {
+            match news {
+                News::Refreshed(name, answer) => self.learn(&name, answer),
+                News::Looked(looked) => self.note(&looked),
+                News::Accepted(lanes) => {
+                    self.unavailable.let_go(&lanes);
+                    lanes.iter().for_each(|lane| self.let_go(lane));
+                }
             }
-            self.learn(&name, answer);
+        }
+    }
+
+    /// Lets a topic go that was held: it is asked for again before its next record.
+    fn let_go(&mut self, lane: &Lane) {
+        let number =
+            self.index.get(lane.topic()).copied().filter(|_| lane.key().is_none() && lane.partition().is_none());
+        if let Some(topic) = number.map(|number| &mut self.table[number])
+            && matches!(topic.state, State::Held(_))
+        {
+            topic.state = State::Unasked;
         }
     }
 }
@@ -274,7 +398,7 @@ impl From<Answer> for State {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Known { partitions, terms } => {
-                let warmth = vec![COLD; partitions as usize];
+                let warmth = vec![COLD; partitions.len()];
                 State::Known(Known { partitions, terms, spread: Spread::default(), warmth, introduced: true })
             }
             Answer::Held(cause) => State::Held(cause),
@@ -291,22 +415,29 @@ pub(crate) struct Inbox {
 }
 
 #[derive(Debug)]
-struct News {
-    name: Arc<str>,
-    answer: Answer,
-    /// Whether a held topic is let go by it.
-    release: bool,
+enum News {
+    /// The answer to a refreshing question.
+    Refreshed(Arc<str>, Answer),
+    /// What a look at a partition has shown.
+    Looked(Looked),
+    /// Lanes, or whole topics, of which it was told that they are accepted.
+    Accepted(Vec<Lane>),
 }
 
 impl Inbox {
     /// Leaves an answer to a refreshing question.
     pub(crate) fn refreshed(&self, name: &Arc<str>, answer: Answer) {
-        self.put(News { name: Arc::clone(name), answer, release: false });
+        self.put(News::Refreshed(Arc::clone(name), answer));
     }
 
-    /// Leaves an answer that lets a held topic go: somebody was told that it accepts records.
-    pub(crate) fn accepted(&self, name: &str, answer: Answer) {
-        self.put(News { name: name.into(), answer, release: true });
+    /// Leaves what a look at a partition has shown.
+    pub(crate) fn looked(&self, looked: Looked) {
+        self.put(News::Looked(looked));
+    }
+
+    /// Lets lanes and whole topics go: it is told that they are accepted.
+    pub(crate) fn accepted(&self, lanes: &[Lane]) {
+        self.put(News::Accepted(lanes.to_vec()));
     }
 
     fn put(&self, news: News) {
@@ -323,52 +454,4 @@ impl Inbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KNOWN: Answer =
-        Answer::Known { partitions: 3, terms: Terms { limit: Some(1_000), compacted: None, times: None } };
-
-    #[test]
-    fn a_held_topic_stays_held_until_somebody_was_told_that_it_accepts() {
-        let mut topics = Topics::default();
-        let name: Arc<str> = "t".into();
-        topics.learn(&name, Answer::Held(HoldCause::MissingTopic));
-        topics.inbox().refreshed(&name, KNOWN);
-        topics.hear();
-        assert!(matches!(topics.get(0).state, State::Held(HoldCause::MissingTopic)));
-        topics.inbox().accepted("t", KNOWN);
-        topics.hear();
-        assert!(matches!(&topics.get(0).state, State::Known(known) if known.partitions == 3));
-        assert_eq!(topics.smallest_limit(), Some(1_000));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_topic_that_refused_a_record_is_not_tried_again_at_once_and_ever_more_rarely() {
-        let mut topics = Topics::default();
-        topics.hold("t", HoldCause::NotAuthorised);
-        assert!(topics.is_too_early("t") && !topics.is_too_early("u"));
-        tokio::time::advance(REFUSED.0).await;
-        assert!(!topics.is_too_early("t"));
-        topics.hold("t", HoldCause::NotAuthorised);
-        tokio::time::advance(REFUSED.0).await;
-        assert!(topics.is_too_early("t"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn added_partitions_are_asked_for_now_and_then_and_when_a_row_names_one() {
-        let mut topics = Topics::default();
-        let name: Arc<str> = "t".into();
-        assert!(topics.must_ask(&name, None));
-        topics.learn(&name, KNOWN);
-        assert!(!topics.must_ask(&name, Some(2)));
-        assert!(topics.due().is_empty());
-        tokio::time::advance(REFRESH * 2).await;
-        assert!(topics.must_ask(&name, Some(3)));
-        assert_eq!(topics.due(), [Arc::clone(&name)]);
-        assert!(topics.due().is_empty());
-        topics.learn(&name, Answer::Known { partitions: 5, terms: Terms::default() });
-        assert!(!topics.must_ask(&name, Some(3)));
-        assert!(matches!(&topics.get(0).state, State::Known(known) if known.warmth.len() == 5));
-    }
-}
+mod tests;

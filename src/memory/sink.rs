@@ -257,13 +257,13 @@ impl crate::contract::Sink for Sink {
         }
     }
 
-    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
+    fn accepts(&self, mut lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
         let mut state = self.state();
-        let accepts = !state.missing.contains_key(topic);
-        if accepts {
-            state.held.remove(topic);
+        lanes.retain(|lane| !state.missing.contains_key(lane.topic()));
+        for lane in &lanes {
+            state.held.remove(lane.topic());
         }
-        Box::pin(std::future::ready(Ok(accepts)))
+        Box::pin(std::future::ready(Ok(lanes)))
     }
 
     fn abort(&mut self) {

@@ -96,6 +96,8 @@ catalogue! {
         "When the relay last settled something or found nothing to do, as Unix time"
     OLDEST_SNAPSHOT Gauge Seconds "oldest_snapshot_seconds"
         "Age of the oldest snapshot in the database, which holds back vacuum"
+    KAFKA_UP Gauge Count "kafka_up"
+        "1 while Kafka answers this relay, 0 while it does not; asked twice a minute while nothing is published"
     BUILD_INFO Gauge Count "build_info"
         "1, with the version as a label"
 }
@@ -166,6 +168,11 @@ pub fn count_rejected(topic: &str, cause: &'static str) {
 /// Sets how many lanes are held for one cause.
 pub fn set_held(cause: &'static str, lanes: usize) {
     gauge!(HELD_LANES, "cause" => cause).set(lanes as f64);
+}
+
+/// Sets whether Kafka answers.
+pub fn set_kafka_up(answers: bool) {
+    gauge!(KAFKA_UP).set(if answers { 1.0 } else { 0.0 });
 }
 
 /// Sets how many messages are read and not settled.

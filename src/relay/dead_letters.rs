@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::backoff::Backoff;
 use crate::contract::{DueLetter, Outcome, Rejection, Sink, SinkError, Store, StoreError};
 use crate::observe::{chain, metrics};
-use crate::outbox::{DeadLetter, Limit, Record, Term, Unreadable};
+use crate::outbox::{DeadLetter, Lane, Limit, Record, Term, Unreadable};
 use crate::relay::probation::PROBE;
 
 /// How many are read and published at once.
@@ -94,10 +94,10 @@ impl Courier {
             after = last.id;
             self.publish(term, letters, &mut waiting).await?;
         }
-        for topic in waiting {
-            // On yes the sink lets the topic go, and the next round's letters through.
-            let accepts = self.sink.accepts(&topic).await?;
-            tracing::warn!(topic, accepts, "dead letters wait for their topic; they are kept in the table");
+        if let Some(first) = waiting.first() {
+            tracing::warn!(lanes = waiting.len(), %first, "dead letters wait for their topic; they are kept in the table");
+            // Those that it accepts the sink lets go, and the next round's letters through.
+            self.sink.accepts(waiting.into_iter().collect()).await?;
         }
         Ok(())
     }
@@ -106,7 +106,7 @@ impl Courier {
         &mut self,
         term: Term,
         letters: Vec<DueLetter>,
-        waiting: &mut BTreeSet<String>,
+        waiting: &mut BTreeSet<Lane>,
     ) -> Result<(), Interrupted> {
         let mut records = Vec::with_capacity(letters.len());
         for (letter, record) in letters {
@@ -138,7 +138,7 @@ impl Courier {
                     metrics::count_published(&record.topic, 1);
                     self.unrecorded.push(record.id);
                 }
-                Outcome::Held(_) => drop(waiting.insert(record.topic.to_string())),
+                Outcome::Held(cause) => drop(waiting.insert(cause.lane(&record.topic, record.lane()))),
                 Outcome::Rejected(rejection) => self.refused.push_back((record.id, *rejection)),
                 Outcome::Unknown => unknown = true,
             }

@@ -10,19 +10,19 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use uuid::Uuid;
 
 use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
-use crate::outbox::{Batch, Held, Lane, Limit, Position, Record, Unreadable};
+use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, Record, Unreadable};
 use crate::relay::fetcher::{Fetched, Permit};
 use crate::relay::lanes::{Before, Lanes};
 use crate::relay::rejections::{Rejected, Rejections};
 use crate::relay::session::{Ending, Verdict};
-use crate::relay::settler::Submitted;
-use crate::relay::sink_verdict;
+use crate::relay::settler::{Submitted, tell_held};
+use crate::relay::{Status, sink_verdict};
 
 /// What is remembered of a record once the sink has it: it is read again if it must be sent again.
 pub(crate) struct Row {
@@ -62,6 +62,7 @@ pub(crate) struct Publisher<'a> {
     pub(crate) together: Option<Limit>,
     /// Whether the position that the broker remembers moves.
     pub(crate) standing: Standing,
+    pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
 
@@ -99,6 +100,12 @@ impl Gathered {
     }
 }
 
+/// About so often the sink is asked about a held lane in as much time as it is held.
+const ASKED_IN_ITS_AGE: u32 = 10;
+
+/// And never more rarely than this.
+const RAREST_QUESTION: Duration = Duration::from_secs(10);
+
 /// How many rows may be published in a session after its position has come to stand still: the broker remembers them
 /// one by one.
 const ONE_BY_ONE: usize = 10_000;
@@ -127,8 +134,8 @@ type Questions = FuturesUnordered<BoxFuture<'static, Answer>>;
 
 /// What was found out about held lanes.
 enum Answer {
-    /// The sink accepts the topic by now.
-    Accepted(Lane),
+    /// The sink accepts records of these by now.
+    Accepted(Vec<Lane>),
     /// The release of these was asked for.
     Requested(Vec<Held>),
     /// Nothing new.
@@ -307,40 +314,61 @@ impl Publisher<'_> {
         })
     }
 
-    /// Asks the sink about every held topic that nobody has asked to be released yet, and the store whose release
-    /// operators ask for. Says whether anything waits.
+    /// Asks the sink about held lanes that may flow by themselves, and the store whose release operators ask for. Says
+    /// whether anything waits.
     fn ask(&self, questions: &mut Questions) -> bool {
-        let waiting = self.lanes().waiting();
-        if waiting.is_empty() {
+        let (waits, asked, told) = {
+            let mut lanes = self.lanes();
+            let now = Utc::now();
+            let asked: Vec<Lane> =
+                lanes.waiting().filter(|held| self.is_to_be_asked(held, now)).map(|held| held.lane.clone()).collect();
+            let waits = lanes.waiting().next().is_some();
+            (waits, asked, lanes.untold(usize::MAX))
+        };
+        if let Some(held) = told {
+            tell_held(&self.status, held);
+        }
+        if !waits {
             return false;
         }
         let store = Arc::clone(&self.rejections.store);
         let requests = async move { store.release_requests().await.map_or(Answer::Nothing, Answer::Requested) };
         questions.push(Box::pin(requests));
-        for lane in waiting {
-            if let Lane::Topic { topic } = &lane {
-                let answer = self.sink.accepts(topic);
-                questions.push(Box::pin(async move {
-                    match answer.await {
-                        Ok(true) => Answer::Accepted(lane),
-                        Ok(false) => Answer::Nothing,
-                        Err(error) => {
-                            tracing::debug!(%lane, error = %crate::observe::chain(&error), "still held");
-                            Answer::Nothing
-                        }
-                    }
-                }));
-            }
+        if !asked.is_empty() {
+            let accepted = self.sink.accepts(asked);
+            questions.push(Box::pin(async move {
+                accepted.await.map_or_else(
+                    |error| {
+                        tracing::debug!(error = %crate::observe::chain(&error), "nothing is known of what is held");
+                        Answer::Nothing
+                    },
+                    Answer::Accepted,
+                )
+            }));
         }
         true
+    }
+
+    /// Whether to ask about a lane this time: the longer it is held, the more rarely.
+    fn is_to_be_asked(&self, held: &Held, now: DateTime<Utc>) -> bool {
+        if held.cause == HoldCause::Rejected {
+            return false;
+        }
+        let age = (now - held.since).to_std().unwrap_or_default();
+        let pause = (age / ASKED_IN_ITS_AGE).min(RAREST_QUESTION).as_millis();
+        let pauses_until = |age: Duration| age.as_millis() / pause.max(1);
+        pause <= self.release_interval.as_millis()
+            || pauses_until(age) > pauses_until(age.saturating_sub(self.release_interval))
     }
 
     fn answered(&self, answer: Answer) {
         match answer {
             Answer::Nothing => {}
-            Answer::Accepted(lane) => {
-                tracing::info!(%lane, "flows again");
-                self.lanes().release(&lane);
+            Answer::Accepted(lanes) => {
+                if let Some(first) = lanes.first() {
+                    tracing::info!(lanes = lanes.len(), %first, "flow again");
+                }
+                lanes.iter().for_each(|lane| self.lanes().release(lane));
             }
             Answer::Requested(requested) => {
                 for held in requested {

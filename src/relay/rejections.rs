@@ -63,9 +63,8 @@ impl Rejections {
     /// # Errors
     /// When the relay is to stop because of one, or a dead letter was not stored.
     pub(crate) async fn decide(&self, rejected: Vec<Rejected>, before: &Before) -> Result<bool, Verdict> {
-        let mut holds = false;
-        let mut letters = Vec::new();
-        let mut halt = None;
+        let (mut held, mut letters) = (Vec::new(), Vec::new());
+        let (mut holds, mut halt) = (false, None);
         for row in rejected {
             metrics::count_rejected(&row.topic, row.rejection.code);
             match (self.policy.of(&row.topic), &row.lane) {
@@ -76,11 +75,14 @@ impl Rejections {
                     holds = true;
                     let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
                     if lanes.hold(lane.clone(), row.id, HoldCause::Rejected, before) {
-                        tracing::warn!(%lane, from_id = row.id, error = %row.rejection, "held until it is released: a record can never be published as it is; `outboxd held` lists and releases lanes");
+                        held.push(row);
                     }
                 }
                 (OnReject::DeadLetter, _) | (OnReject::BlockKey, None) => letters.push(self.letter(row)),
             }
+        }
+        if let Some(Rejected { id, lane: Some(lane), rejection, .. }) = held.first() {
+            tracing::warn!(lanes = held.len(), %lane, from_id = id, error = %rejection, "held until it is released: a record can never be published as it is; the first one is named here, and `outboxd held` lists and releases lanes");
         }
         self.bury(letters).await?;
         match halt {

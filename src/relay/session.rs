@@ -252,6 +252,7 @@ impl Session<'_> {
             submissions,
             release_interval: self.settings.release_interval,
             standing,
+            status: self.status.clone(),
             together: self.settings.delivery.fences().then_some(self.settings.transaction),
             ending: ending.clone(),
         };

@@ -29,6 +29,9 @@ const FEW: usize = 500;
 /// That pause.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// So many held lanes are shown whenever they change; of more the [publisher](crate::relay::publisher) tells now and then.
+const TOLD_LANES: usize = 1_000;
+
 /// Batches that the sink has taken over together.
 pub(crate) struct Submitted {
     /// Where the first of them begins.
@@ -192,9 +195,17 @@ impl Settler {
         }
     }
 
+    /// Holds what a record waits with: its lane where a partition is unavailable, and its topic otherwise.
     fn hold(&self, row: &Row, cause: HoldCause, before: &Before) {
-        if self.lanes().hold_topic_of(row, cause, before) {
-            tracing::warn!(topic = %row.topic, cause = cause.as_str(), from_id = row.id, "topic is held until the broker accepts it; other topics flow on");
+        let mut lanes = self.lanes();
+        match cause.lane(&row.topic, row.lane()) {
+            Lane::Topic { topic } => {
+                if lanes.hold_topic_of(row, cause, before) {
+                    tracing::warn!(%topic, cause = cause.as_str(), from_id = row.id, "topic is held until the broker accepts it; other topics flow on");
+                }
+            }
+            // The sink has said which partition it is, once for all of its lanes.
+            lane => drop(lanes.hold(lane, row.id, cause, before)),
         }
     }
 
@@ -204,13 +215,14 @@ impl Settler {
         let held = {
             let mut lanes = self.lanes();
             closed.iter().for_each(|(lane, heard)| lanes.close(lane, *heard));
-            lanes.held()
+            lanes.untold(TOLD_LANES)
         };
-        count_held(&held);
+        if let Some(held) = held {
+            tell_held(&self.status, held);
+        }
         self.status.send_modify(|status| {
             status.in_flight = status.in_flight.saturating_sub(read);
             status.published += settlement.len() as u64;
-            status.held = held;
             status.connected = true;
             status.progressed();
         });
@@ -321,6 +333,12 @@ impl Fold {
     pub(crate) fn into_settlement(self) -> Settlement {
         self.settlement
     }
+}
+
+/// Shows what is held.
+pub(crate) fn tell_held(status: &watch::Sender<Status>, held: Vec<Held>) {
+    count_held(&held);
+    status.send_modify(|status| status.held = held);
 }
 
 /// Shows how many lanes are held, by cause.

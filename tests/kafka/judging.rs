@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use chrono::{TimeDelta, Utc};
 use outboxd::contract::Sink as _;
-use outboxd::outbox::Delivery;
+use outboxd::outbox::{Delivery, HoldCause};
 
 use super::rights::guarded;
 use super::*;
@@ -21,13 +21,22 @@ struct Judged {
     held: Vec<i64>,
     /// How often the sink had to be opened anew.
     reopened: usize,
+    /// How often lanes had to wait for another turn.
+    turns: usize,
 }
 
 /// Publishes as the relay does: what is refused beforehand is decided, and left out; what does not get through is read
 /// again, but for what waits.
 async fn relay(sink: &mut Sink, records: &[Record], size: usize) -> Judged {
-    let (mut judged, mut left) = (Judged::default(), records.to_vec());
-    while !left.is_empty() {
+    let (mut judged, mut left, mut put_off) = (Judged::default(), records.to_vec(), Vec::new());
+    while !left.is_empty() || !put_off.is_empty() {
+        if left.is_empty() {
+            let lanes: HashSet<Lane> = put_off.iter().filter_map(Record::lane).collect();
+            let accepted = within(sink.accepts(lanes.iter().cloned().collect())).await.expect("an answer");
+            assert_eq!(HashSet::from_iter(accepted), lanes);
+            left.append(&mut put_off);
+            judged.turns += 1;
+        }
         let mut batch: Vec<Record> = left.drain(..left.len().min(size)).collect();
         let told = loop {
             match within(sink.examine(&batch)).await {
@@ -47,6 +56,7 @@ async fn relay(sink: &mut Sink, records: &[Record], size: usize) -> Judged {
         for (record, outcome) in batch.into_iter().zip(told) {
             match outcome {
                 Outcome::Delivered { .. } => {}
+                Outcome::Held(HoldCause::Suspected) => put_off.push(record),
                 Outcome::Held(_) => judged.held.push(record.id),
                 Outcome::Rejected(_) => judged.rejected.push(record.id),
                 Outcome::Unknown => again.push(record),
@@ -112,6 +122,29 @@ async fn records_that_only_the_broker_refuses_are_found_without_opening_the_sink
             (10_000..10_000 + 2 * many).collect::<Vec<_>>(),
             "{delivery}"
         );
+    }
+}
+
+#[tokio::test]
+async fn refused_records_of_one_key_are_judged_in_turns_between_which_the_others_flow() {
+    let (kafka, broker) = guarded();
+    let plain = brokers_at(kafka.brokers());
+    for (delivery, many) in [(Delivery::AtLeastOnce, 1_000), (Delivery::ExactlyOnce, 20)] {
+        let (topic, other) = (unique("refusing"), unique("other"));
+        create_topic(&plain, &topic, 1, &[("max.message.bytes", LIMIT)]).await;
+        create_topic(&plain, &other, 1, &[]).await;
+        deny_only(kafka.brokers(), "outboxd", &Resource::settings_of(&topic)).await.expect("the broker answers");
+        let mut sink = open(sink_of(&broker, delivery)).await;
+        let large = |id| Record { payload: Some(vec![b'x'; 5_000]), ..record(id, &topic, "one key") };
+        let mut all: Vec<Record> = (0..many).map(large).collect();
+        all.push(record(many, &topic, "one key"));
+        all.push(record(10_000, &other, "k"));
+        let judged = relay(&mut sink, &all, 2_000).await;
+        assert_eq!(judged.rejected, (0..many).collect::<Vec<_>>(), "{delivery}");
+        assert!(judged.turns > 0, "{delivery}: all others waited for {many} refusals");
+        assert_eq!(arrived(&read(&plain, &topic).await, delivery), [many], "{delivery}");
+        let others = read(&plain, &other).await;
+        assert_eq!(arrived(&others, delivery), [10_000], "{delivery}");
     }
 }
 

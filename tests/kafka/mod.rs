@@ -12,6 +12,7 @@ mod strays;
 mod terms;
 mod topics;
 mod transactions;
+mod unavailable;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use outboxd::contract::{Outcome, Sink as _};
 use outboxd::kafka::{Broker, Consumed, Isolation, Settings, Sink, read_to_end};
-use outboxd::outbox::{Record, Term};
+use outboxd::outbox::{Lane, Record, Term};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -57,6 +58,12 @@ async fn open(settings: Settings) -> Sink {
     let mut sink = Sink::new(settings).expect("valid settings");
     sink.open(TERM).await.expect("the sink opens");
     sink
+}
+
+/// Whether the sink takes records of a topic that was held.
+async fn accepts(sink: &Sink, topic: &str) -> bool {
+    let topic = Lane::topic_of(topic);
+    within(sink.accepts(vec![topic.clone()])).await.expect("an answer") == [topic]
 }
 
 /// An in-process broker with one topic.

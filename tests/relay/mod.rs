@@ -3,6 +3,7 @@
 mod connect;
 mod content;
 mod crash;
+mod crowds;
 mod exactly_once;
 mod fenced;
 mod held;
@@ -19,3 +20,4 @@ mod rejections;
 mod rights;
 mod rows;
 mod two_instances;
+mod unavailable;

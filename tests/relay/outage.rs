@@ -41,6 +41,25 @@ async fn a_broker_that_is_away_costs_only_time_and_the_table_drains_to_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn that_kafka_is_away_is_told_while_nothing_waits_too() {
+    let _machine = machine::shared().await;
+    let kafka = Kafka::start();
+    let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
+    let relay = scene.relay().start().await;
+    scene.insert("k", "x").await;
+    scene.topic.holds(1).await;
+    let is_up = async |is_up: bool| {
+        let told = async || relay.metric("outboxd_kafka_up").await == f64::from(u8::from(is_up));
+        wait::until_true("the gauge tells", wait::LONG_PATIENCE, told).await;
+    };
+    is_up(true).await;
+    kafka.stop();
+    is_up(false).await;
+    kafka.restart();
+    is_up(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_restarts_under_load_costs_only_time() {
     let _machine = machine::alone().await;
     let postgres = Postgres::start();

@@ -112,6 +112,16 @@ impl Kafka {
         self.service.run_with("kill", &["--broker", &broker.to_string()]);
     }
 
+    /// Lets one broker hang: its connections stay, and nothing comes through them.
+    pub(crate) fn pause_broker(&self, broker: usize) {
+        self.service.run_with("pause", &["--broker", &broker.to_string()]);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume_broker(&self, broker: usize) {
+        self.service.run_with("resume", &["--broker", &broker.to_string()]);
+    }
+
     /// Starts one broker again, stopping it first if it runs.
     pub(crate) fn restart_broker(&self, broker: usize) {
         self.service.run_with("restart", &["--broker", &broker.to_string()]);

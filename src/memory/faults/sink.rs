@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, SinkError};
 use crate::memory::faults::{Call, Fault, Script};
-use crate::outbox::{Position, Progress, Record, Term};
+use crate::outbox::{Lane, Position, Progress, Record, Term};
 
 /// Any sink, with a script between it and the relay.
 pub struct Sink {
@@ -114,8 +114,8 @@ impl crate::contract::Sink for Sink {
         self.inner.taken_over();
     }
 
-    fn accepts(&self, topic: &str) -> BoxFuture<'static, Result<bool, SinkError>> {
-        let (script, answer) = (self.script.clone(), self.inner.accepts(topic));
+    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
+        let (script, answer) = (self.script.clone(), self.inner.accepts(lanes));
         Box::pin(async move { script.play(Call::Accepts, answer, |_| 0).await })
     }
 
