@@ -27,6 +27,9 @@ use crate::torture::{operator, rows};
 /// How long a takeover is waited for before it is left uncounted, since something else is broken too.
 const TAKEOVER: Duration = Duration::from_secs(8);
 
+/// A broker hangs so many times longer than other faults last.
+const FROZEN: u32 = 10;
+
 /// A limit that a few records fill.
 const LOW_LIMIT: &str = "2000";
 
@@ -104,6 +107,7 @@ impl Deeds {
         match fault.kind {
             Kind::KillRelay | Kind::StopRelay | Kind::PauseRelay => return self.hit(stage, script, fault).await,
             Kind::KillBroker | Kind::StopBroker => break_broker(stage, fault).await,
+            Kind::FreezeBroker => freeze_broker(stage, fault).await,
             Kind::MoveLeaders => return Ok(move_leaders(stage, fault).await),
             Kind::RestartDatabase => {
                 let postgres = Arc::clone(&stage.rig.postgres).lock_owned().await;
@@ -124,6 +128,9 @@ impl Deeds {
                 let stays_alone = || is_alone && self.begun.load(Ordering::SeqCst) == begun;
                 return operator::step_clock(stage, fault, stays_alone).await;
             }
+            Kind::LockRows => return Ok(operator::lock_rows(stage, fault).await),
+            Kind::CrowdOfTopics => return Ok(rows::crowd(stage, fault).await),
+            Kind::UnreadableRows => return Ok(rows::come_unreadable(stage, script, fault).await),
             Kind::RebuildClient => return Ok(rows::outgrow(stage, fault).await),
             Kind::LateRows => return Ok(rows::come_late(stage, fault).await),
             Kind::CorrectRows => return Ok(rows::correct(stage, fault).await),
@@ -219,6 +226,14 @@ async fn break_broker(stage: &Stage<'_>, fault: Fault) {
     // Two brokers suffice: nobody but the next round needs to wait for the third.
     let back = aside(kafka, move |kafka| kafka.restart_broker(broker));
     stage.recovering.lock().await.spawn(async move { drop(back.await) });
+}
+
+/// Lets a broker hang for longer than it takes until others lead its partitions, or for less.
+async fn freeze_broker(stage: &Stage<'_>, fault: Fault) {
+    let (kafka, broker) = (Arc::clone(&stage.rig.kafka).lock_owned().await, fault.whom % 3 + 1);
+    let kafka = aside(kafka, move |kafka| kafka.pause_broker(broker)).await;
+    sleep(fault.lasting * FROZEN).await;
+    drop(aside(kafka, move |kafka| kafka.resume_broker(broker)).await);
 }
 
 /// Says whether any partition got another leader.

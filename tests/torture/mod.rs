@@ -28,7 +28,7 @@ use crate::torture::script::Script;
 use crate::torture::tally::Tally;
 
 /// Rounds where nobody says how many: every fault and every mode has its turn.
-const ROUNDS: u64 = 22;
+const ROUNDS: u64 = 26;
 
 /// Rounds that may follow for faults that were not felt: one that comes while something else is broken may have no effect.
 const MORE_ROUNDS: u64 = 6;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,25 @@ pub(crate) async fn revoke_right(stage: &Stage<'_>, script: &Script, fault: Faul
         }
     }
     Ok(true)
+}
+
+/// Locks settled rows, the lease and the checkpoint in a transaction that lasts. Says whether it could.
+pub(crate) async fn lock_rows(stage: &Stage<'_>, fault: Fault) -> bool {
+    let Outbox { table, .. } = &stage.outboxes[fault.whom % stage.outboxes.len()];
+    let locks = format!(
+        "begin; select from {table} order by id limit 100 for update; select from {table}_lease for update;
+         select from {table}_checkpoint for update"
+    );
+    let locked = async {
+        let mut connection = PgConnection::connect(stage.database.url()).await?;
+        connection.execute(AssertSqlSafe(locks)).await?;
+        Ok::<_, sqlx::Error>(connection)
+    };
+    let Ok(Ok(connection)) = timeout(ANSWER, locked).await else { return false };
+    sleep(fault.lasting).await;
+    // Its end gives the locks back.
+    drop(connection);
+    true
 }
 
 /// Rights that the relays use in this round.

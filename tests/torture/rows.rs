@@ -12,11 +12,14 @@ use crate::support::ledger::FIRST;
 use crate::support::proxy::Mode;
 use crate::support::wait;
 use crate::torture::operator;
-use crate::torture::script::Fault;
+use crate::torture::script::{Fault, Script};
 use crate::torture::stage::{Outbox, Stage, TTL};
 
 /// Events of a key at once: together more than what a relay reads at once while it is not behind.
 const MANY: i64 = 300;
+
+/// Topics that do not exist, in a crowd.
+const CROWD: i64 = 2_000;
 
 /// How long a lane may take to be held. With something else broken it may take too long for a round.
 const HELD: Duration = Duration::from_secs(10);
@@ -71,6 +74,42 @@ pub(crate) async fn correct(stage: &Stage<'_>, fault: Fault) -> bool {
     let release = async || operator::release_all(stage.database.url(), table).is_ok();
     wait::until_true("the lane is released", wait::PATIENCE, release).await;
     written.is_ok() && was_held && followed.is_ok()
+}
+
+/// Writes rows for thousands of topics that do not exist, and deletes them again once some are held.
+pub(crate) async fn crowd(stage: &Stage<'_>, fault: Fault) -> bool {
+    let hand = Hand::of(stage, fault);
+    let missing = Topic::missing(&stage.rig.brokers, 1);
+    let (table, name) = (&hand.outbox.table, missing.name());
+    let write =
+        format!("insert into {table} (topic, key) select '{name}.' || n, 'k' from generate_series(1, {CROWD}) n");
+    let written = hand.run(&write).await;
+    let was_held = hand.has_set_aside(&format!("select count(*) from {table}_held where topic like '{name}.%'")).await;
+    sleep(fault.lasting).await;
+    hand.think_better(&format!("topic like '{name}.%'")).await;
+    written.is_ok() && was_held
+}
+
+/// Writes rows that are no records, whatever a table's checks say, and deletes those that are not dead letters by then.
+pub(crate) async fn come_unreadable(stage: &Stage<'_>, script: &Script, fault: Fault) -> bool {
+    let hand = Hand::of(stage, fault);
+    let (table, topic) = (&hand.outbox.table, hand.topic().name());
+    let write = format!(
+        "begin; alter table {table} drop constraint if exists headers_are_an_object,
+             drop constraint if exists partition_is_not_negative;
+         insert into {table} (topic, key, headers) select '{topic}', 'unreadable-' || n, '[1]' from generate_series(1, 20) n;
+         insert into {table} (topic, key, partition) select '{topic}', 'unreadable-' || n, -n from generate_series(1, 20) n;
+         commit"
+    );
+    let written = hand.run(&write).await;
+    let set_aside = match script.mode.blocks() {
+        true => format!("select count(*) from {table}_held where key like 'unreadable-%'"),
+        false => format!("select count(*) from {table}_dead where code = 'unreadable'"),
+    };
+    let was_set_aside = hand.has_set_aside(&set_aside).await;
+    sleep(fault.lasting).await;
+    hand.think_better("key like 'unreadable-%'").await;
+    written.is_ok() && was_set_aside
 }
 
 /// Moves rows into an archive in the transaction that wrote them, and back once the reader has passed them.
@@ -195,14 +234,32 @@ impl<'a> Hand<'a> {
         Ok(())
     }
 
+    async fn run(&self, text: &str) -> Written {
+        self.connect().await?.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.map(drop)
+    }
+
+    /// Deletes unsent rows that were not meant, and lets go whatever waited with them.
+    async fn think_better(&self, which: &str) {
+        let Outbox { table, .. } = self.outbox;
+        let delete = format!("delete from {table} where sent_at is null and {which}");
+        let deleted = async |connection: &mut PgConnection| connection.execute(AssertSqlSafe(&*delete)).await.map(drop);
+        self.surely("the rows are deleted", deleted).await;
+        let release = async || operator::release_all(self.stage.database.url(), table).is_ok();
+        wait::until_true("what waited is released", wait::PATIENCE, release).await;
+    }
+
     /// Says whether the topic is held, having waited for that.
     async fn is_held(&self, topic: &str) -> bool {
-        let read = format!("select count(*) from {}_held where topic = $1", self.outbox.table);
-        let held = wait::until_true("the topic is held", wait::PATIENCE, async || {
-            let count = sqlx::query_scalar::<_, i64>(AssertSqlSafe(&*read)).bind(topic);
+        self.has_set_aside(&format!("select count(*) from {}_held where topic = '{topic}'", self.outbox.table)).await
+    }
+
+    /// Says whether the relay has set something aside, as this counts, having waited for that.
+    async fn has_set_aside(&self, count: &str) -> bool {
+        let set_aside = wait::until_true("something is set aside", wait::PATIENCE, async || {
+            let count = sqlx::query_scalar::<_, i64>(AssertSqlSafe(count));
             count.fetch_one(self.stage.database.pool()).await.is_ok_and(|count| count > 0)
         });
-        timeout(HELD, held).await.is_ok()
+        timeout(HELD, set_aside).await.is_ok()
     }
 
     /// Creates a topic that was thought of, while no broker is on its way.

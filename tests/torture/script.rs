@@ -54,6 +54,14 @@ pub(crate) enum Kind {
     CorrectRows,
     /// Rows are taken out into an archive before they were seen, and put back as they were, later.
     MoveRows,
+    /// A broker hangs: its connections stay, and nothing comes through them.
+    FreezeBroker,
+    /// Somebody's transaction locks settled rows, the lease and the checkpoint.
+    LockRows,
+    /// Rows for thousands of topics that do not exist, which are thought better of later.
+    CrowdOfTopics,
+    /// Rows that cannot be read as records, which are deleted later.
+    UnreadableRows,
     /// The database goes on from a backup that was made some seconds before.
     RestoreBackup,
     /// The database goes on as a standby of it that was behind.
@@ -74,15 +82,19 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::OversizedRecords,
     Kind::RestartDatabase,
     Kind::StopBroker,
+    Kind::LockRows,
     Kind::SlowDatabase,
     Kind::RecreateTopic,
     Kind::RestoreBackup,
     Kind::RevokeRight,
     Kind::LateRows,
+    Kind::CrowdOfTopics,
     Kind::StepClock,
     Kind::CorrectRows,
     Kind::PromoteStandby,
     Kind::RebuildClient,
+    Kind::FreezeBroker,
+    Kind::UnreadableRows,
     Kind::MoveRows,
 ];
 
@@ -91,8 +103,9 @@ impl Kind {
     /// was deleted is gone, so that the audit begins anew, and so it does when the database is taken back. Oversized
     /// records come all the time. The others write rows of their own and take some steps.
     fn is_for_once(self) -> bool {
-        let writes = matches!(self, Kind::RebuildClient | Kind::LateRows | Kind::CorrectRows | Kind::MoveRows);
-        let breaks = matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::RecreateTopic);
+        let writes = matches!(self, Kind::RebuildClient | Kind::LateRows | Kind::CorrectRows | Kind::MoveRows)
+            || matches!(self, Kind::CrowdOfTopics | Kind::UnreadableRows);
+        let breaks = matches!(self, Kind::KillBroker | Kind::StopBroker | Kind::FreezeBroker | Kind::RecreateTopic);
         writes || breaks || self == Kind::OversizedRecords || self.takes_back()
     }
 
@@ -154,7 +167,7 @@ impl Script {
         let first = KINDS[(seed / MODES.len() as u64 % KINDS.len() as u64) as usize];
         let allowed = |kind| match kind {
             // That would end the round, as it should.
-            Kind::OversizedRecords if mode.halts() => Kind::LowerLimit,
+            Kind::OversizedRecords | Kind::UnreadableRows if mode.halts() => Kind::LowerLimit,
             kind => kind,
         };
         let mut faults = vec![Fault::draw(&mut rng, allowed(first))];

@@ -103,7 +103,7 @@ impl<'a> Stage<'a> {
     pub(crate) async fn given_up(&self) -> GivenUp {
         let mut given_up = GivenUp::default();
         for outbox in &self.outboxes {
-            let read = format!("select topic, payload from {}_dead", outbox.table);
+            let read = format!("select topic, payload from {}_dead where code <> 'unreadable'", outbox.table);
             let rows =
                 sqlx::query_as::<_, (String, Vec<u8>)>(AssertSqlSafe(read)).fetch_all(self.database.pool()).await;
             for (topic, payload) in rows.unwrap_or_default() {
@@ -130,7 +130,8 @@ impl<'a> Stage<'a> {
     /// Whether only records were given up that no topic takes.
     pub(crate) async fn only_large_were_given_up(&self) -> Result<(), String> {
         for Outbox { table, .. } in &self.outboxes {
-            let small = format!("select count(*) from {table}_dead where length(payload) < {LARGE}");
+            let small =
+                format!("select count(*) from {table}_dead where length(payload) < {LARGE} and code <> 'unreadable'");
             let small = self.database.number(&small).await;
             if small > 0 {
                 return Err(format!("{small} records of {table} were given up that their topics take"));
