@@ -79,7 +79,7 @@ pub struct Outbox {
     pub settle: Settle,
     /// How long published rows are kept.
     pub retention: Duration,
-    /// How a commit wakes a sleeping relay.
+    /// How a commit wakes the relay.
     pub notify: Notify,
     /// Whether applications may prepare transactions that write to the outbox.
     pub may_prepare: bool,

@@ -10,8 +10,9 @@ pub trait WakeSource: Send {
     /// for example while a writer is still at work; poll and try again.
     fn arm(&mut self) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Waits for a commit since it was armed. May return early; may be cancelled.
-    fn wait(&mut self) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Waits for a commit since it was armed, or since it last returned, and says how many there were, as far as that is
+    /// told. May return early; may be cancelled. Read after it, and wait again: it stays armed.
+    fn wait(&mut self) -> BoxFuture<'_, Result<u32, StoreError>>;
 
     /// Stops asking writers for wake-ups, so that they pay nothing while the relay is busy.
     fn disarm(&mut self) -> BoxFuture<'_, Result<(), StoreError>>;

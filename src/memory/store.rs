@@ -247,13 +247,13 @@ impl WakeSource for Wake {
         Box::pin(std::future::ready(Ok(true)))
     }
 
-    fn wait(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn wait(&mut self) -> BoxFuture<'_, Result<u32, StoreError>> {
         Box::pin(async {
             // The sender lives as long as the store; without a store there is nothing to wait for.
             if self.commits.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            Ok(())
+            Ok(1)
         })
     }
 

@@ -10,7 +10,7 @@ use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::observe::metrics;
 use crate::outbox::{Batch, Held, Limit, Position, Term};
 use crate::relay::lanes::{Command, Lanes};
-use crate::relay::pacer::Pacer;
+use crate::relay::pacer::{Found, Pacer};
 use crate::relay::probation::{PROBE, Probation};
 use crate::relay::session::{Ending, LastCheckpoint, Verdict};
 use crate::relay::settler::Frontier;
@@ -160,9 +160,9 @@ impl Fetcher {
                 () = self.ending.abort.cancelled() => return Err(cut_short("reading the outbox")),
             };
             metrics::record_fetch(began.elapsed());
-            let (found, more) = (!batch.is_empty(), batch.more);
+            let (found, is_empty) = (Found::of(&batch), batch.is_empty());
             reached.untried += batch.len();
-            if found && self.proves {
+            if !is_empty && self.proves {
                 tokio::select! {
                     biased;
                     proven = self.reader.prove(self.term) => proven?,
@@ -171,9 +171,6 @@ impl Fetcher {
             }
             self.pass_on(batch, permit, reached).await;
             self.be_tried(reached).await;
-            if more {
-                continue;
-            }
             tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => break,

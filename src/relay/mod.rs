@@ -77,7 +77,8 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
     /// The pause between reads while records flow.
     pub poll_busy: Duration,
-    /// The longest pause between reads while nothing wakes the reader.
+    /// The longest pause between reads while nothing wakes the reader: without a wake source, after commits came in a rush,
+    /// and where a writer that would not wake it is still at work.
     pub poll_idle: Duration,
     /// The longest pause between reads while a wake-up is armed.
     pub poll_armed: Duration,

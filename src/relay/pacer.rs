@@ -1,19 +1,55 @@
-//! How long to wait between reads: short while records flow, longer while none come, long while a wake-up
-//! is armed.
+//! How long to wait between reads: not at all while there is more, shortly while records flow fast, and otherwise until a
+//! commit wakes the reader.
+//!
+//! Commits that come one at a time should each be read at once, and cost writers next to nothing to tell; where thousands
+//! come in a second telling is expensive (see the wake sources), and each read finds something anyway. So the wake-up is
+//! armed as soon as two reads in a row find nothing, and stays armed until commits come in a rush.
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::beat::beat;
 use crate::contract::{StoreError, WakeSource};
 use crate::observe::chain;
+use crate::outbox::Batch;
 use crate::relay::Settings;
+
+/// So many commits within so long are a rush.
+const RUSH: (u32, Duration) = (100, Duration::from_millis(250));
+
+/// After a rush, or a wake-up that failed, the table is polled for so long before another one is armed. That bounds how
+/// often it is armed in vain, and how many writers pay for it.
+const POLLING: Duration = Duration::from_secs(1);
+
+/// What a read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing is new.
+    Nothing,
+    /// All that was new.
+    All,
+    /// A part of it: there is more to read at once.
+    Part,
+}
+
+impl Found {
+    pub(crate) fn of(batch: &Batch) -> Self {
+        match batch.is_empty() {
+            _ if batch.more => Found::Part,
+            true => Found::Nothing,
+            false => Found::All,
+        }
+    }
+}
 
 /// The timer behind the doorbell. The table is the truth: it goes on polling, slowly, even while armed.
 pub(crate) struct Pacer {
     wake: Option<Box<dyn WakeSource>>,
-    armed: bool,
+    /// The commits that woke the reader lately, while the wake-up is armed.
+    armed: Option<Commits>,
+    /// It is not armed before.
+    polls_until: Instant,
     next: Duration,
     busy: Duration,
     idle: Duration,
@@ -21,11 +57,35 @@ pub(crate) struct Pacer {
     failing: bool,
 }
 
+/// Commits, counted from some moment on.
+struct Commits {
+    since: Instant,
+    count: u32,
+}
+
+impl Commits {
+    fn none() -> Self {
+        Self { since: Instant::now(), count: 0 }
+    }
+
+    fn add(&mut self, count: u32) {
+        if self.since.elapsed() > RUSH.1 {
+            *self = Self::none();
+        }
+        self.count = self.count.saturating_add(count);
+    }
+
+    fn are_a_rush(&self) -> bool {
+        self.count >= RUSH.0
+    }
+}
+
 impl Pacer {
     pub(crate) fn new(wake: Option<Box<dyn WakeSource>>, settings: &Settings) -> Self {
         Self {
             wake,
-            armed: false,
+            armed: None,
+            polls_until: Instant::now(),
             next: settings.poll_busy,
             busy: settings.poll_busy,
             idle: settings.poll_idle,
@@ -34,45 +94,58 @@ impl Pacer {
         }
     }
 
-    /// Waits as long as it pays after a read that found something, or did not.
-    pub(crate) async fn pause(&mut self, found: bool) {
+    /// Waits as long as it pays after a read. May be cancelled.
+    pub(crate) async fn pause(&mut self, found: Found) {
         if let Err(error) = self.try_pause(found).await {
-            self.armed = false;
+            self.armed = None;
+            self.polls_until = Instant::now() + POLLING;
             if !std::mem::replace(&mut self.failing, true) {
                 tracing::warn!(error = %chain(&error), "wake-ups are not available; polling instead");
             }
-            sleep(self.idle).await;
+            self.rest(found).await;
         }
     }
 
-    async fn try_pause(&mut self, found: bool) -> Result<(), StoreError> {
-        if found {
+    async fn try_pause(&mut self, found: Found) -> Result<(), StoreError> {
+        if found != Found::Nothing {
             self.next = self.busy;
-            if std::mem::take(&mut self.armed)
-                && let Some(wake) = &mut self.wake
-            {
-                wake.disarm().await?;
-            }
-            sleep(self.busy).await;
-            return Ok(());
         }
+        // A first read that finds nothing can have come too early.
+        let is_quiet = found == Found::Nothing && self.next > self.busy && Instant::now() >= self.polls_until;
         if let Some(wake) = &mut self.wake {
-            if self.armed {
-                tokio::select! {
-                    woken = wake.wait() => woken?,
-                    () = beat(self.slow) => {}
+            if let Some(commits) = &mut self.armed {
+                if found != Found::Part && !commits.are_a_rush() {
+                    tokio::select! {
+                        woken = wake.wait() => commits.add(woken?),
+                        () = beat(self.slow) => {}
+                    }
+                    return Ok(());
                 }
-                return Ok(());
-            }
-            if self.next >= self.idle && wake.arm().await? {
+                self.armed = None;
+                self.polls_until = Instant::now() + POLLING;
+                wake.disarm().await?;
+            } else if is_quiet && wake.arm().await? {
                 // The caller reads once more before it waits.
-                self.armed = true;
+                self.armed = Some(Commits::none());
                 self.failing = false;
                 return Ok(());
             }
         }
-        sleep(self.next).await;
-        self.next = (self.next * 2).min(self.idle);
+        self.rest(found).await;
         Ok(())
     }
+
+    async fn rest(&mut self, found: Found) {
+        match found {
+            Found::Part => {}
+            Found::All => sleep(self.busy).await,
+            Found::Nothing => {
+                sleep(self.next).await;
+                self.next = (self.next * 2).min(self.idle);
+            }
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,11 +32,15 @@ impl Watch {
         Ok(true)
     }
 
-    async fn wait(&mut self) -> Result<(), StoreError> {
-        while self.version().await? == self.seen {
+    /// The count tells that there were commits, and not how many.
+    async fn wait(&mut self) -> Result<u32, StoreError> {
+        loop {
+            let version = self.version().await?;
+            if std::mem::replace(&mut self.seen, version) != version {
+                return Ok(1);
+            }
             tokio::time::sleep(INTERVAL).await;
         }
-        Ok(())
     }
 
     /// The connection stays in its place while it is asked: the counts of two connections cannot be compared, so a
@@ -68,7 +72,7 @@ impl WakeSource for Watch {
         Box::pin(self.arm())
     }
 
-    fn wait(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn wait(&mut self) -> BoxFuture<'_, Result<u32, StoreError>> {
         Box::pin(self.wait())
     }
 

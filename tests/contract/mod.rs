@@ -201,6 +201,7 @@ macro_rules! promises {
             lease: whoever_fences_waits_for_a_holder_that_the_broker_does_not_know_by_that_name,
             wake: a_commit_wakes_who_waits,
             wake: a_commit_between_arming_and_waiting_wakes,
+            wake: each_commit_wakes_once_whoever_waits_again,
             wake: a_writer_at_work_refuses_or_wakes,
             wake: a_cancelled_wait_can_be_waited_again,
             failing: calls_that_fail_in_passing_lose_and_reorder_nothing,

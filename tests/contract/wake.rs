@@ -34,6 +34,23 @@ pub(crate) async fn a_commit_between_arming_and_waiting_wakes(implementation: &d
     source.wait().await.expect("woken");
 }
 
+/// It stays armed: each commit wakes, and none does so for ever.
+pub(crate) async fn each_commit_wakes_once_whoever_waits_again(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let mut source = outbox.store().wake().expect("a wake source");
+    arm(&mut source).await;
+    for _ in 0..5 {
+        write(&*outbox, &message("orders", "a")).await;
+        assert!(source.wait().await.expect("woken") > 0);
+        // It may return early, now and then.
+        let mut early = 0;
+        while tokio::time::timeout(Duration::from_millis(50), source.wait()).await.is_ok() {
+            early += 1;
+            assert!(early < 5, "one commit wakes again and again");
+        }
+    }
+}
+
 pub(crate) async fn a_writer_at_work_refuses_or_wakes(implementation: &dyn Implementation) {
     let outbox = implementation.outbox(Settle::Mark).await;
     let mut source = outbox.store().wake().expect("a wake source");

@@ -1,4 +1,4 @@
-//! Wake-ups: writers notify while the relay sleeps, and only then.
+//! Wake-ups: writers notify while the relay waits for them, and only then.
 
 use std::time::Duration;
 
@@ -94,6 +94,25 @@ async fn other_ways_to_notify_are_off_and_always() {
     wake.disarm().await.unwrap();
     outbox.write(&mut conn, "t", "k").await;
     assert!(hears(&mut listener).await);
+}
+
+#[tokio::test]
+async fn every_commit_is_counted_that_comes_while_the_relay_reads() {
+    for url in servers() {
+        let outbox = Outbox::new(&url, "counts").await;
+        let mut conn = outbox.connect().await;
+        let mut wake = wake(&outbox, Notify::Gated).unwrap();
+        assert!(wake.arm().await.unwrap());
+        for _ in 0..20 {
+            outbox.write(&mut conn, "t", "k").await;
+        }
+        let mut commits = 0;
+        while commits < 20 {
+            commits += tokio::time::timeout(PATIENCE, wake.wait()).await.expect("woken").unwrap();
+        }
+        assert_eq!(commits, 20);
+        assert!(tokio::time::timeout(MOMENT, wake.wait()).await.is_err(), "nothing else was committed");
+    }
 }
 
 #[tokio::test]
