@@ -79,12 +79,14 @@ pub(super) struct PgWake {
 
 struct Session {
     listener: PgListener,
+    channel: String,
     key: i32,
     locked: bool,
+    listens: bool,
 }
 
 impl PgWake {
-    /// Wake-ups of an outbox. Does not connect. `always` keeps the lock once it is had.
+    /// Wake-ups of an outbox. Does not connect. `always` keeps the lock once it is had, and only stops listening.
     pub(super) fn new(address: Arc<Address>, always: bool) -> Self {
         Self { address, always, session: None }
     }
@@ -99,6 +101,10 @@ impl PgWake {
             let statement = sqlx::query_scalar("/* outboxd: lock_wake */ select pg_try_advisory_lock($1, $2)");
             let locked = statement.bind(CLASS).bind(session.key).fetch_one(&mut session.listener);
             session.locked = ask("arming the wake-up", locked).await?;
+        }
+        if !session.listens {
+            ask("arming the wake-up", session.listener.listen(&session.channel)).await?;
+            session.listens = true;
         }
         // What came while the relay was polling is of no interest: it reads once more before it waits.
         while session.listener.next_buffered().is_some() {}
@@ -117,10 +123,11 @@ impl PgWake {
         let conn = ask(doing, (&mut listener).acquire()).await?;
         configure(conn, &[]).await?;
         let oid = table_oid(conn, table).await?;
-        ask(doing, listener.listen(&format!("outboxd_{oid}"))).await?;
+        let channel = format!("outboxd_{oid}");
+        ask(doing, listener.listen(&channel)).await?;
         // A connection that was made anew behind our back would listen without holding the lock.
         listener.eager_reconnect(false);
-        Ok(Session { listener, key: lock_key(oid), locked: false })
+        Ok(Session { listener, channel, key: lock_key(oid), locked: false, listens: true })
     }
 
     /// Waits for one notification and takes all that came with it: one read is for all of them.
@@ -144,7 +151,11 @@ impl PgWake {
 
     async fn wake_up(&mut self) -> Result<(), StoreError> {
         let Some(mut session) = self.session.take() else { return Ok(()) };
-        if session.locked && !self.always {
+        if self.always {
+            // The server would keep for us what nobody reads.
+            ask("disarming the wake-up", session.listener.unlisten(&session.channel)).await?;
+            session.listens = false;
+        } else if session.locked {
             let statement = sqlx::query("/* outboxd: unlock_wake */ select pg_advisory_unlock($1, $2)");
             let unlocked = statement.bind(CLASS).bind(session.key).execute(&mut session.listener);
             ask("disarming the wake-up", unlocked).await?;

@@ -116,6 +116,24 @@ async fn every_commit_is_counted_that_comes_while_the_relay_reads() {
 }
 
 #[tokio::test]
+async fn what_writers_notify_of_while_the_relay_polls_is_kept_for_nobody() {
+    let outbox = Outbox::new(&newest(), "unheard").await;
+    let mut conn = outbox.connect().await;
+    let mut wake = wake(&outbox, Notify::Always).unwrap();
+    for _ in 0..2 {
+        assert!(wake.arm().await.unwrap());
+        wake.disarm().await.unwrap();
+        for _ in 0..3 {
+            outbox.write(&mut conn, "t", "k").await;
+        }
+        assert!(wake.arm().await.unwrap());
+        assert!(tokio::time::timeout(MOMENT, wake.wait()).await.is_err(), "woken by what came before");
+        outbox.write(&mut conn, "t", "k").await;
+        tokio::time::timeout(PATIENCE, wake.wait()).await.expect("woken").unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_an_error_and_arming_again_makes_another() {
     let outbox = Outbox::new(&newest(), "lost").await;
     let mut wake = wake(&outbox, Notify::Gated).unwrap();
