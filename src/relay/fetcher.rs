@@ -145,32 +145,27 @@ impl Fetcher {
     async fn fetch_all(&mut self, reached: &mut Reached) -> Result<(), StoreError> {
         while !self.ending.soft.is_cancelled() {
             self.obey(reached);
-            self.store_checkpoint(reached).await?;
+            if reached.stored.is_none() {
+                self.store_checkpoint(reached).await?;
+            }
             let permit = tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => break,
                 permit = self.credit.reserve() => permit,
-                () = sleep_until(reached.stored_at + self.checkpoint_interval) => continue,
-            };
-            let began = Instant::now();
-            let batch = tokio::select! {
-                biased;
-                batch = self.reader.fetch(self.probation.limit(self.batch, reached.untried)) => batch?,
-                // A database that does not answer must not keep a relay from stepping down.
-                () = self.ending.abort.cancelled() => return Err(cut_short("reading the outbox")),
-            };
-            metrics::record_fetch(began.elapsed());
-            let (found, is_empty) = (Found::of(&batch), batch.is_empty());
-            reached.untried += batch.len();
-            if !is_empty && self.proves {
-                tokio::select! {
-                    biased;
-                    proven = self.reader.prove(self.term) => proven?,
-                    () = self.ending.abort.cancelled() => return Err(cut_short("proving what was read")),
+                () = sleep_until(reached.stored_at + self.checkpoint_interval) => {
+                    self.store_checkpoint(reached).await?;
+                    continue;
                 }
-            }
+            };
+            let batch = self.read(reached).await?;
+            let found = Found::of(&batch);
             self.pass_on(batch, permit, reached).await;
             self.be_tried(reached).await;
+            if self.ending.soft.is_cancelled() {
+                break;
+            }
+            // After the read, so that no row that woke us waits for it.
+            self.store_checkpoint(reached).await?;
             tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => break,
@@ -178,6 +173,27 @@ impl Fetcher {
             }
         }
         Ok(())
+    }
+
+    /// Reads a batch, and proves it durable where that is needed.
+    async fn read(&mut self, reached: &mut Reached) -> Result<Batch, StoreError> {
+        let began = Instant::now();
+        let batch = tokio::select! {
+            biased;
+            batch = self.reader.fetch(self.probation.limit(self.batch, reached.untried)) => batch?,
+            // A database that does not answer must not keep a relay from stepping down.
+            () = self.ending.abort.cancelled() => return Err(cut_short("reading the outbox")),
+        };
+        metrics::record_fetch(began.elapsed());
+        reached.untried += batch.len();
+        if !batch.is_empty() && self.proves {
+            tokio::select! {
+                biased;
+                proven = self.reader.prove(self.term) => proven?,
+                () = self.ending.abort.cancelled() => return Err(cut_short("proving what was read")),
+            }
+        }
+        Ok(batch)
     }
 
     /// While nothing was recorded yet, waits after some records until it is known what became of them.
