@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::contract::{Checkpoint, Reader, StoreError};
@@ -100,6 +100,8 @@ pub(crate) struct Fetcher {
     /// Whether what was read must be proven durable before it is published.
     pub(crate) proves: bool,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
+    /// Signalled when a lane is to flow again.
+    pub(crate) released: Arc<Notify>,
     pub(crate) batches: mpsc::Sender<Fetched>,
     pub(crate) progress: watch::Receiver<Frontier>,
     pub(crate) status: watch::Sender<Status>,
@@ -169,6 +171,7 @@ impl Fetcher {
             tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => break,
+                () = self.released.notified() => {}
                 () = self.pacer.pause(found) => {}
             }
         }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use uuid::Uuid;
 
@@ -54,6 +54,8 @@ pub(crate) struct Publisher<'a> {
     pub(crate) sink: &'a mut dyn Sink,
     pub(crate) leadership: &'a Leadership,
     pub(crate) lanes: Arc<Mutex<Lanes>>,
+    /// To be signalled when a lane is to flow again.
+    pub(crate) released: Arc<Notify>,
     pub(crate) fetched: mpsc::Receiver<Fetched>,
     pub(crate) submissions: mpsc::Sender<Submitted>,
     pub(crate) rejections: Rejections,
@@ -367,8 +369,9 @@ impl Publisher<'_> {
             Answer::Accepted(lanes) => {
                 if let Some(first) = lanes.first() {
                     tracing::info!(lanes = lanes.len(), %first, "flow again");
+                    lanes.iter().for_each(|lane| self.lanes().release(lane));
+                    self.released.notify_one();
                 }
-                lanes.iter().for_each(|lane| self.lanes().release(lane));
             }
             Answer::Requested(requested) => {
                 for held in requested {
@@ -376,6 +379,7 @@ impl Publisher<'_> {
                         tracing::info!(lane = %held.lane, from_id = held.from_id, "released, as was asked for");
                     }
                 }
+                self.released.notify_one();
             }
         }
     }

@@ -136,13 +136,14 @@ impl Session<'_> {
         let (progress, reached) = watch::channel(Frontier::at(reader.position()));
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
+        let released = Arc::clone(&fetcher.released);
         let settler = self.settler(&lanes, submitted, progress, era, &ending);
         // A relay that is dropped must not go on in the background.
         let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher.run()));
         let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
         let stop = (self.stop, self.settings.drain_deadline);
         let watchdog = watch_ending(stop, self.leadership, self.status, &ending);
-        let stages = self.publish_and_drain(&lanes, fetched, submissions, settler, &ending);
+        let stages = self.publish_and_drain(&lanes, released, (fetched, submissions), settler, &ending);
         let stages = async {
             let (published, settled) = stages.await;
             ending.soft.cancel();
@@ -186,6 +187,7 @@ impl Session<'_> {
             checkpoint_interval: self.settings.checkpoint_interval,
             proves: self.is_exactly_once(),
             lanes: Arc::clone(lanes),
+            released: Arc::default(),
             batches,
             progress,
             status: self.status.clone(),
@@ -236,8 +238,8 @@ impl Session<'_> {
     async fn publish_and_drain(
         &mut self,
         lanes: &Arc<Mutex<Lanes>>,
-        fetched: mpsc::Receiver<Fetched>,
-        submissions: mpsc::Sender<Submitted>,
+        released: Arc<Notify>,
+        (fetched, submissions): (mpsc::Receiver<Fetched>, mpsc::Sender<Submitted>),
         mut settler: AbortOnDropHandle<Result<(), Verdict>>,
         ending: &Ending,
     ) -> (Result<(), Verdict>, Result<(), Verdict>) {
@@ -248,6 +250,7 @@ impl Session<'_> {
             sink: &mut *self.sink,
             leadership: self.leadership,
             lanes: Arc::clone(lanes),
+            released,
             fetched,
             submissions,
             release_interval: self.settings.release_interval,

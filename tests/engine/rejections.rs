@@ -1,6 +1,7 @@
 //! What becomes of records that can never be published, however it is found out, and that nothing overtakes them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use outboxd::Message;
@@ -122,6 +123,28 @@ async fn a_blocked_key_waits_for_its_release_while_others_flow() {
         running.stop().await;
         assert_eq!(delivered(&sink, "a"), [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23], "{found:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_begins_while_nobody_writes_and_the_relay_waits_for_commits() {
+    let (store, sink) = (store(), Sink::new());
+    write(&store, 6);
+    Found::Before.out(&sink, 5);
+    // It would not look again by itself, and stores a checkpoint whenever it does.
+    let settings = Settings {
+        poll_armed: Duration::from_secs(3600),
+        checkpoint_interval: Duration::ZERO,
+        ..policy(OnReject::BlockKey)
+    };
+    let mut running = Running::of(relay(&store, &sink, settings));
+    running.until("the lane is held", |status| !status.held.is_empty()).await;
+    store.enqueue(&message("t", "b", 7));
+    until(&store, "the hold is stored", |store| held(store).is_some()).await;
+    sink.relent(5);
+    store.request_release(&[Lane::from_columns("t", Some("a"), None)]).await.expect("asked");
+    until(&store, "everything is sent", all_sent).await;
+    running.stop().await;
+    assert_eq!(delivered(&sink, "a"), [1, 3, 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
