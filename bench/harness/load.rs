@@ -82,6 +82,9 @@ const STEADY: Steady = Steady {
     history: 0,
 };
 
+/// Rows that come one at a time, as most services write them.
+const TRICKLE: Steady = Steady { lasting: Duration::from_secs(60), ..STEADY };
+
 /// What a disk gets to finish history: gigabytes that were just written slow down commits long after they are synced.
 pub(crate) const REST: Duration = Duration::from_secs(120);
 
@@ -109,6 +112,10 @@ pub(crate) fn all(quick: bool) -> Vec<Load> {
         ),
         all_modes("steady-1k", Work::Steady(STEADY)),
         beside_steady("big-table", Work::Steady(Steady { history: 10_000_000, ..STEADY })),
+        default_mode("trickle-1", Work::Steady(Steady { rate: 1, lasting: Duration::from_secs(200), ..TRICKLE })),
+        default_mode("trickle-10", Work::Steady(Steady { rate: 10, ..TRICKLE })),
+        default_mode("trickle-50", Work::Steady(Steady { rate: 50, ..TRICKLE })),
+        default_mode("trickle-200", Work::Steady(Steady { rate: 200, ..TRICKLE })),
         default_mode("steady-10k", Work::Steady(Steady { rate: 10_000, rows: 10, ..STEADY })),
         default_mode("idle", Work::Idle(Idle { lasting: Duration::from_secs(120) })),
         all_modes("writers", Work::Writers(Writers { writers: 32, lasting: Duration::from_secs(10) })),
