@@ -24,7 +24,9 @@ alter table outbox_held
     -- Rows of the lane that this position calls read were published before it was held.
     add column after_position text,
     -- Set by the relay once all of the lane is settled, just before it forgets the lane.
-    add column settled boolean not null default false;
+    add column settled boolean not null default false,
+    -- Whether the leader has granted the release since it was asked for last: then it is over when the lane is held anew.
+    add column release_granted boolean not null default false;
 
 -- What was created before, with names for which no other role can create a better fit in a schema of the search_path:
 -- these run as whoever writes. The search_path of the migration is the outbox's schema, or none.
@@ -86,7 +88,7 @@ when (old.sent_at is null and new.sent_at is null) execute function outbox_stamp
 create function outbox_keep_held() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     execute format(
-        'update %I.%I set release_requested = true
+        'update %I.%I set release_requested = true, release_granted = false
          where topic = $1 and key is not distinct from $2 and partition is not distinct from $3',
         tg_table_schema, tg_table_name)
     using old.topic, old.key, old.partition;

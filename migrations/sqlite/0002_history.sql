@@ -24,6 +24,9 @@ update outbox_checkpoint set settled_to = position;
 -- Set by the relay once all of the lane is settled, just before it forgets the lane.
 alter table outbox_held add column settled integer not null default 0;
 
+-- Whether the leader has granted the release since it was asked for last: then it is over when the lane is held anew.
+alter table outbox_held add column release_granted integer not null default 0;
+
 -- A row that came back from elsewhere, or after ids began anew, has an id that the reader may have passed: it gets the
 -- next one. Never true of an ordinary insert: sqlite_sequence is written when the statement ends.
 create trigger outbox_restored after insert on outbox
@@ -66,6 +69,6 @@ end;
 -- Whoever removes a held lane by hand wants it to flow: its release is asked for instead.
 create trigger outbox_keep_held before delete on outbox_held when old.settled = 0
 begin
-    update outbox_held set release_requested = 1 where rowid = old.rowid;
+    update outbox_held set release_requested = 1, release_granted = 0 where rowid = old.rowid;
     select raise(ignore);
 end;

@@ -163,13 +163,20 @@ pub trait HeldLanes: Send + Sync {
     /// The stored held lanes, longest held first.
     fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>>;
 
-    /// Asks for the release of held lanes, and returns how many of them are held. The leader grants it; holding the
-    /// lane anew takes the request back. Whoever deletes what is stored of a lane by other means asks for its release:
-    /// only the leader forgets a lane, in a checkpoint without it.
+    /// Asks for the release of held lanes, and returns how many of them are held. The leader grants it. Whoever deletes
+    /// what is stored of a lane by other means asks for its release: only the leader forgets a lane, in a checkpoint
+    /// without it.
+    ///
+    /// A request stays until the lane is forgotten, or [granted](Self::grant_releases) and then held anew: one that comes
+    /// while a lane is being held anew is not lost.
     fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>>;
 
-    /// The held lanes whose release was asked for, as they were stored when it was.
+    /// The held lanes whose release was asked for, as they are stored.
     fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>>;
+
+    /// Notes that the leader grants what was asked for by now of these lanes, before it does. The next checkpoint that
+    /// holds one of them anew, since another time, takes back what was granted, and no request that came later.
+    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
 /// Looking at the table and keeping it small. Statements are bounded; none holds up a reader or a writer.

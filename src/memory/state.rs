@@ -1,6 +1,6 @@
 //! What the store holds: committed rows in the order of their commits, the checkpoint and the lease.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -45,7 +45,15 @@ pub(super) struct Stored {
     pub(super) position: u64,
     pub(super) held: Vec<Held>,
     /// Held lanes whose release was asked for.
-    pub(super) requested: Vec<Lane>,
+    pub(super) requested: HashMap<Lane, Request>,
+}
+
+/// A request for the release of a held lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    Made,
+    /// It is over when the lane is held anew.
+    Granted,
 }
 
 /// Time of day that follows tokio's clock, so that tests which pause time also pause retention and ages.
@@ -173,8 +181,9 @@ impl State {
         let position = parse(&checkpoint.position)?.at;
         let since = |lane: &Lane, held: &[Held]| held.iter().find(|held| held.lane == *lane).map(|held| held.since);
         let mut requested = std::mem::take(&mut self.stored.requested);
-        requested.retain(|lane| {
-            since(lane, &checkpoint.held).is_some_and(|now| since(lane, &self.stored.held) == Some(now))
+        requested.retain(|lane, request| {
+            let stays = |now| since(lane, &self.stored.held) == Some(now) || *request == Request::Made;
+            since(lane, &checkpoint.held).is_some_and(stays)
         });
         self.stored = Stored { position, held: checkpoint.held.clone(), requested };
         Ok(())
@@ -184,8 +193,14 @@ impl State {
         let is_held = |lane: &&Lane| self.stored.held.iter().any(|held| held.lane == **lane);
         let wanted: Vec<Lane> = lanes.iter().filter(is_held).cloned().collect();
         let held = wanted.len() as u64;
-        self.stored.requested.extend(wanted);
+        self.stored.requested.extend(wanted.into_iter().map(|lane| (lane, Request::Made)));
         held
+    }
+
+    pub(super) fn grant_releases(&mut self, lanes: &[Lane]) {
+        for lane in lanes {
+            self.stored.requested.entry(lane.clone()).and_modify(|request| *request = Request::Granted);
+        }
     }
 
     pub(super) fn bury(&mut self, letters: &[DeadLetter]) {

@@ -215,7 +215,7 @@ impl HeldLanes for Store {
     fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
         Box::pin(async {
             let stored = self.shared.state().stored().clone();
-            let lane = |held: Held| HeldLane { release_requested: stored.requested.contains(&held.lane), held };
+            let lane = |held: Held| HeldLane { release_requested: stored.requested.contains_key(&held.lane), held };
             let mut lanes: Vec<HeldLane> = stored.held.iter().cloned().map(lane).collect();
             lanes.sort_by_key(|lane| (lane.held.since, lane.held.from_id));
             Ok(lanes)
@@ -229,8 +229,15 @@ impl HeldLanes for Store {
     fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
         Box::pin(async {
             let stored = self.shared.state().stored().clone();
-            let is_requested = |held: &Held| stored.requested.contains(&held.lane);
+            let is_requested = |held: &Held| stored.requested.contains_key(&held.lane);
             Ok(stored.held.into_iter().filter(is_requested).collect())
+        })
+    }
+
+    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async {
+            self.shared.change(|state| state.grant_releases(lanes));
+            Ok(())
         })
     }
 }

@@ -152,6 +152,9 @@ pub(super) async fn save_position(
     Ok(done.rows_affected() > 0)
 }
 
+/// Lanes that are given as [`bind_lanes`] binds them.
+pub(super) const GIVEN: &str = "unnest($1::text[], $2::text[], $3::int[]) as given (topic, key, partition)";
+
 /// The condition that a stored lane `h` is one that is `given`, in the terms of the index on lanes: whoever compared the
 /// columns as they are would look at all lanes for each.
 pub(super) const IS_GIVEN: &str = "h.topic = given.topic and (h.key is null) = (given.key is null) \
@@ -170,11 +173,10 @@ async fn store_changes(conn: &mut PgConnection, table: &Table, changes: &HeldCha
 /// Deletes lanes of which all is settled. One that is deleted without having been settled is kept: an operator deleted it
 /// by hand, and wants it to flow.
 async fn forget(conn: &mut PgConnection, table: &Table, settled: &[&Lane]) -> Result<(), StoreError> {
-    let given = "unnest($1::text[], $2::text[], $3::int[]) as given (topic, key, partition)";
     let held = table.held();
     let settle =
-        format!("/* outboxd: settled_held */ update {held} h set settled = true from {given} where {IS_GIVEN}");
-    let forget = format!("/* outboxd: forget_held */ delete from {held} h using {given} where {IS_GIVEN}");
+        format!("/* outboxd: settled_held */ update {held} h set settled = true from {GIVEN} where {IS_GIVEN}");
+    let forget = format!("/* outboxd: forget_held */ delete from {held} h using {GIVEN} where {IS_GIVEN}");
     for text in [settle, forget] {
         let statement = bind_lanes(sqlx::query(sql(text)), settled.iter().copied());
         ask("storing held lanes", statement.execute(&mut *conn)).await?;
@@ -182,14 +184,16 @@ async fn forget(conn: &mut PgConnection, table: &Table, settled: &[&Lane]) -> Re
     Ok(())
 }
 
-/// Stores held lanes. A request for release stays with a lane for as long as it is held.
+/// Stores held lanes. A request for release stays with a lane until it was granted and the lane is held anew.
 async fn remember(conn: &mut PgConnection, table: &Table, held: &[&Held]) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since, after_position)
          select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
          on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
          set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
-             after_position = excluded.after_position, release_requested = h.release_requested and h.since = excluded.since",
+             after_position = excluded.after_position,
+             release_requested = h.release_requested and (h.since = excluded.since or not h.release_granted),
+             release_granted = h.release_granted and h.since = excluded.since",
         table = table.held()
     );
     let statement = bind_lanes(sqlx::query(sql(text)), held.iter().map(|held| &held.lane))

@@ -316,6 +316,10 @@ impl HeldLanes for Store {
     fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
         Box::pin(async move { self.inspecting(async |conn, table| held::requested(conn, table).await).await })
     }
+
+    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.inspecting(async |conn, table| held::grant(conn, table, lanes).await).await })
+    }
 }
 
 impl Promises for Store {

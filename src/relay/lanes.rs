@@ -224,14 +224,10 @@ impl Lanes {
         )
     }
 
-    /// Asks for the release of a lane, unless it was held anew since somebody wished for that.
-    pub(crate) fn release_as_requested(&mut self, held: &Held) -> bool {
+    /// Whether the release of a lane that is stored so can be granted: it waits, and was not held anew since.
+    pub(crate) fn may_release(&self, held: &Held) -> bool {
         let is_meant = |entry: &Entry| entry.state == State::Held && entry.held.since == held.since;
-        let meant = self.entries.get(&held.lane).is_some_and(is_meant);
-        if meant {
-            self.release(&held.lane);
-        }
-        meant
+        self.entries.get(&held.lane).is_some_and(is_meant)
     }
 
     /// Asks for the release of a held lane.

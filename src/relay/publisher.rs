@@ -140,6 +140,8 @@ enum Answer {
     Accepted(Vec<Lane>),
     /// The release of these was asked for.
     Requested(Vec<Held>),
+    /// It is noted that the release of these is granted.
+    Granted(Vec<Held>),
     /// Nothing new.
     Nothing,
 }
@@ -156,7 +158,7 @@ impl Publisher<'_> {
             tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => return Ok(()),
-                Some(answer) = questions.next(), if !questions.is_empty() => self.answered(answer),
+                Some(answer) = questions.next(), if !questions.is_empty() => self.answered(answer, &questions),
                 _ = tick.tick(), if is_ticking && questions.is_empty() => is_ticking = self.ask(&mut questions),
                 () = news.notified(), if !is_ticking => {
                     is_ticking = true;
@@ -363,7 +365,7 @@ impl Publisher<'_> {
             || pauses_until(age) > pauses_until(age.saturating_sub(self.release_interval))
     }
 
-    fn answered(&self, answer: Answer) {
+    fn answered(&self, answer: Answer, questions: &Questions) {
         match answer {
             Answer::Nothing => {}
             Answer::Accepted(lanes) => {
@@ -373,15 +375,34 @@ impl Publisher<'_> {
                     self.released.notify_one();
                 }
             }
-            Answer::Requested(requested) => {
-                for held in requested {
-                    if self.lanes().release_as_requested(&held) {
-                        tracing::info!(lane = %held.lane, from_id = held.from_id, "released, as was asked for");
-                    }
+            Answer::Requested(requested) => self.grant(requested, questions),
+            Answer::Granted(mut granted) => {
+                let mut lanes = self.lanes();
+                granted.retain(|held| lanes.may_release(held));
+                if let Some(Held { lane, from_id, .. }) = granted.first() {
+                    tracing::info!(lanes = granted.len(), %lane, from_id, "released, as was asked for; the first one is named here");
                 }
+                granted.iter().for_each(|held| lanes.release(&held.lane));
                 self.released.notify_one();
             }
         }
+    }
+
+    /// Notes which of these releases are granted, before they are: what is asked for later is another wish, of a lane that
+    /// may be held anew by then.
+    fn grant(&self, mut requested: Vec<Held>, questions: &Questions) {
+        {
+            let lanes = self.lanes();
+            requested.retain(|held| lanes.may_release(held));
+        }
+        if requested.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.rejections.store);
+        questions.push(Box::pin(async move {
+            let lanes: Vec<Lane> = requested.iter().map(|held| held.lane.clone()).collect();
+            store.grant_releases(&lanes).await.map_or(Answer::Nothing, |()| Answer::Granted(requested))
+        }));
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {

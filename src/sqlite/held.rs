@@ -49,7 +49,7 @@ pub(super) fn as_stored(held: &[Held]) -> Vec<Held> {
     held.iter().map(|held| Held { from_id: first_left(held), after: None, ..held.clone() }).collect()
 }
 
-/// Changes the stored lanes; a request for release stays with a lane for as long as it is held.
+/// Changes the stored lanes; a request for release stays with a lane until it was granted and the lane is held anew.
 pub(super) async fn store(
     connection: &mut SqliteConnection,
     table: &Table,
@@ -87,7 +87,8 @@ async fn remember(connection: &mut SqliteConnection, table: &Table, held: &Held)
          values (?, ?, ?, ?, ?, ?)
          on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
          set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
-             release_requested = h.release_requested and h.since = excluded.since",
+             release_requested = h.release_requested and (h.since = excluded.since or not h.release_granted),
+             release_granted = h.release_granted and h.since = excluded.since",
         table.held()
     );
     let Held { lane, from_id, cause, since, .. } = held;
@@ -102,9 +103,30 @@ pub(super) async fn request(
     table: &Table,
     lanes: &[Lane],
 ) -> Result<u64, StoreError> {
-    let doing = |error| classify("asking for a release", error);
-    let sql =
-        format!("/* outboxd: request_release */ update {} set release_requested = 1 where {IS_GIVEN}", table.held());
+    let sql = format!(
+        "/* outboxd: request_release */ update {} set release_requested = 1, release_granted = 0 where {IS_GIVEN}",
+        table.held()
+    );
+    of_these(connection, "asking for a release", sql, lanes).await
+}
+
+/// Notes that what was asked for by now is granted.
+pub(super) async fn grant(connection: &mut SqliteConnection, table: &Table, lanes: &[Lane]) -> Result<(), StoreError> {
+    let sql = format!(
+        "/* outboxd: grant_release */ update {} set release_granted = 1 where {IS_GIVEN} and release_requested",
+        table.held()
+    );
+    of_these(connection, "granting a release", sql, lanes).await.map(drop)
+}
+
+/// Changes what is stored of these lanes, all in one transaction, and returns how many of them are.
+async fn of_these(
+    connection: &mut SqliteConnection,
+    doing: &'static str,
+    sql: String,
+    lanes: &[Lane],
+) -> Result<u64, StoreError> {
+    let doing = |error| classify(doing, error);
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
     let mut held = 0;
     for lane in lanes {

@@ -250,4 +250,8 @@ impl HeldLanes for Store {
     fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
         Box::pin(async move { self.chore(async |connection| held::requested(connection, &self.table).await).await })
     }
+
+    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.chore(async |connection| held::grant(connection, &self.table, lanes).await).await })
+    }
 }

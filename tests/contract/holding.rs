@@ -1,5 +1,6 @@
 //! Held lanes are left out, remembered, and hold up nobody else.
 
+use chrono::TimeDelta;
 use outboxd::Message;
 use outboxd::outbox::{Held, Lane, Settle};
 
@@ -114,7 +115,9 @@ pub(crate) async fn a_stored_hold_is_left_out_by_the_next_session(implementation
     }
 }
 
-pub(crate) async fn a_request_for_release_stays_until_the_lane_is_held_anew(implementation: &dyn Implementation) {
+pub(crate) async fn a_request_for_release_stays_until_it_was_granted_and_the_lane_is_held_anew(
+    implementation: &dyn Implementation,
+) {
     let outbox = implementation.outbox(Settle::Mark).await;
     let store = outbox.store();
     let (_leader, term) = lead(&store).await;
@@ -132,9 +135,55 @@ pub(crate) async fn a_request_for_release_stays_until_the_lane_is_held_anew(impl
     let requested: Vec<bool> = listed.iter().map(|lane| lane.release_requested).collect();
     assert_eq!((listed.len(), requested), (2, vec![true, false]));
 
-    let anew = Held { since: held(a.clone(), 2).since + chrono::TimeDelta::seconds(1), ..held(a, 2) };
-    session.save(term, vec![anew, held(b, 4)]).await;
+    // Held anew before it was granted, as another one may have been, it keeps the request.
+    let anew = |seconds| Held { since: held(a.clone(), 2).since + TimeDelta::seconds(seconds), ..held(a.clone(), 2) };
+    store.grant_releases(std::slice::from_ref(&b)).await.expect("noted");
+    session.save(term, vec![anew(1), held(b.clone(), 4)]).await;
+    assert_eq!(store.release_requests().await.expect("requests"), [anew(1)]);
+
+    // Granted, it stays until that shows: a relay that ends meanwhile leaves it to the next one.
+    store.grant_releases(std::slice::from_ref(&a)).await.expect("noted");
+    session.save(term, vec![Held { from_id: 1, ..anew(1) }, held(b.clone(), 4)]).await;
+    assert_eq!(store.release_requests().await.expect("requests"), [Held { from_id: 1, ..anew(1) }]);
+    session.save(term, vec![anew(2), held(b, 4)]).await;
     assert_eq!(store.release_requests().await.expect("requests"), []);
+}
+
+/// An operator asks again while the lane is being held anew, of which the store does not know yet.
+pub(crate) async fn what_is_asked_for_after_a_release_was_granted_is_another_request(
+    implementation: &dyn Implementation,
+) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let (_leader, term) = lead(&store).await;
+    let lanes = [
+        held(key_lane("orders", "a"), 3),
+        held(Lane::topic_of("payments"), 4),
+        held(Lane::from_columns("orders", None, Some(0)), 7),
+    ];
+    let names: Vec<Lane> = lanes.iter().map(|held| held.lane.clone()).collect();
+    let anew =
+        |seconds| lanes.clone().map(|held| Held { since: held.since + TimeDelta::seconds(seconds), ..held }).to_vec();
+    let mut session = Session::open(&store).await;
+    session.read(ALL).await;
+    session.save(term, lanes.to_vec()).await;
+    for seconds in 1..3 {
+        store.request_release(&names).await.expect("noted");
+        store.grant_releases(&names).await.expect("noted");
+        assert_eq!(store.request_release(&names).await.expect("noted"), 3);
+        session.save(term, anew(2 * seconds)).await;
+        assert_same(&store.release_requests().await.expect("requests"), &anew(2 * seconds));
+        // The other one is granted, too, and in vain.
+        store.grant_releases(&names).await.expect("noted");
+        session.save(term, anew(2 * seconds + 1)).await;
+        assert_eq!(store.release_requests().await.expect("requests"), []);
+    }
+    // So it is where what is stored of the lanes was deleted by hand.
+    store.request_release(&names).await.expect("noted");
+    store.grant_releases(&names).await.expect("noted");
+    outbox.delete_held().await;
+    session.save(term, anew(9)).await;
+    assert_same(&store.release_requests().await.expect("requests"), &anew(9));
 }
 
 pub(crate) async fn a_lane_deleted_by_hand_is_kept_and_its_release_asked_for(implementation: &dyn Implementation) {

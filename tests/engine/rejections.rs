@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use outboxd::Message;
 use outboxd::contract::{HeldLanes, Rejection};
-use outboxd::memory::faults::{self, Call, Fault, Script};
+use outboxd::memory::faults::{self, Call, Fault, Gate, Script};
 use outboxd::memory::{Sink, Store};
 use outboxd::outbox::{Held, HoldCause, Lane, OnReject, RejectPolicy};
 use outboxd::relay::{Error, Relay, Settings};
@@ -25,6 +25,14 @@ enum Found {
 
 impl Found {
     const BOTH: [Found; 2] = [Found::Before, Found::Sent];
+
+    /// The call whose reply tells.
+    fn judging(self) -> Call {
+        match self {
+            Found::Before => Call::Examine,
+            Found::Sent => Call::Receipt,
+        }
+    }
 
     fn out(self, sink: &Sink, id: i64) {
         let rejection = Rejection { code: "message_too_large", message: "it is too large".to_owned() };
@@ -145,6 +153,34 @@ async fn a_release_begins_while_nobody_writes_and_the_relay_waits_for_commits() 
     until(&store, "everything is sent", all_sent).await;
     running.stop().await;
     assert_eq!(delivered(&sink, "a"), [1, 3, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_asked_for_while_the_lane_is_being_held_anew_is_granted() {
+    for found in Found::BOTH {
+        let (store, sink, script) = (store(), Sink::new(), Script::new());
+        write(&store, 20);
+        found.out(&sink, 5);
+        let lane = Lane::from_columns("t", Some("a"), None);
+        let scripted = Box::new(faults::Sink::new(Box::new(sink.clone()), script.clone()));
+        let running = Running::of(Relay::new(Arc::new(store.clone()), scripted, policy(OnReject::BlockKey)));
+        let is_held = |store: &Store| held(store).is_some() && store.unsent().unsent == 8;
+        until(&store, "the lane is held, and the other key is settled", is_held).await;
+
+        // Released too early it is refused again. While that is under way the operator mends it and asks once more.
+        let (gate, judging) = (Gate::new(), found.judging());
+        let before = script.count(judging).begun;
+        script.on(judging, Fault::HoldReply(gate.clone()));
+        assert_eq!(store.request_release(std::slice::from_ref(&lane)).await.expect("asked"), 1, "{found:?}");
+        timeout(LONG, script.until(judging, |count| count.begun > before)).await.expect("the release was granted");
+        sink.relent(5);
+        assert_eq!(store.request_release(&[lane]).await.expect("asked"), 1, "{found:?}");
+        gate.open();
+        let is_over = |store: &Store| all_sent(store) && held(store).is_none();
+        until(&store, "everything is sent, and nothing is held", is_over).await;
+        running.stop().await;
+        assert_eq!(delivered(&sink, "a"), [1, 3, 5, 7, 9, 11, 13, 15, 17, 19], "{found:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,6 +49,8 @@ pub enum Call {
     RequestRelease,
     /// [`HeldLanes::release_requests`](crate::contract::HeldLanes::release_requests).
     ReleaseRequests,
+    /// [`HeldLanes::grant_releases`](crate::contract::HeldLanes::grant_releases).
+    GrantReleases,
     /// [`Sink::open`](crate::contract::Sink::open).
     SinkOpen,
     /// [`Sink::examine`](crate::contract::Sink::examine).

@@ -173,4 +173,8 @@ impl HeldLanes for Store {
     fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
         Box::pin(self.script.play(Call::ReleaseRequests, self.inner.release_requests(), none))
     }
+
+    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.script.play(Call::GrantReleases, self.inner.grant_releases(lanes), none))
+    }
 }
