@@ -32,12 +32,17 @@ enum Tried {
 
 impl Sink {
     /// Sends suspects through the producer in isolation, and waits for what becomes of them.
-    pub(crate) async fn isolate(&mut self, records: &[Record], alone: Vec<Sending>) -> Result<Judged, SinkError> {
+    /// Holds those for which there is no time left.
+    pub(crate) async fn isolate(
+        &mut self,
+        records: &[Record],
+        alone: Vec<Sending>,
+        until: Option<Instant>,
+    ) -> Result<Judged, SinkError> {
         let mut judged = Judged::with_capacity(alone.len());
         let mut lanes = by_lane(records, alone);
-        let turn_ends = self.turn_ends();
         while !lanes.is_empty() {
-            if Instant::now() >= turn_ends {
+            if is_past(until) {
                 judged.extend(self.put_off(records, lanes.into_iter().flatten()));
                 break;
             }
@@ -118,7 +123,7 @@ impl Sink {
         };
         if !alone.is_empty() {
             self.last_transaction().await?;
-            let judged = self.isolate_in_transactions(records, alone).await?;
+            let judged = self.isolate_in_transactions(records, alone, None).await?;
             if has_outstanding(&judged) {
                 self.stick();
             }
@@ -166,17 +171,18 @@ impl Sink {
         }))
     }
 
-    /// Sends suspects in transactions, one after the other, and waits for what becomes of them.
+    /// Sends suspects in transactions, one after the other, and waits for what becomes of them. Holds those for which there
+    /// is no time left.
     pub(crate) async fn isolate_in_transactions(
         &mut self,
         records: &[Record],
         alone: Vec<Sending>,
+        until: Option<Instant>,
     ) -> Result<Judged, SinkError> {
         let mut judged = Judged::with_capacity(alone.len());
         let mut groups = vec![alone];
-        let turn_ends = self.turn_ends();
         while let Some(mut group) = groups.pop() {
-            if Instant::now() >= turn_ends {
+            if is_past(until) {
                 groups.push(group);
                 judged.extend(self.put_off(records, groups.into_iter().flatten()));
                 break;
@@ -291,6 +297,11 @@ impl Sink {
             memory.stick();
         }
     }
+}
+
+/// Whether there is no time left.
+fn is_past(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
 }
 
 /// Whether any of these is not delivered.

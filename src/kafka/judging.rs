@@ -16,11 +16,6 @@ use crate::outbox::Record;
 const TURN: Duration = Duration::from_millis(400);
 
 impl Sink {
-    /// Until when suspects of the submission at hand may be judged.
-    pub(crate) fn turn_ends(&mut self) -> Instant {
-        *self.judging_until.get_or_insert_with(|| Instant::now() + TURN)
-    }
-
     /// Publishes the suspects among these records, and says which of them the broker refuses for themselves. What is
     /// delivered is told with the submission that follows.
     pub(crate) async fn judge_suspects(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
@@ -32,16 +27,17 @@ impl Sink {
         if plan.alone.is_empty() {
             return Ok(Vec::new());
         }
+        let until = Some(*self.judging_until.get_or_insert_with(|| Instant::now() + TURN));
         // What was handed over before in their lanes is not overtaken.
         self.last_transaction().await?;
         let judged = match self.settings.role() {
-            Role::Main | Role::Isolation => self.isolate(records, plan.alone).await?,
+            Role::Main | Role::Isolation => self.isolate(records, plan.alone, until).await?,
             Role::Transactional => {
                 self.another_transaction().await?;
                 if !self.sound()?.shape.serves(&shape) {
                     self.reshape().await?;
                 }
-                self.isolate_in_transactions(records, plan.alone).await?
+                self.isolate_in_transactions(records, plan.alone, until).await?
             }
         };
         let mut refusals = Vec::new();

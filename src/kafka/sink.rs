@@ -168,6 +168,7 @@ impl Sink {
 
     /// Waits until the topics are known and the broker has caught up, so that an outage leaves little in the client.
     async fn make_room(&mut self, records: &[Record]) -> Result<(), SinkError> {
+        self.judging_until = None;
         self.topics.hear();
         self.sound()?;
         self.learn(records).await?;
@@ -248,7 +249,7 @@ impl Sink {
         writer.write(topics, plan.together.into_iter().map(|sending| (sending.index, sending))).await?;
         if !plan.alone.is_empty() {
             let submission = writer.submission;
-            let judged = self.isolate(records, plan.alone).await?;
+            let judged = self.isolate(records, plan.alone, None).await?;
             judged.into_iter().for_each(|(index, outcome)| submission.set(index, outcome));
         }
         Ok(receipt)
