@@ -40,7 +40,7 @@ pub(crate) fn release_all(url: &str, table: &str) -> Result<(), String> {
 /// # Errors
 /// When a relay ends.
 pub(crate) async fn revoke_right(stage: &Stage<'_>, script: &Script, fault: Fault) -> Result<bool, String> {
-    let _none_starts = stage.starting.write().await;
+    let none_starts = stage.starting.write().await;
     let outbox = &stage.outboxes[fault.whom % stage.outboxes.len()];
     let rights = rights(outbox, script);
     let (right, table) = &rights[fault.whom % rights.len()];
@@ -50,6 +50,8 @@ pub(crate) async fn revoke_right(stage: &Stage<'_>, script: &Script, fault: Faul
     sleep(fault.lasting).await;
     let grant = format!("grant {right} on {table} to {ROLE}");
     wait::until_true("the right is given back", wait::PATIENCE, async || run(stage, &grant).await).await;
+    // Who is about to start a relay has it locked.
+    drop(none_starts);
     for relay in &stage.relays {
         if script.may_refuse() && relay.refuses().await {
             continue;
