@@ -3,8 +3,9 @@
 CARGO_DENY := target/tools/bin/cargo-deny
 TESTBED := target/testbed
 ROUNDS ?= 50
+SECONDS ?= 60
 
-.PHONY: help check test torture bench bench-quick bench-micro testbed testbed-down
+.PHONY: help check test fuzz torture bench bench-quick bench-micro testbed testbed-down
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,6 +25,9 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 
 test: testbed ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
 	. $(TESTBED)/env && cargo test --no-fail-fast
+
+fuzz: ## Feeds every reader of foreign bytes with hostile ones, a minute each (SECONDS=…; SEED=… replays)
+	OUTBOXD_FUZZ_SECONDS=$(SECONDS) OUTBOXD_FUZZ_SEED=$(SEED) cargo test --lib -- fuzz:: --nocapture
 
 torture: testbed ## Breaks everything there is, ROUNDS times (SEED=… replays; RECORD=file adds up totals)
 	. $(TESTBED)/env && OUTBOXD_TORTURE_ROUNDS=$(ROUNDS) OUTBOXD_TORTURE_SEED=$(SEED) OUTBOXD_TORTURE_RECORD=$(RECORD) \

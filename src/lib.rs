@@ -12,6 +12,8 @@ pub mod beat;
 pub mod contract;
 #[cfg(feature = "relay")]
 pub mod coordination;
+#[cfg(test)]
+mod fuzz;
 #[cfg(feature = "relay")]
 pub mod housekeeping;
 #[cfg(feature = "kafka")]

@@ -296,3 +296,6 @@ fn count_or_default(judge: &mut Judge<'_>, key: &str) -> i32 {
     }
     i32::try_from(count).unwrap_or(-1)
 }
+
+#[cfg(test)]
+mod fuzz;

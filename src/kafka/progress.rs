@@ -205,6 +205,9 @@ fn read(payload: &[u8], topic: &str) -> Result<Written, SinkError> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -261,6 +261,9 @@ fn base_config(is_debugged: bool) -> ClientConfig {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

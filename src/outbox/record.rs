@@ -101,6 +101,9 @@ fn header_value(json: &str) -> Result<Option<String>, InvalidHeaders> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

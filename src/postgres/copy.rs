@@ -65,6 +65,9 @@ impl<'a> Message<'a> {
 }
 
 #[cfg(test)]
+pub(super) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -302,6 +302,9 @@ fn timestamp(micros: i64) -> DateTime<Utc> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

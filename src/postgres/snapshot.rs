@@ -160,6 +160,8 @@ impl At {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod properties;
 
 #[cfg(test)]

@@ -145,3 +145,6 @@ async fn settle_up_to(
     );
     sqlx::query(AssertSqlSafe(sql)).bind(position).execute(connection).await.map(drop)
 }
+
+#[cfg(test)]
+mod fuzz;
