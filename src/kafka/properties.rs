@@ -175,9 +175,18 @@ fn complaint(key: &str, value: &str) -> Option<Complaint> {
         None if canonical(key) == IN_FLIGHT && !value.parse().is_ok_and(|count| (1..=5).contains(&count)) => {
             "must be 1 to 5: with more requests in flight a broker cannot keep their order".to_owned()
         }
-        None => native_problem(key, value)?,
+        None => match plain_name(key, value) {
+            Some(plain) => format!("is {plain} by another name: write that one"),
+            None => native_problem(key, value)?,
+        },
     };
     Some(Complaint { key: key.to_owned(), problem })
+}
+
+/// The name of a property that is written by a second one. The client takes each of those of its topics with `topic.` in
+/// front as well, so that `topic.acks` would pass by all that is known here of `acks`.
+fn plain_name<'a>(key: &'a str, value: &str) -> Option<&'a str> {
+    key.strip_prefix("topic.").filter(|plain| native_problem(plain, value).is_none())
 }
 
 /// What the client itself says about one property.
@@ -299,6 +308,17 @@ mod tests {
             let found = complaints(&[(key, value)]);
             assert!(matches!(&found[..], [(k, problem)] if k == key && problem.contains(word)), "{key}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_property_of_topics_is_refused_under_its_second_name() {
+        let second = [("topic.acks", "0"), ("topic.message.timeout.ms", "1"), ("topic.queuing.strategy", "lifo")];
+        for (key, value) in second.into_iter().chain([("topic.compression.type", "zstd")]) {
+            let plain = key.trim_start_matches("topic.");
+            let found = complaints(&[(key, value)]);
+            assert!(matches!(&found[..], [(k, problem)] if k == key && problem.contains(plain)), "{key}: {found:?}");
+        }
+        assert_eq!(complaints(&[("topic.metadata.refresh.interval.ms", "1000")]), [], "its only name");
     }
 
     #[test]
