@@ -8,6 +8,9 @@ use crate::postgres::rows::{Columns, WIDTH};
 /// What begins the first message.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
+/// Flags above these say that the format is another.
+const CRITICAL: u32 = 0xffff;
+
 /// A row.
 pub(super) struct Tuple<'a>([Option<&'a [u8]>; WIDTH]);
 
@@ -27,7 +30,10 @@ impl<'a> Message<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, BoxError> {
         let Some(rest) = bytes.strip_prefix(SIGNATURE) else { return Ok(Self { rest: bytes }) };
         let mut message = Self { rest };
-        let _flags: [u8; 4] = message.fixed()?;
+        let flags = u32::from_be_bytes(message.fixed()?);
+        if flags > CRITICAL {
+            return Err(format!("rows were copied in another format, with flags {flags:#x}").into());
+        }
         let extension = u32::from_be_bytes(message.fixed()?);
         message.part(extension as usize)?;
         Ok(message)
@@ -40,15 +46,20 @@ impl<'a> Message<'a> {
         }
         let columns = i16::from_be_bytes(self.fixed()?);
         if columns == -1 {
-            return Ok(None);
+            return if self.rest.is_empty() { Ok(None) } else { Err("something follows the last copied row".into()) };
         }
         if usize::try_from(columns).ok() != Some(WIDTH) {
             return Err(format!("{columns} columns were copied instead of {WIDTH}").into());
         }
         let mut tuple = Tuple([None; WIDTH]);
         for column in &mut tuple.0 {
-            let length = i32::from_be_bytes(self.fixed()?);
-            *column = usize::try_from(length).ok().map(|length| self.part(length)).transpose()?;
+            *column = match i32::from_be_bytes(self.fixed()?) {
+                -1 => None,
+                length => {
+                    let length = usize::try_from(length);
+                    Some(self.part(length.map_err(|_negative| "a copied column has a length below 0")?)?)
+                }
+            };
         }
         Ok(Some(tuple))
     }
@@ -99,5 +110,16 @@ mod tests {
             assert!(Message::new(&bytes[..end]).expect("no header").next().is_err(), "cut at {end}");
         }
         assert!(Message::new(&[0, 1]).expect("no header").next().is_err());
+    }
+
+    #[test]
+    fn lengths_flags_and_rests_that_no_server_sends_are_errors() {
+        let mut negative = row(b"a");
+        negative[2..6].copy_from_slice(&(-2_i32).to_be_bytes());
+        assert!(Message::new(&negative).expect("no header").next().is_err(), "only -1 is null");
+        let other = [SIGNATURE, &[0, 1, 0, 0], &0_u32.to_be_bytes()].concat();
+        assert!(Message::new(&other).is_err(), "the format is another");
+        let more = [&(-1_i16).to_be_bytes()[..], &row(b"a")].concat();
+        assert!(Message::new(&more).expect("no header").next().is_err(), "a row after the last");
     }
 }
