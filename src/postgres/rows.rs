@@ -131,9 +131,10 @@ impl Page {
             self.last = Some(id);
             return Ok(());
         }
-        let footprint = read.as_ref().map_or(0, Record::footprint) + left_out;
-        if self.taken == 0 || self.bytes + footprint <= limit.bytes {
-            self.bytes += footprint;
+        let footprint = read.as_ref().map_or(0, Record::footprint).saturating_add(left_out);
+        let bytes = self.bytes.saturating_add(footprint);
+        if self.taken == 0 || bytes <= limit.bytes {
+            self.bytes = bytes;
             self.taken += 1;
             self.last = Some(id);
             match read {
@@ -208,7 +209,8 @@ impl Size {
     fn of(row: &impl Columns) -> Result<Self, Fault> {
         let json = bytes(row, 8)?;
         let measured = json.and_then(|json| json.strip_prefix(b"#"));
-        let left_out = number(row, 5)? + number(row, 6)? + measured.map_or(Ok(0), size)?;
+        let left_out = [number(row, 5)?, number(row, 6)?, measured.map_or(Ok(0), size)?];
+        let left_out = left_out.into_iter().fold(0, usize::saturating_add);
         let parts = [bytes(row, 4)?, bytes(row, 7)?, json.filter(|_| measured.is_none())];
         Ok(Self { came: parts.iter().flatten().map(|part| part.len()).sum(), left_out })
     }
@@ -216,7 +218,7 @@ impl Size {
 
 /// Reads what came of a row's content; or says that the row is too large.
 fn content(row: &impl Columns, size: Size, most: usize) -> Result<Content, Fault> {
-    let whole = size.came + size.left_out;
+    let whole = size.came.saturating_add(size.left_out);
     if whole > most {
         return Err(Fault::too_large(whole, most));
     }
@@ -307,6 +309,33 @@ mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A row whose headers say this in place of themselves.
+    struct Saying(&'static [u8]);
+
+    impl Columns for Saying {
+        fn bytes(&self, column: usize) -> Result<Option<&[u8]>, BoxError> {
+            Ok(match column {
+                1 | 10 => Some(&[0; 8]),
+                2 => Some(&[0; 16]),
+                3 => Some(b"t"),
+                5 | 6 => Some(&[0, 0, 0, 1]),
+                8 => Some(self.0),
+                _ => None,
+            })
+        }
+    }
+
+    #[test]
+    fn a_row_that_says_to_be_larger_than_memory_is_too_large_and_stops_no_other() {
+        let mut page = Page::new(1_000);
+        let limit = Limit { records: 10, bytes: usize::MAX };
+        for said in [&b"#18446744073709551615"[..], b"#18446744073709551614", b"#2"] {
+            page.take(&Saying(said), limit, |_| false).expect("the row can be read");
+        }
+        assert_eq!((page.rows, page.unreadable.len() + page.records.len()), (3, page.taken()));
+        assert_eq!(page.unreadable[0].code, "message_too_large");
+    }
 
     #[test]
     fn a_timestamp_of_any_row_can_be_read() {
