@@ -65,7 +65,10 @@ fn parse(text: &str) -> Option<Snapshot> {
         list => list.split(',').map(|xid| xid.parse().ok()).collect::<Option<_>>()?,
     };
     let inside = open.iter().all(|xid| (xmin..xmax).contains(xid));
-    (xmin <= xmax && inside && open.is_sorted()).then_some(Snapshot { xmin, xmax, open })
+    let is_ascending = open.is_sorted_by(|one, next| one < next);
+    // Transactions are numbered from 1; only the snapshot before everything is at 0.
+    let begins = xmin > 0 || xmax == 0;
+    (xmin <= xmax && begins && inside && is_ascending).then_some(Snapshot { xmin, xmax, open })
 }
 
 impl fmt::Display for Snapshot {
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_is_no_snapshot_is_refused() {
-        for text in ["", "1:2", "2:1:", "1:3:3", "1:4:2,x", "1:9:5,4", "-1:2:", "1:2:,"] {
+        for text in ["", "1:2", "2:1:", "1:3:3", "1:4:2,x", "1:9:5,4", "1:9:4,4", "0:9:", "-1:2:", "1:2:,"] {
             assert!(text.parse::<Snapshot>().is_err(), "{text}");
         }
     }
