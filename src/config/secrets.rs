@@ -45,12 +45,22 @@ fn shown_url(url: &str) -> String {
     }
     let Some(rest) = rest.strip_prefix("//") else { return HIDDEN.to_owned() };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    if path.contains('@') {
+    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(_, host)| ("***@", host));
+    if scheme.contains('@') || path.contains('@') || !is_server(host) {
         return HIDDEN.to_owned();
     }
-    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(_, host)| ("***@", host));
     let (path, parameters) = path.split_once(['?', '#']).map_or((path, ""), |(path, _)| (path, "?***"));
     format!("{scheme}://{user}{host}{path}{parameters}")
+}
+
+/// Whether this can be a host, with or without a port: a password behind which the `@` was forgotten is none.
+fn is_server(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
+    };
+    let is_address = host.starts_with('[') && host.ends_with(']');
+    port.bytes().all(|byte| byte.is_ascii_digit()) && (is_address || !host.contains(':'))
 }
 
 #[cfg(test)]
@@ -62,14 +72,22 @@ mod tests {
         let show = |url| shown("database.url", url);
         assert_eq!(show("postgres://app:hunter2@db:5432/shop"), "postgres://***@db:5432/shop");
         assert_eq!(show("postgres://db/shop?user=app&password=hunter2"), "postgres://db/shop?***");
+        assert_eq!(show("postgres://app@[::1]:5432/shop"), "postgres://***@[::1]:5432/shop");
+        assert_eq!(show("postgres://[::1]/shop"), "postgres://[::1]/shop");
         assert_eq!(show("sqlite:/var/lib/app.db"), "sqlite:/var/lib/app.db");
     }
 
     #[test]
     fn a_password_that_looks_like_another_part_of_the_url_stays_hidden() {
-        for url in
-            ["postgres://app:hun/ter2@db/shop", "postgres://app:hun?ter2@db", "postgres://a:b@hun@ter2#@db", "ter2"]
-        {
+        for url in [
+            "postgres://app:hun/ter2@db/shop",
+            "postgres://app:hun?ter2@db",
+            "postgres://a:b@hun@ter2#@db",
+            "ter2",
+            "app@hunter2@db://shop",
+            "postgres://app:hunter2/shop",
+            "postgres://app:hunter2:5432/shop",
+        ] {
             assert!(!shown("database.url", url).contains("ter2"), "{url}");
         }
     }
