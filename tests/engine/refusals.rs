@@ -23,10 +23,13 @@ fn scripted(store: &Store, sink: &Sink, settings: Settings, script: &Script) -> 
     Running::of(Relay::new(store, Box::new(sink), settings))
 }
 
+/// All in one transaction, so that they are read together.
 fn write(store: &Store, rows: usize) {
+    let mut transaction = store.begin();
     for n in 0..rows {
-        store.enqueue(&message("t", n % 7, n));
+        transaction.enqueue(&message("t", n % 7, n));
     }
+    transaction.commit();
 }
 
 async fn until_settled(store: &Store) {
