@@ -6,12 +6,13 @@
 
 use std::env;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
+use tokio::time::Instant;
 
 const SECONDS: &str = "OUTBOXD_FUZZ_SECONDS";
 const SEED: &str = "OUTBOXD_FUZZ_SEED";
