@@ -24,11 +24,11 @@ use std::env;
 
 use crate::support::machine;
 use crate::torture::rig::Rig;
-use crate::torture::script::Script;
+use crate::torture::script::{KINDS, Script};
 use crate::torture::tally::Tally;
 
-/// Rounds where nobody says how many: every fault and every mode has its turn.
-const ROUNDS: u64 = 26;
+/// Rounds where nobody says how many: every fault has its turn.
+const ROUNDS: u64 = KINDS.len() as u64 / 2;
 
 /// Rounds that may follow for faults that were not felt: one that comes while something else is broken may have no effect.
 const MORE_ROUNDS: u64 = 6;

@@ -68,7 +68,7 @@ pub(crate) enum Kind {
     PromoteStandby,
 }
 
-/// All kinds, in the order in which rounds take their first fault.
+/// All kinds, in the order in which rounds take their first fault. The second one is half of them away, if both can be.
 pub(crate) const KINDS: &[Kind] = &[
     Kind::KillRelay,
     Kind::PauseRelay,
@@ -149,7 +149,8 @@ pub(crate) fn seed(first: u64, round: u64) -> u64 {
     let drawn: u64 = SmallRng::seed_from_u64(first ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15)).random();
     // Kept short, and readable by programs that count in doubles.
     let drawn = drawn >> 24;
-    drawn - drawn % (modes * kinds) + (round % kinds) * modes + round % modes
+    // Every second mode, so that half as many rounds as there are modes differ in everything too.
+    drawn - drawn % (modes * kinds) + (round % kinds) * modes + round * 2 % modes
 }
 
 /// The next round from this one on whose first fault is of this kind.
@@ -164,15 +165,17 @@ impl Script {
     pub(crate) fn draw(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mode = MODES[(seed % MODES.len() as u64) as usize];
-        let first = KINDS[(seed / MODES.len() as u64 % KINDS.len() as u64) as usize];
+        let place = (seed / MODES.len() as u64 % KINDS.len() as u64) as usize;
+        let second = KINDS[(place + KINDS.len() / 2) % KINDS.len()];
         let allowed = |kind| match kind {
             // That would end the round, as it should.
             Kind::OversizedRecords | Kind::UnreadableRows if mode.halts() => Kind::LowerLimit,
             kind => kind,
         };
-        let mut faults = vec![Fault::draw(&mut rng, allowed(first))];
-        for _ in 0..rng.random_range(0..=3) {
-            let kind = allowed(KINDS[rng.random_range(0..KINDS.len())]);
+        let mut faults = vec![Fault::draw(&mut rng, allowed(KINDS[place]))];
+        let others: Vec<Kind> =
+            (0..rng.random_range(0..=2)).map(|_| KINDS[rng.random_range(0..KINDS.len())]).collect();
+        for kind in std::iter::once(second).chain(others).map(allowed) {
             let is_there = |what: fn(Kind) -> bool| faults.iter().any(|fault: &Fault| what(fault.kind));
             // Not the record that must come through.
             let spoils = kind == Kind::LowerLimit && is_there(|kind| kind == Kind::RebuildClient)

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::torture::ROUNDS;
 use crate::torture::round::Outcome;
 use crate::torture::script::{KINDS, Kind, Script};
 
@@ -89,10 +90,10 @@ impl Tally {
         }
     }
 
-    /// A kind of fault that was never felt, where there were rounds enough for each to come first.
+    /// A kind of fault that was never felt, where there were rounds enough for each to have its turn.
     pub(crate) fn never_felt(&self, rounds: u64) -> Option<Kind> {
         let is_missing = |kind: &Kind| !self.faults.contains_key(&format!("{kind:?}"));
-        KINDS.iter().copied().find(|kind| rounds >= KINDS.len() as u64 && is_missing(kind))
+        KINDS.iter().copied().find(|kind| rounds >= ROUNDS && is_missing(kind))
     }
 
     /// Adds this run, as far as it has come, to what a file said before it. Whoever calls it again adds only news.
