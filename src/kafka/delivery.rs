@@ -294,10 +294,13 @@ impl Ledger {
         self.state().oldest()
     }
 
-    /// The partitions of which records are not answered that were submitted before so much time.
+    /// The partitions of which records are not answered that were submitted before so much time. A transaction of which
+    /// nothing is answered says nothing of its partitions: it may be another one that Kafka does not let into it.
     pub(crate) fn unanswered_for(&self, age: Duration) -> Vec<Destination> {
         let state = self.state();
-        let old = state.slots.iter().flatten().filter(|slot| slot.began.elapsed() >= age);
+        let are_transactions = state.transactions.begun > 0;
+        let tells = |slot: &&Slot| !are_transactions || slot.outcomes.iter().any(|told| *told != Outcome::Unknown);
+        let old = state.slots.iter().flatten().filter(|slot| slot.began.elapsed() >= age).filter(tells);
         let unanswered = old.flat_map(|slot| {
             let is_unanswered = |place: u32| slot.outcomes[place as usize] == Outcome::Unknown;
             slot.destinations.iter().filter(move |(place, _)| is_unanswered(*place)).map(|(_, partition)| *partition)

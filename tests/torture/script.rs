@@ -173,8 +173,7 @@ impl Script {
             kind => kind,
         };
         let mut faults = vec![Fault::draw(&mut rng, allowed(KINDS[place]))];
-        let others: Vec<Kind> =
-            (0..rng.random_range(0..=2)).map(|_| KINDS[rng.random_range(0..KINDS.len())]).collect();
+        let others: Vec<Kind> = (0..rng.random_range(0..=2)).map(|_| KINDS[rng.random_range(0..KINDS.len())]).collect();
         for kind in std::iter::once(second).chain(others).map(allowed) {
             let is_there = |what: fn(Kind) -> bool| faults.iter().any(|fault: &Fault| what(fault.kind));
             // Not the record that must come through.

@@ -155,3 +155,25 @@ fn a_producer_whose_transaction_was_aborted_goes_on_once_it_is_mended() {
     ledger.release(Ended::Unknown);
     assert_eq!(ledger.mend(), None, "nobody knows what became of it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn partitions_of_which_records_are_unanswered_for_long_are_named_unless_all_of_a_transaction_is() {
+    const AGE: Duration = Duration::from_secs(5);
+    let to = |partition| Destination { topic: 7, partition };
+    let ledger = Arc::new(Ledger::default());
+    let (mut submission, _receipt) = ledger.begin(3);
+    for place in 0..3 {
+        submission.sent();
+        submission.went_to(place, to(place as i32));
+    }
+    let first = submission.ticket(0);
+    drop(submission);
+    assert_eq!(ledger.unanswered_for(AGE), []);
+    tokio::time::advance(AGE).await;
+    assert_eq!(ledger.unanswered_for(AGE), [to(0), to(1), to(2)]);
+
+    ledger.retain();
+    assert_eq!(ledger.unanswered_for(AGE), []);
+    ledger.report(first, Outcome::Delivered { partition: 0, offset: 0 });
+    assert_eq!(ledger.unanswered_for(AGE), [to(1), to(2)]);
+}
