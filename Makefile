@@ -23,8 +23,9 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 	testbed/deny $(CARGO_DENY)
 	testbed/no-librdkafka
 
+# One test more at a time than there are cores, where they are few: most of what the tests do is to wait.
 test: testbed ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
-	. $(TESTBED)/env && cargo test --no-fail-fast
+	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} cargo test --no-fail-fast
 
 fuzz: ## Feeds every reader of foreign bytes with hostile ones, a minute each (SECONDS=…; SEED=… replays)
 	OUTBOXD_FUZZ_SECONDS=$(SECONDS) OUTBOXD_FUZZ_SEED=$(SEED) cargo test --lib -- fuzz:: --nocapture
