@@ -31,7 +31,7 @@ use crate::torture::tally::Tally;
 const ROUNDS: u64 = KINDS.len() as u64 / 2;
 
 /// Rounds that may follow for faults that were not felt: one that comes while something else is broken may have no effect.
-const MORE_ROUNDS: u64 = 6;
+const MORE_ROUNDS: u64 = 12;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_breaks_nothing_is_lost_and_no_lane_is_reordered() {
