@@ -205,6 +205,8 @@ pub struct Backlog {
     pub oldest: Duration,
     /// Age of the oldest snapshot that holds back vacuum, where the database has such a thing.
     pub oldest_snapshot: Option<Duration>,
+    /// Sessions that relays of this role have in the database, by its own count, where it has one.
+    pub sessions: Option<u64>,
     /// Dead letters kept, counted up to the limit that was asked for.
     pub dead_letters: u64,
     /// Records found since the last look that were unsettled below the checkpoint and outside every held lane: rows that

@@ -90,6 +90,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
                 }
                 pause = pause.max((began.elapsed() * MEASURE_PAUSE).min(MEASURE_PAUSE_MAX));
                 metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
+                backlog.sessions.into_iter().for_each(metrics::set_database_sessions);
                 metrics::set_dead_letters(backlog.dead_letters);
                 if backlog.late > 0 {
                     metrics::count_late(backlog.late);

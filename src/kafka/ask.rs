@@ -107,10 +107,9 @@ impl Asker {
         let impossible = impossible.into_iter().map(|topic| (topic, Answer::Impossible));
         let asker = self.clone();
         let together = stream::once(async move {
-            if possible.len() <= QUESTIONS {
-                (Vec::new(), possible)
-            } else {
-                (asker.ask_for_all(possible).await, Vec::new())
+            match are_asked_together(&possible) {
+                true => (asker.ask_for_all(possible).await, Vec::new()),
+                false => (Vec::new(), possible),
             }
         });
         let possible = together.flat_map(move |(answers, few)| {
@@ -143,32 +142,31 @@ impl Asker {
     }
 
     /// Asks about topics that wait, once, and creates those that are missing if that is wanted: many of them with few
-    /// questions, and a bounded number at a time.
-    ///
-    /// # Errors
-    /// When the broker cannot tell right now.
-    pub(crate) async fn ask_about_held(&self, topics: Vec<Arc<str>>) -> Result<Vec<(Arc<str>, Answer)>, KafkaError> {
-        if topics.len() <= QUESTIONS {
-            return Ok(self.refresh(topics).await);
+    /// questions, and a bounded number at a time. Another time will do as well for those that it says nothing of.
+    pub(crate) async fn ask_about_held(&self, topics: Vec<Arc<str>>) -> Vec<(Arc<str>, Answer)> {
+        if !are_asked_together(&topics) {
+            return self.refresh(topics).await;
         }
-        let (answers, missing) = self.ask_together(&topics).await?;
+        let (answers, missing) = self.ask_together(&topics).await.unwrap_or_default();
         if let OnMissingTopic::Create { partitions, replication } = self.admin.on_missing_topic {
             let new: Vec<_> = missing
                 .iter()
                 .take(CREATED_TOGETHER)
                 .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(replication)))
                 .collect();
-            // Those that were created are found next time.
-            self.admin.create(&new).await?;
+            // Those that were created are found next time, when the others are tried again.
+            if let Err(error) = self.admin.create(&new).await {
+                tracing::debug!(topics = new.len(), %error, "missing topics could not be created yet");
+            }
         }
-        Ok(answers)
+        answers
     }
 
     /// Asks again about topics that are known, once: another time will do as well for those that it says nothing of.
     pub(crate) async fn refresh(&self, topics: Vec<Arc<str>>) -> Vec<(Arc<str>, Answer)> {
-        let (mut answers, rest) = match topics.len() <= QUESTIONS {
-            true => (Vec::new(), topics),
-            false => self.ask_together(&topics).await.unwrap_or_default(),
+        let (mut answers, rest) = match are_asked_together(&topics) {
+            true => self.ask_together(&topics).await.unwrap_or_default(),
+            false => (Vec::new(), topics),
         };
         let one_by_one = stream::iter(rest).map(async |topic| {
             let answer = self.ask(&topic).await.ok()?;
@@ -332,6 +330,11 @@ impl Asker {
         let asked = tokio::task::spawn_blocking(move || clients.iter().map(ask).collect());
         asked.await.unwrap_or(Err(KafkaError::Canceled))
     }
+}
+
+/// Whether these topics are asked for with few questions, and not one by one.
+fn are_asked_together(topics: &[Arc<str>]) -> bool {
+    topics.len() > QUESTIONS
 }
 
 /// The partitions that a client is told of.

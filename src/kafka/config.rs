@@ -95,8 +95,11 @@ impl Settings {
         codec.is_some_and(|(_, codec)| codec != "none")
     }
 
+    /// A number as the client reads it: it knows hexadecimal ones too.
     fn number(&self, key: &str) -> Option<usize> {
-        self.properties.get(key).and_then(|value| value.parse().ok())
+        let value = self.properties.get(key)?;
+        let native = ClientConfig::new().set(key, value).create_native_config().ok()?;
+        native.get(key).ok()?.parse().ok()
     }
 
     /// The largest record that any shape of the producer can take.
@@ -242,7 +245,7 @@ mod tests {
     #[test]
     fn what_the_properties_say_about_sizes_is_kept() {
         let settings =
-            settings(&[("message.max.bytes", "2000"), ("batch.size", "1000"), ("queue.buffering.max.kbytes", "70")]);
+            settings(&[("message.max.bytes", "0x7d0"), ("batch.size", "1000"), ("queue.buffering.max.kbytes", "70")]);
         let shape = settings.shape(Some(100_000), 5_000_000);
         assert_eq!((shape.batch_size, shape.message_limit), (1_000, 2_000));
         assert_eq!(settings.client(Role::Main, shape).get("queue.buffering.max.kbytes"), Some("70"));

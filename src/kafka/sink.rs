@@ -352,7 +352,6 @@ impl Sink {
             let asker = asker?;
             let (told, (refreshed, looked)) =
                 tokio::join!(asker.ask_about_held(topics), asker.look_at(lanes_of.keys().cloned().collect()));
-            let told = told.map_err(|error| unavailable("asking for topics", error))?;
             let known = told.into_iter().filter(|(_, answer)| matches!(answer, Answer::Known { .. }));
             accepted.extend(known.map(|(topic, _)| Lane::Topic { topic }));
             refreshed.into_iter().for_each(|(topic, answer)| inbox.refreshed(&topic, answer));

@@ -96,6 +96,8 @@ catalogue! {
         "When the relay last settled something or found nothing to do, as Unix time"
     OLDEST_SNAPSHOT Gauge Seconds "oldest_snapshot_seconds"
         "Age of the oldest snapshot in the database, which holds back vacuum"
+    DATABASE_SESSIONS Gauge Count "database_sessions"
+        "Sessions that the relays of this role have in the database, by the database's own count"
     KAFKA_UP Gauge Count "kafka_up"
         "1 while Kafka answers this relay, 0 while it does not; asked twice a minute while nothing is published"
     BUILD_INFO Gauge Count "build_info"
@@ -128,6 +130,11 @@ pub fn set_backlog(unsent: u64, oldest: Duration, oldest_snapshot: Option<Durati
     if let Some(age) = oldest_snapshot {
         gauge!(OLDEST_SNAPSHOT).set(age.as_secs_f64());
     }
+}
+
+/// Sets how many sessions the database counts of the relays of this role.
+pub fn set_database_sessions(sessions: u64) {
+    gauge!(DATABASE_SESSIONS).set(sessions as f64);
 }
 
 /// Sets how many dead letters are kept.

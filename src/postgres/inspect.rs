@@ -69,13 +69,14 @@ pub(super) async fn backlog(
             stamp_late(conn, table, &stored, (&holds, stored.settling(settle)), sweep).await?
         }
     };
-    let (dead_letters, oldest_snapshot) = look_beside(conn, table, count_limit).await?;
+    let (dead_letters, oldest_snapshot, sessions) = look_beside(conn, table, count_limit).await?;
     let rows: u64 = waiting.iter().map(|waiting| waiting.rows).sum();
     Ok(Backlog {
         unsent: rows.min(count_limit),
         capped: rows >= count_limit || waiting.iter().any(|waiting| waiting.cut),
         oldest: waiting.iter().map(|waiting| waiting.oldest).max().unwrap_or_default(),
         oldest_snapshot: Some(oldest_snapshot),
+        sessions: Some(sessions),
         dead_letters,
         late,
     })
@@ -220,16 +221,22 @@ pub(super) async fn oldest_snapshot(conn: &mut PgConnection) -> Result<Duration,
     ask("looking for old snapshots", age).await.map(seconds)
 }
 
-/// What is seen beside the table: how many dead letters there are, up to a limit, and the age of the oldest snapshot.
-async fn look_beside(conn: &mut PgConnection, table: &Table, limit: u64) -> Result<(u64, Duration), StoreError> {
+/// Sessions that relays of this role have in this database: also those that a relay has given up, and the server not yet.
+const SESSIONS: &str = "
+    select count(*) from pg_catalog.pg_stat_activity
+    where datname = current_database() and usename = current_user and application_name like 'outboxd/%'";
+
+/// What is seen beside the table: how many dead letters there are, up to a limit, the age of the oldest snapshot, and the
+/// relays' sessions.
+async fn look_beside(conn: &mut PgConnection, table: &Table, limit: u64) -> Result<(u64, Duration, u64), StoreError> {
     let text = format!(
         "/* outboxd: look_beside */
-         select (select count(*) from (select from {dead} limit $1) dead), ({OLDEST_SNAPSHOT})",
+         select (select count(*) from (select from {dead} limit $1) dead), ({OLDEST_SNAPSHOT}), ({SESSIONS})",
         dead = table.dead()
     );
-    let seen = sqlx::query_as::<_, (i64, Option<f64>)>(sql(text)).bind(rows_of(limit)).fetch_one(conn);
-    let (dead_letters, age) = ask("counting dead letters", seen).await?;
-    Ok((dead_letters.unsigned_abs(), seconds(age)))
+    let seen = sqlx::query_as::<_, (i64, Option<f64>, i64)>(sql(text)).bind(rows_of(limit)).fetch_one(conn);
+    let (dead_letters, age, sessions) = ask("counting dead letters", seen).await?;
+    Ok((dead_letters.unsigned_abs(), seconds(age), sessions.unsigned_abs()))
 }
 
 fn waiting(row: &PgRow) -> Waiting {

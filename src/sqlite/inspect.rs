@@ -44,6 +44,7 @@ pub(super) async fn backlog(
         capped: waiting.unsigned_abs() > count_limit || below.looked >= limit,
         oldest: Duration::try_from_secs_f64(oldest).unwrap_or_default(),
         oldest_snapshot: None,
+        sessions: None,
         dead_letters,
         late,
     })

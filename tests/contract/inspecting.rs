@@ -15,7 +15,8 @@ pub(crate) async fn the_backlog_is_what_waits(implementation: &dyn Implementatio
         let store = outbox.store();
         let (_leader, term) = lead(&store).await;
         let empty = store.backlog(100).await.expect("a backlog");
-        assert_eq!(empty, Backlog { oldest_snapshot: empty.oldest_snapshot, ..Backlog::default() }, "{mode}");
+        let Backlog { oldest_snapshot, sessions, .. } = empty;
+        assert_eq!(empty, Backlog { oldest_snapshot, sessions, ..Backlog::default() }, "{mode}");
         write_all(&*outbox, &messages(5, "orders", "a")).await;
         let mut session = Session::open(&store).await;
         for left in [5, 3, 0] {

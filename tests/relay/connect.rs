@@ -62,12 +62,16 @@ async fn brokers_that_nobody_vouches_for_get_no_password() {
 
 async fn relays_over(server: &Server) {
     let scene = Scene::set_on(server).await;
-    let _relay = Daemon::new(scene.database.url(), &scene.brokers).start().await;
+    let relay = Daemon::new(scene.database.url(), &scene.brokers).start().await;
     scene.insert("k", "v").await;
     scene.topic.follow().records(1).await;
     let named = "select count(*) from pg_stat_activity \
         where datname = current_database() and application_name like 'outboxd/%'";
     assert!(scene.database.number(named).await > 0, "the relay's connections tell their names");
+    wait::until_true("the metric tells how many sessions there are", wait::PATIENCE, async || {
+        relay.metric("outboxd_database_sessions").await == scene.database.number(named).await as f64
+    })
+    .await;
     let plain = "select count(*) from pg_stat_activity a left join pg_stat_ssl s using (pid) \
         where a.datname = current_database() and a.application_name like 'outboxd/%' \
         and a.client_addr is not null and not coalesce(s.ssl, false)";
