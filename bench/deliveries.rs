@@ -52,7 +52,7 @@ async fn run(brokers: &str, delivery: Delivery, size: usize, records: usize) -> 
     let properties = BTreeMap::from([("bootstrap.servers".to_owned(), brokers.to_owned())]);
     let progress_topic = ProgressTopic { name: "bench.progress".to_owned(), replication: 1 };
     let mut sink = Sink::new(Settings { delivery, progress_topic, ..Settings::new(properties, name.clone()) })?;
-    sink.open(Term(1)).await?;
+    sink.open(Term(1), None).await?;
 
     let batch: Vec<Record> = (0..size).map(|number| record(&name, number)).collect();
     let mut receipts = VecDeque::new();
@@ -65,7 +65,7 @@ async fn run(brokers: &str, delivery: Delivery, size: usize, records: usize) -> 
             began = Instant::now();
         }
         let after = Position::new(format!("{number}:{number}:"));
-        receipts.push_back(sink.submit_with_progress(&batch, Some(&after)).await?);
+        receipts.push_back(sink.submit(&batch, Some(&after)).await?);
         if receipts.len() * size > IN_FLIGHT {
             let oldest = receipts.pop_front().ok_or("it was just pushed")?;
             all_delivered(&oldest.await);

@@ -5,9 +5,11 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
-use outboxd::contract::{BoxFuture, Outcome, Receipt, Sink, SinkError};
-use outboxd::outbox::{Record, Settle, Table};
+use async_trait::async_trait;
+use outboxd::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink, SinkError};
+use outboxd::outbox::{Lane, Position, Progress, Record, Settle, Table, Term};
 use outboxd::relay::{Relay, Settings};
 use outboxd::sqlite;
 use tokio_util::sync::CancellationToken;
@@ -17,25 +19,51 @@ struct Lines {
     next: i64,
 }
 
+#[async_trait]
 impl Sink for Lines {
-    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(async move {
-            let mut out = std::io::stdout().lock();
-            let mut outcomes = Vec::with_capacity(records.len());
-            for record in records {
-                let payload = String::from_utf8_lossy(record.payload.as_deref().unwrap_or_default());
-                let failed =
-                    |source: std::io::Error| SinkError::Unavailable { doing: "writing a line", source: source.into() };
-                writeln!(out, "{} {}", record.topic, payload).map_err(failed)?;
-                outcomes.push(Outcome::Delivered { partition: 0, offset: self.next });
-                self.next += 1;
-            }
-            let receipt: Receipt = Box::pin(async move { outcomes });
-            Ok(receipt)
-        })
+    async fn open(&mut self, _term: Term, _mandate: Option<Arc<dyn Mandate>>) -> Result<Option<Progress>, SinkError> {
+        Ok(None)
+    }
+
+    async fn prepare(&mut self, _records: &[Record]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn examine(&mut self, _records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        Ok(Vec::new())
+    }
+
+    async fn submit(&mut self, records: &[Record], _after: Option<&Position>) -> Result<Receipt, SinkError> {
+        let mut out = std::io::stdout().lock();
+        let mut outcomes = Vec::with_capacity(records.len());
+        for record in records {
+            let payload = String::from_utf8_lossy(record.payload.as_deref().unwrap_or_default());
+            let failed =
+                |source: std::io::Error| SinkError::Unavailable { doing: "writing a line", source: source.into() };
+            writeln!(out, "{} {}", record.topic, payload).map_err(failed)?;
+            outcomes.push(Outcome::Delivered { partition: 0, offset: self.next });
+            self.next += 1;
+        }
+        Ok(Box::pin(std::future::ready(outcomes)))
+    }
+
+    fn fence(&self) -> Option<&str> {
+        None
+    }
+
+    fn progress_stored(&mut self) {}
+
+    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
+        Box::pin(std::future::ready(Ok(lanes)))
+    }
+
+    fn has_learnt(&mut self) -> bool {
+        false
     }
 
     fn abort(&mut self) {}
+
+    async fn close(&mut self, _deadline: Duration) {}
 }
 
 #[tokio::main]

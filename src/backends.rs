@@ -131,7 +131,7 @@ pub enum Writer {
 }
 
 impl Scratch {
-    /// Makes it, under a name that is a word and nobody else uses.
+    /// Makes it, under a name that is a word and not in use yet.
     ///
     /// # Errors
     /// When the database is away, or does not allow it.

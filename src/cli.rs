@@ -143,7 +143,7 @@ pub enum Held {
         json: bool,
         /// Which of them.
         #[command(flatten)]
-        which: Which,
+        which: LaneFilter,
         /// What it is told about its configuration.
         #[command(flatten)]
         settings: DatabaseSettings,
@@ -158,7 +158,7 @@ pub enum Held {
         all: bool,
         /// Which of them.
         #[command(flatten)]
-        which: Which,
+        which: LaneFilter,
         /// What it is told about its configuration.
         #[command(flatten)]
         settings: DatabaseSettings,
@@ -167,7 +167,7 @@ pub enum Held {
 
 /// Which held lanes are meant.
 #[derive(Debug, Args)]
-pub struct Which {
+pub struct LaneFilter {
     /// Those of this topic
     #[arg(long)]
     pub topic: Option<String>,

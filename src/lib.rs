@@ -5,9 +5,9 @@
 //! the work ([`coordination`], [`relay`], [`housekeeping`]), the roof ([`config`], [`admin`], [`daemon`]).
 
 #[cfg(feature = "relay")]
-pub mod backoff;
+pub mod aligned_tick;
 #[cfg(feature = "relay")]
-pub mod beat;
+pub mod backoff;
 #[cfg(feature = "relay")]
 pub mod contract;
 #[cfg(feature = "relay")]

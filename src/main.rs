@@ -17,7 +17,7 @@ use outboxd::config::{self, Config, Needs};
 use outboxd::contract::Store;
 use outboxd::daemon::{self, Shutdown};
 use outboxd::demo::{self, Sabotage};
-use outboxd::kafka::Isolation;
+use outboxd::kafka::IsolationLevel;
 use outboxd::observe::{chain, logging};
 use outboxd::relay::Ended;
 use outboxd::verify;
@@ -61,7 +61,7 @@ fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
     match &ended {
         Ok(Ended::Graceful) => tracing::info!("stopped: everything published is recorded"),
         Ok(Ended::CutOff) => tracing::warn!("cut off: some published records are not recorded and will come again"),
-        // Whoever reads the log as JSON gets the end of it as JSON, too.
+        // An operator who reads the log as JSON gets the end of it as JSON, too.
         Err(error) => tracing::error!(error = %chain(error.as_ref()), "outboxd ends"),
     }
     Ok(ended.map_or(ExitCode::from(FAILED), exit_code))
@@ -100,7 +100,7 @@ fn check(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 fn held_lanes(command: cli::Held) -> anyhow::Result<ExitCode> {
-    let meant = |cli::Which { topic, key, partition }| held::Which { topic, key, partition };
+    let meant = |cli::LaneFilter { topic, key, partition }| held::LaneFilter { topic, key, partition };
     match command {
         cli::Held::Ls { json, which, settings } => {
             let store = store(&settings)?;
@@ -121,8 +121,8 @@ fn held_lanes(command: cli::Held) -> anyhow::Result<ExitCode> {
 fn audit(arguments: cli::Verify) -> anyhow::Result<ExitCode> {
     let config = judge(&gather(&arguments.settings), Needs::Everything)?;
     let isolation = match arguments.isolation.as_str() {
-        "read_uncommitted" => Isolation::ReadUncommitted,
-        _ => Isolation::ReadCommitted,
+        "read_uncommitted" => IsolationLevel::ReadUncommitted,
+        _ => IsolationLevel::ReadCommitted,
     };
     let report = block_on(async {
         let backend = Backend::of(&config)?;
@@ -207,7 +207,7 @@ fn relay_part(url: &str, brokers: &str, http: String, sabotage: Option<Sabotage>
     let config = judge(&Raw::gather(&Sources { flags: flags.into(), ..Sources::default() }), Needs::Everything)?;
     logging::start(&config.log);
     let spoil = |sink| match sabotage {
-        Some(how) => how.spoil(sink),
+        Some(how) => how.sabotage(sink),
         None => sink,
     };
     let ended = block_on(daemon::run_through(config, Shutdown::on_end_of_input(), spoil))??;

@@ -12,7 +12,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself, for whoever needs it to connect.
+    /// The text itself, for a caller that needs it to connect.
     pub fn expose(&self) -> &str {
         &self.0
     }

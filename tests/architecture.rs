@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LINES: usize = 500;
 
 /// The words and the few tools without which nothing works; they know nothing of the rest.
-const GROUND: &[&str] = &["outbox", "contract", "observe", "backoff", "beat", "secret", "fuzz"];
+const GROUND: &[&str] = &["outbox", "contract", "observe", "backoff", "aligned_tick", "secret", "fuzz"];
 const WINGS: &[&str] = &["postgres", "sqlite", "kafka", "memory"];
 const WORK: &[&str] = &["coordination", "relay", "housekeeping"];
 
@@ -27,18 +27,22 @@ const ROOMS: &[Room] = &[
     Room { name: "outbox", floor: 1, may_import: &[&["fuzz"]] },
     Room { name: "observe", floor: 1, may_import: &[] },
     Room { name: "backoff", floor: 1, may_import: &[] },
-    Room { name: "beat", floor: 1, may_import: &[] },
+    Room { name: "aligned_tick", floor: 1, may_import: &[] },
     Room { name: "secret", floor: 1, may_import: &[] },
     Room { name: "contract", floor: 2, may_import: &[&["outbox"]] },
     Room { name: "postgres", floor: 3, may_import: &[GROUND] },
     Room { name: "sqlite", floor: 3, may_import: &[GROUND] },
     Room { name: "kafka", floor: 3, may_import: &[GROUND] },
     Room { name: "memory", floor: 3, may_import: &[GROUND] },
-    Room { name: "coordination", floor: 3, may_import: &[&["contract", "outbox", "backoff", "beat", "observe"]] },
+    Room {
+        name: "coordination",
+        floor: 3,
+        may_import: &[&["contract", "outbox", "backoff", "aligned_tick", "observe"]],
+    },
     Room {
         name: "relay",
         floor: 4,
-        may_import: &[&["contract", "outbox", "backoff", "beat", "observe", "coordination"]],
+        may_import: &[&["contract", "outbox", "backoff", "aligned_tick", "observe", "coordination"]],
     },
     // It runs only while the relay leads, and learns of that from the relay's status.
     Room {

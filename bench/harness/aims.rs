@@ -17,8 +17,8 @@ enum Aim {
 }
 
 /// A load, a contestant, a figure, and what it is held against. Latencies and CPU at a steady rate are also held against
-/// Debezium's of the same round, since a slow machine is slow for everybody: where the aims were set, its records took
-/// 2.7 ms (p99 7.5) at 62 % of a core.
+/// Debezium's of the same round, since a slow machine is slow for every contestant: where the aims were set, its
+/// records took 2.7 ms (p99 7.5) at 62 % of a core.
 const AIMS: &[(&str, &str, &str, Aim)] = &[
     ("drain", "outboxd/mark", "rows_per_second", Aim::AtLeast(1.0, "bare-loop/mark")),
     ("drain", "outboxd/delete", "rows_per_second", Aim::AtLeast(1.0, "bare-loop/delete")),

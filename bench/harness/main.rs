@@ -123,7 +123,7 @@ fn turns<'a>(
         .collect();
     turns.sort_by_key(|(_, _, mode)| mode.beside());
     if round.is_multiple_of(2) {
-        // There and back: what drifts favours nobody.
+        // There and back: what drifts favours no contestant.
         turns.reverse();
     }
     turns
@@ -141,9 +141,10 @@ async fn put_through(rig: &Rig, contestant: &Contestant, mode: &Mode, load: &Loa
     }
 }
 
-/// Lets the bare loop and whoever is wanted drain backlogs, which nobody counts. Servers that were just started are
-/// slow, and the broker's compiler takes up to four seconds of a core in a first drain by transactions, and half a second
-/// in the fifth still: whoever came first would pay for it. Where time is short the bare loop does it alone.
+/// Lets the bare loop and the contestants that are wanted drain backlogs, which are not counted. Servers that were just
+/// started are slow, and the broker's compiler takes up to four seconds of a core in a first drain by transactions, and
+/// half a second in the fifth still: the contestant that came first would pay for it. Where time is short the bare loop
+/// does it alone.
 async fn warm_up(rig: &Rig, options: &Options, contestants: &[Contestant]) -> Fallible<()> {
     let (rounds, backlog) = if options.quick { (2, load::WARM_UP) } else { (WARM_UPS, load::BACKLOG) };
     let load = [Load { name: "drain", beside: "drain", all_modes: !options.quick, work: Work::Drain(backlog) }];

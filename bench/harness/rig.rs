@@ -143,7 +143,7 @@ impl Rig {
         self.run(&[format!("drop schema if exists {SCHEMA} cascade"), format!("create schema {SCHEMA}")]).await
     }
 
-    /// Fills a contestant's table, and leaves it as autovacuum would, so that nobody pays for that later.
+    /// Fills a contestant's table, and leaves it as autovacuum would, so that no contestant pays for that later.
     pub(crate) async fn fill(&self, insert: &str, topic: &str, drain: &Drain) -> Fallible<()> {
         let mut connection = self.connect().await?;
         connection.execute("set synchronous_commit = off").await?;

@@ -155,7 +155,7 @@ struct Writer {
     connection: PgConnection,
     insert: String,
     topic: String,
-    /// The number of the next row that nobody has taken on.
+    /// The number of the next row that no writer has taken on.
     next: Arc<AtomicU64>,
 }
 
@@ -189,7 +189,7 @@ async fn hold_snapshot(rig: &Rig) -> Fallible<PgConnection> {
     Ok(connection)
 }
 
-/// Somebody who consumes everything at once, on a thread of his own.
+/// A consumer that takes everything at once, on a thread of its own.
 pub(crate) struct Watch {
     arrived: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,

@@ -134,7 +134,7 @@ impl Topics {
     }
 }
 
-/// The end of a partition. One that was just made has no leader yet, or nobody knows of it.
+/// The end of a partition. One that was just made has no leader yet, or the broker does not know of it.
 fn end_of(watcher: &BaseConsumer, topic: &str, partition: i32) -> Fallible<i64> {
     use RDKafkaErrorCode as Code;
     let deadline = Instant::now() + ANSWER;

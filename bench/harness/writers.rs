@@ -1,4 +1,4 @@
-//! What a contestant costs whoever writes: commits a second of many writers, each of one row after the other.
+//! What a contestant costs the application: commits a second of many writers, each of one row after the other.
 
 use sqlx::AssertSqlSafe;
 use tokio::time::{Duration, Instant, sleep};

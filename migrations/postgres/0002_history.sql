@@ -29,7 +29,7 @@ alter table outbox_held
     add column release_granted boolean not null default false;
 
 -- What was created before, with names for which no other role can create a better fit in a schema of the search_path:
--- these run as whoever writes. The search_path of the migration is the outbox's schema, or none.
+-- these run as the role that writes. The search_path of the migration is the outbox's schema, or none.
 create or replace function outbox_enqueue(topic text, key text, payload bytea, headers jsonb default '{}')
 returns bigint language sql volatile set search_path from current as $$
     insert into outbox (topic, key, payload, headers)
@@ -84,7 +84,7 @@ execute function outbox_stamp();
 create trigger stamp_late after update of sent_at on outbox for each row
 when (old.sent_at is null and new.sent_at is null) execute function outbox_stamp();
 
--- Whoever removes a held lane by hand wants it to flow: its release is asked for instead.
+-- An operator who removes a held lane by hand wants it to flow: its release is asked for instead.
 create function outbox_keep_held() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     execute format(

@@ -66,7 +66,7 @@ begin
     delete from outbox where id = new.id;
 end;
 
--- Whoever removes a held lane by hand wants it to flow: its release is asked for instead.
+-- An operator who removes a held lane by hand wants it to flow: its release is asked for instead.
 create trigger outbox_keep_held before delete on outbox_held when old.settled = 0
 begin
     update outbox_held set release_requested = 1, release_granted = 0 where rowid = old.rowid;

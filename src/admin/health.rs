@@ -8,7 +8,7 @@ use crate::relay::{Phase, Status};
 
 /// A leader that has work and moved nothing for this long is not ready. Longer than a broker takes to elect a
 /// new partition leader, so that a rolling restart of Kafka makes no noise.
-pub const STALLED: Duration = Duration::from_secs(30);
+pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Judges whether the relay is ready.
 ///
@@ -24,7 +24,7 @@ pub fn ready(status: &Status, now: Instant) -> Result<&'static str, String> {
                 return Err(format!("waiting for an operator: {refusal}"));
             }
             let still = now.saturating_duration_since(status.last_progress);
-            if still < STALLED {
+            if still < STALLED_AFTER {
                 return Ok("leading");
             }
             Err(format!("no progress for {} s with {} messages in flight", still.as_secs(), status.in_flight))
@@ -50,7 +50,7 @@ mod tests {
         let mut leading = status(Phase::Leading);
         leading.in_flight = 1_000_000;
         assert_eq!(ready(&leading, Instant::now()), Ok("leading"));
-        tokio::time::advance(STALLED).await;
+        tokio::time::advance(STALLED_AFTER).await;
         let reason = ready(&leading, Instant::now()).expect_err("nothing moved");
         assert_eq!(reason, "no progress for 30 s with 1000000 messages in flight");
         leading.progressed();
@@ -70,7 +70,7 @@ mod tests {
         let mut standby = status(Phase::Standby);
         assert!(ready(&standby, Instant::now()).is_err());
         standby.connected = true;
-        tokio::time::advance(10 * STALLED).await;
+        tokio::time::advance(10 * STALLED_AFTER).await;
         assert_eq!(ready(&standby, Instant::now()), Ok("standby"));
     }
 

@@ -11,7 +11,7 @@ use crate::outbox::{HeldLane, Lane};
 
 /// Which held lanes are meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Which {
+pub struct LaneFilter {
     /// Those of this topic; of all topics where there is none.
     pub topic: Option<String>,
     /// Those of this key.
@@ -20,7 +20,7 @@ pub struct Which {
     pub partition: Option<i32>,
 }
 
-impl Which {
+impl LaneFilter {
     fn means(&self, lane: &Lane) -> bool {
         self.topic.as_deref().is_none_or(|topic| topic == lane.topic())
             && self.key.as_deref().is_none_or(|key| lane.key() == Some(key))
@@ -32,7 +32,7 @@ impl Which {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn list(store: &Arc<dyn Store>, which: &Which) -> Result<Vec<HeldLane>, StoreError> {
+pub async fn list(store: &Arc<dyn Store>, which: &LaneFilter) -> Result<Vec<HeldLane>, StoreError> {
     let mut lanes = store.held_lanes().await?;
     lanes.retain(|lane| which.means(&lane.held.lane));
     Ok(lanes)
@@ -42,7 +42,7 @@ pub async fn list(store: &Arc<dyn Store>, which: &Which) -> Result<Vec<HeldLane>
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn release(store: &Arc<dyn Store>, which: &Which) -> Result<u64, StoreError> {
+pub async fn release(store: &Arc<dyn Store>, which: &LaneFilter) -> Result<u64, StoreError> {
     let lanes: Vec<Lane> = list(store, which).await?.into_iter().map(|lane| lane.held.lane).collect();
     if lanes.is_empty() { Ok(0) } else { store.request_release(&lanes).await }
 }
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn what_is_not_named_means_all() {
         let key = Lane::from_columns("a", Some("k"), None);
-        let which = |topic: Option<&str>, key: Option<&str>| Which {
+        let which = |topic: Option<&str>, key: Option<&str>| LaneFilter {
             topic: topic.map(str::to_owned),
             key: key.map(str::to_owned),
             partition: None,

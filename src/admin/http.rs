@@ -32,7 +32,7 @@ const HELD_SHOWN: usize = 100;
 
 /// How far the process is.
 #[derive(Debug, Clone)]
-pub enum Standing {
+pub enum ProcessState {
     /// It waits for this before it can relay.
     Waiting(&'static str),
     /// It relays, or is standby.
@@ -48,24 +48,24 @@ pub enum Standing {
 #[derive(Debug, Clone)]
 pub struct Page {
     scrape: Scrape,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<ProcessState>,
 }
 
 impl Page {
     /// A page of a process that is starting.
     pub fn new(scrape: Scrape) -> Self {
-        Self { scrape, standing: watch::Sender::new(Standing::Waiting("starting")) }
+        Self { scrape, standing: watch::Sender::new(ProcessState::Waiting("starting")) }
     }
 
     /// Tells the page how far the process is.
-    pub fn stands(&self, standing: Standing) {
+    pub fn stands(&self, standing: ProcessState) {
         self.standing.send_replace(standing);
     }
 
     fn snapshot(&self) -> Result<(Status, Backlog), &'static str> {
         match &*self.standing.borrow() {
-            Standing::Waiting(reason) => Err(reason),
-            Standing::Relaying { status, backlog } => Ok((status.borrow().clone(), *backlog.borrow())),
+            ProcessState::Waiting(reason) => Err(reason),
+            ProcessState::Relaying { status, backlog } => Ok((status.borrow().clone(), *backlog.borrow())),
         }
     }
 }

@@ -6,8 +6,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::observe::metrics::{self, CATALOGUE, Kind, SECONDS_BUCKETS};
 
-/// How often observations that nobody scraped are folded into their buckets, so that they do not pile up.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// How often observations that no scrape has read are folded into their buckets, so that they do not pile up.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where a scrape reads what was counted.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ impl Scrape {
 
     /// Keeps the recorder small for as long as the process lives; never returns.
     pub async fn keep_up(&self) {
-        let mut ticks = tokio::time::interval(UPKEEP);
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
             ticks.tick().await;
             self.0.run_upkeep();

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::backends::Writer;
 use crate::bench::Settings;
 use crate::bench::load::{Event, Load};
-use crate::bench::place::Place;
-use crate::kafka::{Consumer, Isolation};
+use crate::bench::scratch_outbox::ScratchOutbox;
+use crate::kafka::{Consumer, IsolationLevel};
 
 /// Rows a second that one connection writes at most.
 const ROWS_OF_A_WRITER: u64 = 500;
@@ -22,7 +22,7 @@ const ROWS_OF_A_WRITER: u64 = 500;
 const WRITERS: u64 = 32;
 
 /// How long one look for a record may take.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long what was written last may be on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(20);
@@ -45,7 +45,7 @@ pub struct Latency {
 }
 
 /// Measures it while a relay is at work that has nothing else to do.
-pub(crate) async fn measure(place: &Place, load: &Load, settings: &Settings) -> anyhow::Result<Latency> {
+pub(crate) async fn measure(place: &ScratchOutbox, load: &Load, settings: &Settings) -> anyhow::Result<Latency> {
     // Numbers go on after those of the backlog, by which the consumer tells them apart.
     let first = settings.rows;
     let arrivals = Arrivals::begin(place, first).await?;
@@ -102,12 +102,12 @@ struct Arrivals {
 
 impl Arrivals {
     /// Begins to consume, and returns once everything that was published before is read.
-    async fn begin(place: &Place, first: u64) -> anyhow::Result<Self> {
+    async fn begin(place: &ScratchOutbox, first: u64) -> anyhow::Result<Self> {
         let (properties, topic) = (place.config().kafka.properties.clone(), place.topic().to_owned());
         let opening = move || {
-            let mut consumer = Consumer::open(&properties, &topic, Isolation::ReadCommitted)?;
+            let mut consumer = Consumer::open(&properties, &topic, IsolationLevel::ReadCommitted)?;
             while !consumer.is_at_end() {
-                consumer.next(LOOK)?;
+                consumer.next(POLL_TIMEOUT)?;
             }
             Ok::<_, crate::kafka::ConsumerError>(consumer)
         };
@@ -146,7 +146,7 @@ impl Drop for Arrivals {
 fn consume(mut consumer: Consumer, first: u64, count: &AtomicU64, is_over: &AtomicBool) -> anyhow::Result<Vec<f64>> {
     let mut latencies = Vec::new();
     while !is_over.load(Ordering::Relaxed) {
-        let Some(record) = consumer.next(LOOK)? else { continue };
+        let Some(record) = consumer.next(POLL_TIMEOUT)? else { continue };
         let now = Utc::now().timestamp_micros();
         let event: Event = serde_json::from_slice(record.payload.as_deref().unwrap_or_default())?;
         if event.number >= first {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::bench::Settings;
-use crate::bench::place::Place;
+use crate::bench::scratch_outbox::ScratchOutbox;
 use crate::outbox::Message;
 
 /// Rows of a transaction that fills the table.
@@ -37,7 +37,7 @@ impl Load {
     }
 
     /// Writes the backlog to an outbox that is empty otherwise. Returns how many rows a second.
-    pub(crate) async fn refill(&self, place: &Place) -> anyhow::Result<f64> {
+    pub(crate) async fn refill(&self, place: &ScratchOutbox) -> anyhow::Result<f64> {
         place.scratch().renew().await?;
         let mut writer = place.scratch().writer().await?;
         let mut seconds = 0.0;

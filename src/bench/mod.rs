@@ -6,8 +6,8 @@
 
 mod latency;
 mod load;
-mod place;
 mod report;
+mod scratch_outbox;
 mod stages;
 
 use std::time::Duration;
@@ -19,17 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends;
 use crate::bench::load::Load;
-use crate::bench::place::Place;
+use crate::bench::scratch_outbox::ScratchOutbox;
 use crate::config::Config;
 use crate::relay::{Ended, Error, Relay, Status};
 
 pub use report::Report;
 
 /// How long a relay may make no progress before it counts as stuck.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_TIMEOUT: Duration = Duration::from_millis(2);
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ pub struct Settings {
 /// # Errors
 /// When the database or the brokers do not allow it or go away, or when what was made cannot be removed.
 pub async fn run(config: Config, settings: Settings, interrupted: impl Future) -> anyhow::Result<Report> {
-    let place = Place::make(config, &settings).await?;
+    let place = ScratchOutbox::make(config, &settings).await?;
     let measured = tokio::select! {
         measured = measure(&place, &settings) => measured,
         _ = interrupted => Err(anyhow::anyhow!("interrupted")),
@@ -64,7 +64,7 @@ pub async fn run(config: Config, settings: Settings, interrupted: impl Future) -
     measured
 }
 
-async fn measure(place: &Place, settings: &Settings) -> anyhow::Result<Report> {
+async fn measure(place: &ScratchOutbox, settings: &Settings) -> anyhow::Result<Report> {
     let load = Load::new(place.topic(), settings);
     let stages = stages::measure(place, &load).await?;
     load.refill(place).await?;
@@ -86,7 +86,7 @@ struct Relaying {
 }
 
 impl Relaying {
-    fn start(place: &Place) -> anyhow::Result<Self> {
+    fn start(place: &ScratchOutbox) -> anyhow::Result<Self> {
         let config = place.config();
         let sink = backends::sink(config, place.source("relay"))?;
         let relay = Relay::new(place.store()?, sink, config.relay.clone());
@@ -112,16 +112,16 @@ impl Relaying {
             match began {
                 Some(began) if published >= rows => return Ok(rows as f64 / began.elapsed().as_secs_f64()),
                 _ if published != last.0 => last = (published, Instant::now()),
-                _ if last.1.elapsed() > STUCK => bail!("the relay is stuck at {published} of {rows} rows"),
+                _ if last.1.elapsed() > STUCK_AFTER => bail!("the relay is stuck at {published} of {rows} rows"),
                 _ => {}
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_TIMEOUT).await;
         }
     }
 
     async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
-        timeout(STUCK, self.task).await.context("the relay does not stop")?.context("the relay panicked")??;
+        timeout(STUCK_AFTER, self.task).await.context("the relay does not stop")?.context("the relay panicked")??;
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::outbox::{Delivery, Settle};
 const IN_PACE: f64 = 0.98;
 
 /// How long a row may wait at the end for the load to count as held, in seconds' worth of rows.
-const HELD: f64 = 1.0;
+const HELD_RATE: f64 = 1.0;
 
 /// What was measured.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct Report {
 impl Report {
     /// Whether the rate that was asked for was written, and relayed as fast as it was written.
     pub fn holds(&self) -> bool {
-        self.writes_in_pace() && (self.latency.behind as f64) < self.settings.rate as f64 * HELD
+        self.writes_in_pace() && (self.latency.behind as f64) < self.settings.rate as f64 * HELD_RATE
     }
 
     fn writes_in_pace(&self) -> bool {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::backends::{self, Backend};
 use crate::bench::load::Load;
-use crate::bench::place::Place;
 use crate::bench::say;
+use crate::bench::scratch_outbox::ScratchOutbox;
 use crate::config::Config;
 use crate::contract::{Outcome, Receipt, Store};
 use crate::outbox::{Batch, Position, Record, Settle, Settlement, Term};
@@ -93,7 +93,7 @@ impl Read {
 }
 
 /// Measures every stage, and what may help the slowest.
-pub(crate) async fn measure(place: &Place, load: &Load) -> anyhow::Result<Stages> {
+pub(crate) async fn measure(place: &ScratchOutbox, load: &Load) -> anyhow::Result<Stages> {
     let config = place.config();
     say("writing alone");
     let write = load.refill(place).await?;
@@ -117,14 +117,13 @@ pub(crate) async fn measure(place: &Place, load: &Load) -> anyhow::Result<Stages
 async fn read(config: &Config) -> anyhow::Result<Read> {
     let store = Backend::of(config)?.store();
     let mut reader = store.open().await?;
-    let era = reader.era();
     let mut read = Read { store, rate: 0.0, settlements: Vec::new(), first: Vec::new(), end: reader.position() };
     let began = Instant::now();
     loop {
-        let Batch { records, end, more, .. } = reader.fetch(config.relay.batch).await?;
+        let Batch { records, end, more, token, .. } = reader.fetch(config.relay.batch).await?;
         let mut settlement = Settlement::with_capacity(records.len());
+        settlement.add_token(token);
         records.iter().for_each(|record| settlement.push(record));
-        settlement.set_era(era);
         if !records.is_empty() {
             read.settlements.push(settlement);
         }
@@ -140,10 +139,10 @@ async fn read(config: &Config) -> anyhow::Result<Read> {
 }
 
 /// Publishes the first records again and again, as many as there are rows, with as much in flight as the relay has.
-async fn publish(place: &Place, config: &Config, read: &Read) -> anyhow::Result<f64> {
+async fn publish(place: &ScratchOutbox, config: &Config, read: &Read) -> anyhow::Result<f64> {
     let rows = read.rows();
     let mut sink = backends::sink(config, place.source("publish"))?;
-    sink.open(Term(1)).await?;
+    sink.open(Term(1), None).await?;
     let submission = repeated(&read.first, config);
     let mut receipts: VecDeque<Receipt> = VecDeque::new();
     let mut published = 0;
@@ -155,7 +154,7 @@ async fn publish(place: &Place, config: &Config, read: &Read) -> anyhow::Result<
             published += delivered(receipts.pop_front()).await?;
         }
         sink.prepare(&submission).await?;
-        receipts.push_back(sink.submit_with_progress(&submission, Some(&read.end)).await?);
+        receipts.push_back(sink.submit(&submission, Some(&read.end)).await?);
         if number + 1 == warm_up {
             delivered(receipts.pop_front()).await?;
             began = Instant::now();
@@ -194,7 +193,12 @@ async fn settle(read: &Read) -> anyhow::Result<f64> {
 }
 
 /// Tries what may help the slowest stage.
-async fn advise(place: &Place, load: &Load, slowest: (Stage, f64), before: &Read) -> anyhow::Result<Vec<String>> {
+async fn advise(
+    place: &ScratchOutbox,
+    load: &Load,
+    slowest: (Stage, f64),
+    before: &Read,
+) -> anyhow::Result<Vec<String>> {
     let (stage, rate) = slowest;
     let config = place.config();
     let mut words = Vec::new();

@@ -30,7 +30,7 @@ use crate::secret::Secret;
 
 pub use show::show;
 
-const BROKERS: &str = "bootstrap.servers";
+const BROKERS_KEY: &str = "bootstrap.servers";
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -170,12 +170,12 @@ fn brokers(judge: &mut Judge<'_>, raw: &Raw, needs: Needs) -> Kafka {
         };
         properties.insert(property.to_owned(), value);
     }
-    properties.retain(|property, value| property != BROKERS || !value.is_empty());
-    if !properties.contains_key(BROKERS) && needs == Needs::Everything {
+    properties.retain(|property, value| property != BROKERS_KEY || !value.is_empty());
+    if !properties.contains_key(BROKERS_KEY) && needs == Needs::Everything {
         judge.missing("kafka.bootstrap.servers", "give --brokers HOST:PORT or OUTBOXD_KAFKA__BOOTSTRAP_SERVERS");
     }
     for complaint in kafka::check_properties(&properties) {
-        if complaint.key != BROKERS {
+        if complaint.key != BROKERS_KEY {
             judge.complain(&format!("kafka.{}", complaint.key), complaint.problem);
         }
     }

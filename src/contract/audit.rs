@@ -3,26 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::contract::{BoxFuture, StoreError};
+use crate::contract::StoreError;
 
 /// An audit of one outbox. What counts as published was decided when it was opened; statements are bounded and hold
-/// up nobody.
+/// up no other session.
+#[async_trait]
 pub trait Audit: Send {
     /// Committed rows above an id, by id, at most so many: those written since the time for which it was opened.
-    fn rows(&mut self, after: i64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditedRow>, StoreError>>;
+    async fn rows(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError>;
 
     /// Which of these rows there are by now, in the outbox or among the dead letters, in any order.
-    fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>>;
+    async fn known(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError>;
 
     /// Which rows housekeeping may have removed by now, at this retention. What was looked up before this was asked is
     /// covered.
-    fn removable(&mut self, retention: Duration) -> BoxFuture<'_, Result<Removable, StoreError>>;
+    async fn removable(&mut self, retention: Duration) -> Result<Removable, StoreError>;
 
     /// How many dead letters and how many held lanes there are.
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>>;
+    async fn set_aside(&mut self) -> Result<SetAside, StoreError>;
 }
 
 /// A committed row.

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::contract::{BoxFuture, StoreError};
+use crate::contract::StoreError;
 use crate::outbox::Term;
 
 /// Where leadership is decided.
+#[async_trait]
 pub trait LeaseStore: Send + Sync {
     /// Opens a session that can bid for the lease. `holder` names this relay, for people who look and to know its own
     /// lease again: no two relays have the same, and one relay bids through one session at a time, after everything it
     /// did as leader before has ended.
-    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>>;
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError>;
 }
 
 /// What came of a bid.
@@ -23,8 +25,8 @@ pub enum Bid {
     /// Another relay holds it, or its lease has not been waited out yet; nothing is known of when it will end. Bid again
     /// soon: a renewal that is not seen prolongs what has to be waited for.
     Taken,
-    /// Nobody else can win any more. Bid again after this long, when the last lease has been waited out, and now and then
-    /// before that: a bidder that is silent for its time to live counts as gone.
+    /// No other session can win any more. Bid again after this long, when the last lease has been waited out, and now
+    /// and then before that: a bidder that is silent for its time to live counts as gone.
     Wait(Duration),
 }
 
@@ -59,18 +61,19 @@ impl<R: PartialEq> Watched<R> {
 
 /// A session that bids for the lease and holds it. Dropping it frees whatever the session itself locks, but
 /// not the lease, which runs out by itself.
+#[async_trait]
 pub trait LeaseSession: Send {
     /// Tries to become leader. At most one session of all relays of an outbox wins a term; terms grow.
     ///
     /// A lease that was not resigned is taken over once this session has seen no renewal of it for its time to live, or
     /// for the bidder's if that is longer, by the bidder's own clock; the database's clock may be set to anything
-    /// meanwhile. The holder that has it takes it at once: after the database was away nobody else needs to be waited
-    /// for.
-    fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>>;
+    /// meanwhile. The holder that has it takes it at once: after the database was away no other relay needs to be
+    /// waited for.
+    async fn bid(&mut self) -> Result<Bid, StoreError>;
 
-    /// Says that whoever wins through this session shuts out, at the broker, earlier holders that fence by the same
-    /// `name`. The lease of such a holder is won without a wait once nothing else shows that it lives, where the store
-    /// can tell: a lock that dies with its session. Other stores wait all the same.
+    /// Says that a relay that wins through this session shuts out, at the broker, earlier holders that fence by the
+    /// same `name`. The lease of such a holder is won without a wait once nothing else shows that it lives, where the
+    /// store can tell: a lock that dies with its session. Other stores wait all the same.
     fn fence(&mut self, name: &str);
 
     /// Prolongs the lease by the time to live, counted from when the call was made.
@@ -78,9 +81,9 @@ pub trait LeaseSession: Send {
     /// # Errors
     /// [`StoreError::TermOver`] when the lease is another's. After any other error the lease is what it was,
     /// or is prolonged; trust the shorter.
-    fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
+    async fn renew(&mut self, term: Term) -> Result<(), StoreError>;
 
     /// Gives the lease up, so that the next relay need not wait. Does nothing if the term is over. Any session can do
     /// it, not only the one that won the term.
-    fn resign(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
+    async fn resign(&mut self, term: Term) -> Result<(), StoreError>;
 }

@@ -3,43 +3,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::contract::{BoxFuture, SinkError};
 use crate::outbox::{HoldCause, Lane, Position, Progress, Record, Term};
 
 /// Whom a sink asks whether the relay that uses it still leads.
+#[async_trait]
 pub trait Mandate: Send + Sync {
     /// Whether the term stands, now, as where leadership is decided says. Waits for the answer while the lease is trusted.
-    fn stands(&self) -> BoxFuture<'_, bool>;
+    async fn stands(&self) -> bool;
 }
 
-/// Where records are published.
+/// Where records are published. No method has a default: a wrapper that forgot to hand one on would lose a promise.
+#[async_trait]
 pub trait Sink: Send {
-    /// Says whom to ask whether the term of the calls of [`open`](Self::open) that follow still stands. A sink that shuts
-    /// out other producers of its outbox asks before each time that it does so, lest a former leader shuts its successor
-    /// out, and once more after it: who was shut out may have been the leader. If the term is over it fails with
-    /// [`SinkError::TermOver`]. Without a mandate the term stands.
-    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
-        let _ = mandate;
-    }
-
     /// Makes ready for a session of this term. Called before the first record, and again after every error
-    /// and at every change of leadership; cheap when all is well.
+    /// and at every change of leadership; cheap when all is well. Returns what was published by sinks of this outbox before,
+    /// read from the broker; `None` where that is not remembered, or nothing is.
     ///
     /// Nothing that was submitted before may be delivered after it returns, as far as the broker can tell.
-    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
-        let _ = term;
-        Box::pin(std::future::ready(Ok(())))
-    }
+    ///
+    /// A sink that shuts out other producers of its outbox asks the `mandate` before each time that it does so, until it is
+    /// opened again, lest a former leader shuts its successor out, and once more after it: the producer that was shut out
+    /// may have been the leader's. Without a mandate the term stands.
+    ///
+    /// # Errors
+    /// [`SinkError::TermOver`] when the mandate says that the term is over.
+    async fn open(&mut self, term: Term, mandate: Option<Arc<dyn Mandate>>) -> Result<Option<Progress>, SinkError>;
 
     /// Waits until the client has room for these records, knows where they go, and is not behind with earlier ones.
-    /// Takes nothing over, and may be cancelled: whoever is to stop need not wait for a broker that is away.
+    /// Accepts nothing, and may be cancelled: a relay that is to stop need not wait for a broker that is away.
     ///
     /// # Errors
     /// As of [`submit`](Self::submit).
-    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
-        let _ = records;
-        Box::pin(std::future::ready(Ok(())))
-    }
+    async fn prepare(&mut self, records: &[Record]) -> Result<(), SinkError>;
 
     /// Looks at records that are about to be submitted, and says which of them can never be published as they are. The
     /// relay decides about those, leaves them out, and asks again until none is left; then it submits the others. May
@@ -51,12 +49,9 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// When the sink must be opened anew.
-    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
-        let _ = records;
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError>;
 
-    /// Takes records over, in order, and returns once all of them are handed to the client, waiting where it
+    /// Accepts records, in order, and returns once all of them are handed to the client, waiting where it
     /// has no room. The receipt tells later what became of them; several may be pending.
     ///
     /// *Ordered*: records of one lane become visible to consumers in the order of the calls and, inside a
@@ -65,66 +60,43 @@ pub trait Sink: Send {
     /// whatever can be retried, for ever and without counting. A call that takes long gives way to others now and
     /// then, so that it can be cancelled; the sink is then aborted.
     ///
-    /// # Errors
-    /// When the sink must be opened anew; the receipts of earlier calls then resolve without further delay,
-    /// and what was taken over of this call may or may not be delivered.
-    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>>;
-
-    /// As [`submit`](Self::submit), for sinks that remember how far they are. `after` is the position that is reached
-    /// once *all* these records, and all submitted before since the sink was opened, are delivered; `None` where the
-    /// position does not move with them: something was kept back, or they come out of line.
+    /// `after` is for sinks that remember how far they are: the position that is reached once *all* these records, and all
+    /// submitted before since the sink was opened, are delivered; `None` where the position does not move with them:
+    /// something was kept back, or they come out of line.
     ///
     /// *Atomic* in such sinks: the records and the memory of them become visible together. From a record on that is
     /// answered as anything but delivered the position stands still until the sink is opened anew, and what is
     /// delivered nevertheless is remembered row by row, which has a bound: then the sink asks to be opened anew.
     ///
     /// # Errors
-    /// As of `submit`.
-    fn submit_with_progress<'a>(
-        &'a mut self,
-        records: &'a [Record],
-        after: Option<&'a Position>,
-    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        let _ = after;
-        self.submit(records)
-    }
+    /// When the sink must be opened anew; the receipts of earlier calls then resolve without further delay,
+    /// and what was accepted of this call may or may not be delivered.
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError>;
 
     /// By what name opening shuts earlier sinks out, so that the broker refuses what they still send. Sinks of the same
-    /// name shut each other out; `None` for one that shuts out nobody.
-    fn fence(&self) -> Option<&str> {
-        None
-    }
+    /// name shut each other out; `None` for one that shuts out no other.
+    fn fence(&self) -> Option<&str>;
 
-    /// After [`open`](Self::open): what was published by sinks of this outbox before, read from the broker. `None`
-    /// where that is not remembered, or nothing is.
-    fn progress(&mut self) -> Option<Progress> {
-        None
-    }
+    /// Says that the progress that [`open`](Self::open) returned is durable in the database by now, so that the rows it
+    /// named one by one need not be remembered any longer.
+    fn progress_stored(&mut self);
 
-    /// Says that what [`progress`](Self::progress) told is durable in the database by now, so that the rows it named
-    /// one by one need not be remembered any longer.
-    fn taken_over(&mut self) {}
-
-    /// Which of these held lanes it would take records of by now. The relay asks about held lanes now and then; the answer
+    /// Which of these held lanes it would accept records of by now. The relay asks about held lanes now and then; the answer
     /// borrows nothing, so that publishing goes on meanwhile.
-    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
-        Box::pin(std::future::ready(Ok(lanes)))
-    }
+    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>>;
 
     /// Whether the last failure taught something of records or topics that is heeded once the sink is opened again, so
     /// that there is nothing to wait for before that. Says so once.
-    fn has_learnt(&mut self) -> bool {
-        false
-    }
+    fn has_learnt(&mut self) -> bool;
 
     /// Forgets everything that is not delivered yet; its receipts resolve as [`Outcome::Unknown`]. Open the
     /// sink again before further use.
     fn abort(&mut self);
 
     /// Waits at most this long for everything submitted, then closes. What is left is forgotten as by `abort`.
-    fn close(&mut self, deadline: Duration) -> BoxFuture<'_, ()> {
+    async fn close(&mut self, deadline: Duration) {
         let _ = deadline;
-        Box::pin(async { self.abort() })
+        self.abort()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::contract::{BoxFuture, LeaseStore, StoreError, WakeSource};
+use async_trait::async_trait;
+
+use crate::contract::{LeaseStore, StoreError, WakeSource};
 use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term, Unreadable};
 
 /// Everything the relay asks of a database.
@@ -12,20 +14,21 @@ pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes {
 }
 
 /// Reading and settling.
+#[async_trait]
 pub trait OutboxStore: Send + Sync {
     /// Begins a reading session at the stored checkpoint, or at the beginning where none is stored.
     ///
     /// Rows that are recorded as settled are never read; rows of a stored held lane, from its `from_id` on, are left out
     /// until the lane is released, and come then but for those that its `after` calls read. Several sessions may be open
     /// at once; only the one of the leader stores anything.
-    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>>;
+    async fn open(&self) -> Result<Box<dyn Reader>, StoreError>;
 
     /// Records that these records were delivered.
     ///
     /// *Idempotent*: settling again, or settling rows that are gone, does no harm. *Durable* no later than the
     /// next stored checkpoint. A row whose id matches and whose event id does not is left alone; the ids alone are
-    /// enough for a store whose [era](Reader::era) is still the one in which the rows were read. Needs no
-    /// leadership: what is at the broker is there, whoever says so. After an error it may have happened.
+    /// enough for a store that knows by the [token](Batch::token) that no id was given to another row since the rows were read. Needs no
+    /// leadership: what is at the broker is there, whichever relay says so. After an error it may have happened.
     ///
     /// Rows [out of line](Settlement::is_out_of_line) are recorded in every mode, because no position will ever tell
     /// of them, and durably when it returns.
@@ -35,7 +38,7 @@ pub trait OutboxStore: Send + Sync {
     /// settlement of the others alone may succeed.
     /// [`StoreError::Forgotten`], and nothing is done, when earlier settlements since the last [`open`](Self::open) were
     /// acknowledged and did not survive a crash of the database.
-    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>>;
+    async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError>;
 
     /// Takes over what the broker knows to be published and the database may not: everything up to `position`, apart
     /// from the stored held lanes, and the rows named in `beyond`. Records it as delivered, and moves the stored
@@ -50,25 +53,15 @@ pub trait OutboxStore: Send + Sync {
     /// [`StoreError::TermOver`], and no checkpoint is moved, when `term` is no longer the leader's.
     /// [`StoreError::Incompatible`], and nothing is done, when the database does not have the proof: it was restored to an
     /// earlier point, lost commits that it had acknowledged, or is another one.
-    fn recover<'a>(
-        &'a self,
-        term: Term,
-        position: Option<&'a Position>,
-        beyond: &'a Settlement,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
+    async fn recover(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError>;
 }
 
 /// A reading session. Its position dies with it: after any error drop it, let what is in flight be settled,
 /// and open another, which begins at the stored checkpoint.
+#[async_trait]
 pub trait Reader: Send {
     /// The held lanes, as stored when the session was opened.
     fn held(&self) -> &[Held];
-
-    /// A number for the time during which the store knows that no id is given to another row, as a database that
-    /// loses commits in a crash may do. A settlement that [names it](Settlement::set_era) can be carried out faster.
-    fn era(&self) -> Option<u64> {
-        None
-    }
 
     /// How far the session is: at first where it began, then after what was read last.
     fn position(&self) -> Position;
@@ -86,7 +79,7 @@ pub trait Reader: Send {
     /// [`Batch::unreadable`]. An empty batch without `more` says that nothing is new; an empty one may still move the position.
     ///
     /// Not to be cancelled: a dropped call leaves the session in an unknown state, and it must be dropped too.
-    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>>;
+    async fn fetch(&mut self, limit: Limit) -> Result<Batch, StoreError>;
 
     /// Makes sure that all that was read is durable in the database, and stays so whatever becomes of the server: by a
     /// flushed commit of our own, made after all of it had been committed. Does nothing where that is known already.
@@ -95,15 +88,15 @@ pub trait Reader: Send {
     ///
     /// # Errors
     /// [`StoreError::TermOver`] when `term` turns out to be no longer the leader's.
-    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>>;
+    async fn prove(&mut self, term: Term) -> Result<(), StoreError>;
 
     /// Leaves the lane out from the next fetch on, from `held.from_id` on. Holding a held lane again lowers
     /// its `from_id` where the new one is lower, and ends a release of it that is under way. Its `after` becomes the
     /// new one.
     ///
     /// A record whose topic and whose key are both held is in the care of the key's lane: it comes with that one's release
-    /// and not with the topic's. Whoever holds a topic because of a record that came with a release of its key holds the
-    /// key anew besides, or neither release brings it again.
+    /// and not with the topic's. A caller that holds a topic because of a record that came with a release of its key
+    /// holds the key anew besides, or neither release brings it again.
     fn hold(&mut self, held: Held);
 
     /// Lets a held lane flow again. Some later batch says `opened`: from it on the lane's rows come, those
@@ -121,13 +114,13 @@ pub trait Reader: Send {
     ///
     /// # Errors
     /// [`StoreError::TermOver`], and nothing is stored, when `checkpoint.term` is no longer the leader's.
-    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>>;
+    async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError>;
 }
 
 /// What is stored so that the next session knows where to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The term of whoever stores it.
+    /// The term of the leader that stores it.
     pub term: Term,
     /// Every record up to here is settled, or belongs to a lane in `held`.
     pub position: Position,
@@ -139,50 +132,53 @@ pub struct Checkpoint {
 pub type DueLetter = (DeadLetter, Result<Record, Unreadable>);
 
 /// Records that were given up, kept whole with their cause.
+#[async_trait]
 pub trait DeadLetters: Send + Sync {
     /// Gives records up: moves their rows from the outbox to the dead letters, all of them or none.
     ///
     /// *Durable* when it returns: whatever follows in their lanes may be published then. *Idempotent*: a row that is
     /// gone, or whose event id differs, is left alone. Needs no leadership, as settling does not. After an error it
     /// may have happened.
-    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>>;
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
     /// Dead letters above an id that are due to a topic and were not published there yet, by id. Loads none that has more
     /// than `limit.bytes` of key, payload and headers.
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>>;
+    async fn due(&self, after: i64, limit: Limit) -> Result<Vec<DueLetter>, StoreError>;
 
     /// Records that these dead letters were published to their topic. Idempotent.
-    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>>;
+    async fn delivered(&self, ids: &[i64]) -> Result<(), StoreError>;
 
     /// Gives up publishing a dead letter to its topic, and adds to its message why. It stays where it is kept.
-    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+    async fn undeliverable(&self, id: i64, why: &str) -> Result<(), StoreError>;
 }
 
 /// Held lanes as operators see them.
+#[async_trait]
 pub trait HeldLanes: Send + Sync {
     /// The stored held lanes, longest held first.
-    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>>;
+    async fn held_lanes(&self) -> Result<Vec<HeldLane>, StoreError>;
 
-    /// Asks for the release of held lanes, and returns how many of them are held. The leader grants it. Whoever deletes
-    /// what is stored of a lane by other means asks for its release: only the leader forgets a lane, in a checkpoint
-    /// without it.
+    /// Asks for the release of held lanes, and returns how many of them are held. The leader grants it. An operator who
+    /// deletes what is stored of a lane by other means asks for its release: only the leader forgets a lane, in a
+    /// checkpoint without it.
     ///
     /// A request stays until the lane is forgotten, or [granted](Self::grant_releases) and then held anew: one that comes
     /// while a lane is being held anew is not lost.
-    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>>;
+    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError>;
 
     /// The held lanes whose release was asked for, as they are stored.
-    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>>;
+    async fn release_requests(&self) -> Result<Vec<Held>, StoreError>;
 
     /// Notes that the leader grants what was asked for by now of these lanes, before it does. The next checkpoint that
     /// holds one of them anew, since another time, takes back what was granted, and no request that came later.
-    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>>;
+    async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError>;
 }
 
 /// Looking at the table and keeping it small. Statements are bounded; none holds up a reader or a writer.
+#[async_trait]
 pub trait Inspect: Send + Sync {
     /// How much waits, counting up to `count_limit` records.
-    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>>;
+    async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError>;
 
     /// Removes settled rows that are older than the retention, some at a time.
     ///
@@ -191,7 +187,7 @@ pub trait Inspect: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::TermOver`], and nothing is removed, when `term` is no longer the leader's.
-    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>>;
+    async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError>;
 }
 
 /// How much waits to be published.

@@ -3,15 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::aligned_tick::aligned_tick;
 use crate::backoff::Backoff;
-use crate::beat::beat;
-use crate::contract::{Bid, BoxFuture, LeaseSession, LeaseStore, Mandate, StoreError};
+use crate::contract::{Bid, LeaseSession, LeaseStore, Mandate, StoreError};
 use crate::observe::chain;
 use crate::outbox::Term;
 
@@ -48,12 +49,11 @@ pub struct Leadership {
 #[derive(Debug, Clone)]
 struct Confirmations(mpsc::Sender<oneshot::Sender<()>>);
 
+#[async_trait]
 impl Mandate for Confirmations {
-    fn stands(&self) -> BoxFuture<'_, bool> {
-        Box::pin(async {
-            let (reply, confirmed) = oneshot::channel();
-            self.0.send(reply).await.is_ok() && confirmed.await.is_ok()
-        })
+    async fn stands(&self) -> bool {
+        let (reply, confirmed) = oneshot::channel();
+        self.0.send(reply).await.is_ok() && confirmed.await.is_ok()
     }
 }
 
@@ -234,10 +234,10 @@ impl Renewer {
                     break;
                 }
                 Some(asked) = self.confirm.recv() => Some(asked),
-                () = beat(self.ttl / RENEWALS) => None,
+                () = aligned_tick(self.ttl / RENEWALS) => None,
             };
             match self.renew(&mut *session).await {
-                // Whoever asked may have gone.
+                // The task that asked may have gone.
                 Renewal::Done => drop(asked.map(|reply| reply.send(()))),
                 Renewal::Failed => {
                     drop(asked);
@@ -273,10 +273,10 @@ impl Renewer {
     }
 
     /// Lets what is in flight end while the trust lasts. If it did, the lease is given up through a session of its own,
-    /// so that nobody waits for it to run out.
+    /// so that no standby waits for it to run out.
     async fn fade(&mut self) {
         self.fading.cancel();
-        // Nobody is told any more that this relay leads.
+        // The sink is not told any more that this relay leads.
         self.confirm.close();
         while self.confirm.try_recv().is_ok() {}
         tokio::select! {

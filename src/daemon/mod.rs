@@ -14,7 +14,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::http::{self, Page, Standing};
+use crate::admin::http::{self, Page, ProcessState};
 use crate::admin::scrape;
 use crate::backends::{self, Backend};
 use crate::backoff::Backoff;
@@ -29,7 +29,7 @@ pub use supervisor::Supervisor;
 
 /// How much longer than its own deadline the relay may take to stop before it is cut off: its last statements
 /// against the database come after the drain.
-const GRACE: Duration = Duration::from_secs(5);
+const HTTP_STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Relays until told to stop.
 ///
@@ -54,7 +54,7 @@ where
         let (listener, page) = (http::bind(listen).await?, page.clone());
         house.start("operator's page", |stop| http::serve(listener, page, stop));
     }
-    let patience = config.relay.drain_deadline + GRACE;
+    let patience = config.relay.drain_deadline + HTTP_STOP_GRACE;
     let Some(own_name) = preflight(&backend, &page, &shutdown.soft).await? else {
         return house.run(patience).await;
     };
@@ -77,7 +77,7 @@ fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sin
     }
     let status = relay.status();
     let (measured, backlog) = watch::channel(Backlog::default());
-    page.stands(Standing::Relaying { status: status.clone(), backlog });
+    page.stands(ProcessState::Relaying { status: status.clone(), backlog });
     let chores = housekeeping::Settings { retention: config.outbox.retention, ..housekeeping::Settings::default() };
     house.start("housekeeping", |stop| async move {
         housekeeping::run(store, status, chores, measured, stop).await;
@@ -106,7 +106,7 @@ async fn preflight(backend: &Backend, page: &Page, stop: &CancellationToken) -> 
                 if !std::mem::replace(&mut waiting, true) {
                     tracing::warn!(error = %chain(&error), "waiting for the database");
                 }
-                page.stands(Standing::Waiting("waiting for the database"));
+                page.stands(ProcessState::Waiting("waiting for the database"));
             }
             Err(error) => return Err(error).context("the outbox cannot be used"),
         }

@@ -1,7 +1,7 @@
 //! The parts of the house: started from the ground up, stopped from the top down.
 //!
 //! The first part that ends by itself stops the house: a failure and a panic are its error, and so is an end
-//! that nobody asked for.
+//! that no shutdown asked for.
 
 use std::future::Future;
 use std::time::Duration;
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TEST_DEADLINE: Duration = Duration::from_secs(10);
 
     /// Starts a part that notes when it stops.
     fn start_noting(house: &mut Supervisor, name: &'static str, notes: &Arc<Mutex<Vec<&'static str>>>) {
@@ -131,7 +131,7 @@ mod tests {
             start_noting(&mut house, name, &notes);
         }
         shutdown.soft.cancel();
-        assert_eq!(house.run(PATIENCE).await.expect("no failure"), Ended::Graceful);
+        assert_eq!(house.run(TEST_DEADLINE).await.expect("no failure"), Ended::Graceful);
         assert_eq!(*notes.lock().expect("no part panics"), ["relay", "chores", "page"]);
     }
 
@@ -141,7 +141,7 @@ mod tests {
         let notes = Arc::default();
         start_noting(&mut house, "page", &notes);
         house.start("relay", |_stop| async { Err(anyhow!("no table")) });
-        let error = house.run(PATIENCE).await.expect_err("the relay failed");
+        let error = house.run(TEST_DEADLINE).await.expect_err("the relay failed");
         assert_eq!(error.to_string(), "no table");
         assert_eq!(*notes.lock().expect("no part panics"), ["page"]);
     }
@@ -150,12 +150,12 @@ mod tests {
     async fn a_panic_is_a_failure_and_so_is_an_end_that_nobody_asked_for() {
         let mut house = Supervisor::new(Shutdown::default());
         house.start("relay", |_stop| async { panic!("a bug") });
-        let error = house.run(PATIENCE).await.expect_err("it panicked");
+        let error = house.run(TEST_DEADLINE).await.expect_err("it panicked");
         assert_eq!(error.to_string(), "the relay panicked");
 
         let mut house = Supervisor::new(Shutdown::default());
         house.start("relay", |_stop| async { Ok(Ended::Graceful) });
-        let error = house.run(PATIENCE).await.expect_err("nobody asked");
+        let error = house.run(TEST_DEADLINE).await.expect_err("nobody asked");
         assert_eq!(error.to_string(), "the relay ended by itself");
     }
 
@@ -170,8 +170,8 @@ mod tests {
                 shutdown.hard.cancel();
             }
             let began = tokio::time::Instant::now();
-            assert_eq!(house.run(PATIENCE).await.expect("no failure"), Ended::CutOff);
-            assert_eq!(began.elapsed() >= PATIENCE, !hard);
+            assert_eq!(house.run(TEST_DEADLINE).await.expect("no failure"), Ended::CutOff);
+            assert_eq!(began.elapsed() >= TEST_DEADLINE, !hard);
         }
     }
 }

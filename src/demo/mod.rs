@@ -20,7 +20,7 @@ use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::demo::audit::Findings;
-use crate::demo::progress::{Progress, REDRAW, print};
+use crate::demo::progress::{Progress, REDRAW_INTERVAL, print};
 use crate::demo::relay_part::RelayPart;
 use crate::demo::stage::Stage;
 use crate::observe::grouped;
@@ -28,14 +28,14 @@ use crate::observe::grouped;
 pub use sabotage::Sabotage;
 
 /// How long nothing may arrive before what is still out counts as lost. Longer than a lease, and than any retry.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the writer waits for its first message to arrive before it goes on all the same. A relay's first
 /// question about a topic takes the in-process broker two seconds not to answer.
 const WARM_UP: Duration = Duration::from_secs(4);
 
 /// How long the consumer listens for stragglers after the relay has stopped.
-const STRAGGLERS: Duration = Duration::from_millis(500);
+const STRAGGLERS_AFTER: Duration = Duration::from_millis(500);
 
 /// What the demo is asked to do.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ async fn play(stage: &mut Stage, settings: &Settings) -> anyhow::Result<Findings
     relay_all(stage, &mut relay, &mut progress, settings).await?;
     relay.stop().await?;
     // Whatever comes twice comes now.
-    tokio::time::sleep(STRAGGLERS).await;
+    tokio::time::sleep(STRAGGLERS_AFTER).await;
     stage.findings().await
 }
 
@@ -97,7 +97,7 @@ async fn relay_all(
     let (warm, stop) = (CancellationToken::new(), CancellationToken::new());
     let writing = stage.write(settings.messages, warm.clone(), stop.clone()).await?;
     let mut to_be_killed = settings.kill;
-    let mut ticks = interval(REDRAW);
+    let mut ticks = interval(REDRAW_INTERVAL);
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for ctrl-c")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let (mut arrived, mut since) = (0, Instant::now());
@@ -123,7 +123,7 @@ async fn relay_all(
             replace(stage, relay, progress)?;
             since = Instant::now();
         }
-        if writing.is_finished() && (stage.received() >= stage.written() || since.elapsed() > PATIENCE) {
+        if writing.is_finished() && (stage.received() >= stage.written() || since.elapsed() > DRAIN_PATIENCE) {
             break;
         }
     }

@@ -1,4 +1,4 @@
-//! What the demo's writer does, as a function of the seed: whoever knows the seed knows which transactions
+//! What the demo's writer does, as a function of the seed: an audit that knows the seed knows which transactions
 //! roll back, without keeping a list. Pure.
 
 /// How many orders there are: each is a key, and so a lane.

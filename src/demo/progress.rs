@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use crate::observe::grouped;
 
 /// How often the line is drawn on a terminal.
-pub(crate) const REDRAW: Duration = Duration::from_millis(100);
+pub(crate) const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often a line is written where there is no terminal.
-const REWRITE: Duration = Duration::from_secs(1);
+const REWRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Over how long the rate is averaged.
-const AVERAGED: Duration = Duration::from_secs(1);
+const AVERAGED_OVER: Duration = Duration::from_secs(1);
 
 /// The progress line.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Progress {
     pub(crate) fn show(&mut self, written: u64, published: u64) {
         let now = Instant::now();
         let rate = self.rate(now, published);
-        let due = self.terminal || self.drawn.is_none_or(|drawn| now - drawn >= REWRITE);
+        let due = self.terminal || self.drawn.is_none_or(|drawn| now - drawn >= REWRITE_INTERVAL);
         if due {
             self.drawn = Some(now);
             self.draw(&line(written, published, rate));
@@ -66,7 +66,7 @@ impl Progress {
 
     fn rate(&mut self, now: Instant, published: u64) -> u64 {
         self.samples.push_back((now, published));
-        while self.samples.len() > 2 && now - self.samples[0].0 > AVERAGED {
+        while self.samples.len() > 2 && now - self.samples[0].0 > AVERAGED_OVER {
             self.samples.pop_front();
         }
         let (since, before) = self.samples[0];
@@ -102,7 +102,7 @@ mod tests {
         let mut rate = 0;
         for step in 0..50 {
             rate = progress.rate(Instant::now(), step * 100);
-            tokio::time::advance(REDRAW).await;
+            tokio::time::advance(REDRAW_INTERVAL).await;
         }
         assert_eq!(rate, 1000);
     }

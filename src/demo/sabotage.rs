@@ -5,8 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink, SinkError};
-use crate::outbox::{Lane, Record, Term};
+use crate::outbox::{Lane, Position, Progress, Record, Term};
 
 /// How the relay is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +29,8 @@ impl Sabotage {
     }
 
     /// Breaks a sink.
-    pub fn spoil(self, sink: Box<dyn Sink>) -> Box<dyn Sink> {
-        Box::new(Spoilt { sink, how: self })
+    pub fn sabotage(self, sink: Box<dyn Sink>) -> Box<dyn Sink> {
+        Box::new(Sabotaged { sink, how: self })
     }
 }
 
@@ -42,26 +44,26 @@ impl FromStr for Sabotage {
 }
 
 /// A broken sink.
-struct Spoilt {
+struct Sabotaged {
     sink: Box<dyn Sink>,
     how: Sabotage,
 }
 
-impl Spoilt {
-    async fn spoilt(&mut self, records: &[Record]) -> Result<Receipt, SinkError> {
+impl Sabotaged {
+    async fn submit_broken(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
         match (self.how, records) {
             (Sabotage::Lose, [others @ .., _lost]) => {
-                let receipt = self.sink.submit(others).await?;
+                let receipt = self.sink.submit(others, after).await?;
                 Ok(Box::pin(async move {
                     let mut outcomes = receipt.await;
                     outcomes.push(Outcome::Delivered { partition: 0, offset: 0 });
                     outcomes
                 }))
             }
-            (Sabotage::Lose, []) => self.sink.submit(records).await,
+            (Sabotage::Lose, []) => self.sink.submit(records, after).await,
             (Sabotage::Reorder, records) => {
                 let reversed: Vec<Record> = records.iter().rev().cloned().collect();
-                let receipt = self.sink.submit(&reversed).await?;
+                let receipt = self.sink.submit(&reversed, after).await?;
                 Ok(Box::pin(async move {
                     let mut outcomes = receipt.await;
                     outcomes.reverse();
@@ -72,21 +74,30 @@ impl Spoilt {
     }
 }
 
-impl Sink for Spoilt {
-    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
-        self.sink.appoint(mandate);
+#[async_trait]
+impl Sink for Sabotaged {
+    async fn open(&mut self, term: Term, mandate: Option<Arc<dyn Mandate>>) -> Result<Option<Progress>, SinkError> {
+        self.sink.open(term, mandate).await
     }
 
-    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
-        self.sink.open(term)
+    async fn prepare(&mut self, records: &[Record]) -> Result<(), SinkError> {
+        self.sink.prepare(records).await
     }
 
-    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
-        self.sink.examine(records)
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        self.sink.examine(records).await
     }
 
-    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.spoilt(records))
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
+        self.submit_broken(records, after).await
+    }
+
+    fn fence(&self) -> Option<&str> {
+        self.sink.fence()
+    }
+
+    fn progress_stored(&mut self) {
+        self.sink.progress_stored();
     }
 
     fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
@@ -101,7 +112,7 @@ impl Sink for Spoilt {
         self.sink.abort();
     }
 
-    fn close(&mut self, deadline: Duration) -> BoxFuture<'_, ()> {
-        self.sink.close(deadline)
+    async fn close(&mut self, deadline: Duration) {
+        self.sink.close(deadline).await;
     }
 }

@@ -17,7 +17,7 @@ use crate::demo::audit::{Audit, Change, Findings};
 use crate::demo::plan::Plan;
 use crate::demo::relay_part::Route;
 use crate::demo::{Sabotage, Settings, writer};
-use crate::kafka::{Broker, Consumer, Isolation};
+use crate::kafka::{Broker, Consumer, IsolationLevel};
 use crate::observe::chain;
 use crate::outbox::Table;
 use crate::sqlite;
@@ -28,10 +28,10 @@ const BROKERS: &str = "bootstrap.servers";
 const PARTITIONS: i32 = 6;
 
 /// Where the operator's page is by default.
-const HTTP: &str = "127.0.0.1:9187";
+const HTTP_ADDRESS: &str = "127.0.0.1:9187";
 
 /// How long one look for a record may take; a consumer that is told to stop does so as late as this.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How much of the relay's log is shown when something went wrong, in lines.
 const LAST_WORDS: usize = 20;
@@ -158,12 +158,12 @@ impl Stage {
     async fn consume(&self) -> anyhow::Result<()> {
         let properties = BTreeMap::from([(BROKERS.to_owned(), self.broker.bootstrap_servers().to_owned())]);
         let (audit, stop) = (Arc::clone(&self.audit), self.consuming.clone());
-        let opening = move || Consumer::open(&properties, TOPIC, Isolation::ReadCommitted);
+        let opening = move || Consumer::open(&properties, TOPIC, IsolationLevel::ReadCommitted);
         let opened = tokio::task::spawn_blocking(opening).await.context("opening the consumer panicked")?;
         let mut consumer = opened.context("cannot consume")?;
         tokio::task::spawn_blocking(move || {
             while !stop.is_cancelled() {
-                match consumer.next(LOOK) {
+                match consumer.next(POLL_TIMEOUT) {
                     Ok(Some(record)) => note(&audit, record.payload.as_deref()),
                     Ok(None) => {}
                     Err(error) => return tracing::error!(error = %chain(&error), "the consumer cannot go on"),
@@ -183,7 +183,7 @@ impl Drop for Stage {
     }
 }
 
-/// Takes note of an arrival. Nobody but the writer writes to the topic, so that whatever cannot be read is the
+/// Takes note of an arrival. Only the writer writes to the topic, so that whatever cannot be read is the
 /// relay's fault, and counts as something that was never committed.
 fn note(audit: &Mutex<Audit>, payload: Option<&[u8]>) {
     let change: Option<Change> = payload.and_then(|payload| serde_json::from_slice(payload).ok());
@@ -203,7 +203,7 @@ fn operators_page(asked: Option<&str>) -> anyhow::Result<String> {
             Ok(address.to_owned())
         }
         None => {
-            let listener = TcpListener::bind(HTTP).or_else(|_| TcpListener::bind("127.0.0.1:0"));
+            let listener = TcpListener::bind(HTTP_ADDRESS).or_else(|_| TcpListener::bind("127.0.0.1:0"));
             Ok(listener.context("cannot listen on the loopback interface")?.local_addr()?.to_string())
         }
     }

@@ -13,7 +13,7 @@ use crate::outbox::Message;
 use crate::sqlite::shop::Shop;
 
 /// So many transactions at each tick: about 5,000 messages a second, if the machine keeps up.
-const TICK: Duration = Duration::from_millis(5);
+const WRITER_TICK: Duration = Duration::from_millis(5);
 const TRANSACTIONS_PER_TICK: usize = 11;
 
 /// Writes until exactly so many messages are committed, counting them in `written`. The first transaction is
@@ -26,7 +26,7 @@ pub(crate) async fn write(
     written: &AtomicU64,
     warm: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut pace = interval(TICK);
+    let mut pace = interval(WRITER_TICK);
     pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut committed = 0;
     for number in 0.. {

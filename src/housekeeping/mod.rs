@@ -25,7 +25,7 @@ const MEASURE_PAUSE: u32 = 50;
 const MEASURE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a measurement may be missing before an outbox that was empty counts as unseen: the longest pause, and a while.
-const UNSEEN: Duration = Duration::from_secs(15);
+const UNSEEN_BACKLOG_AGES_AFTER: Duration = Duration::from_secs(15);
 
 /// How many times longer than usual the pause is while nothing waits.
 const IDLE_PAUSE: u32 = 10;
@@ -125,11 +125,11 @@ impl Seen {
         }
     }
 
-    /// Nobody knows how much waits while the database does not answer. What waited grows older; where nothing did,
-    /// something may wait since it was looked at last.
+    /// The relay does not know how much waits while the database does not answer. What waited grows older; where
+    /// nothing did, something may wait since it was looked at last.
     fn age(&self, measured: &watch::Sender<Backlog>) {
         let unseen = self.at.elapsed();
-        if self.backlog.unsent > 0 || unseen > UNSEEN {
+        if self.backlog.unsent > 0 || unseen > UNSEEN_BACKLOG_AGES_AFTER {
             let backlog = Backlog { oldest: self.backlog.oldest + unseen, late: 0, ..self.backlog };
             metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
             measured.send_replace(backlog);

@@ -10,36 +10,36 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::{Instant, sleep};
 
-use crate::kafka::client_log::{ClientLog, Reach};
+use crate::kafka::client_log::{ClientLog, Connectivity};
 use crate::kafka::config::OnMissingTopic;
 
 /// How long one question may take, to this client or another.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Topics whose settings one question asks for.
-const TOGETHER: usize = 100;
+const TOPICS_PER_QUESTION: usize = 100;
 
 /// How long an admin client stays open for the next question: topics in use are asked for more often than that.
-const UNNEEDED: Duration = Duration::from_secs(60);
+const ADMIN_IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// What a topic demands of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Terms {
+pub(crate) struct TopicLimits {
     /// Its `max.message.bytes`, where the broker tells. Where not, the broker is the judge.
-    pub(crate) limit: Option<usize>,
+    pub(crate) message_bytes: Option<usize>,
     /// Whether it is compacted, so that every record needs a key; where the broker tells.
     pub(crate) compacted: Option<bool>,
     /// Its `min.insync.replicas`, where the broker tells.
-    pub(crate) in_sync: Option<usize>,
+    pub(crate) min_in_sync: Option<usize>,
     /// By how many milliseconds a record's timestamp may be before and after the broker's time, where the broker tells
     /// and takes the producer's.
-    pub(crate) times: Option<(i64, i64)>,
+    pub(crate) timestamps: Option<(i64, i64)>,
 }
 
-impl Terms {
+impl TopicLimits {
     /// Whether a record may have this timestamp, as far as the broker tells.
-    pub(crate) fn take_time(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-        self.times.is_none_or(|(before, after)| {
+    pub(crate) fn takes_timestamp(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        self.timestamps.is_none_or(|(before, after)| {
             let ahead = time.timestamp_millis().saturating_sub(now.timestamp_millis());
             ahead <= after && ahead >= before.saturating_neg()
         })
@@ -50,7 +50,7 @@ impl Terms {
 pub(crate) struct Admin {
     config: ClientConfig,
     pub(crate) on_missing_topic: OnMissingTopic,
-    pub(crate) reach: Arc<Reach>,
+    pub(crate) connectivity: Arc<Connectivity>,
     client: Arc<Mutex<Option<Open>>>,
     /// Topics of which it was said that they cannot be created.
     said: Mutex<HashSet<String>>,
@@ -64,8 +64,8 @@ struct Open {
 
 impl Admin {
     /// An admin client with this configuration; nothing connects yet.
-    pub(crate) fn new(config: ClientConfig, on_missing_topic: OnMissingTopic, reach: Arc<Reach>) -> Self {
-        Self { config, on_missing_topic, reach, client: Arc::default(), said: Mutex::default() }
+    pub(crate) fn new(config: ClientConfig, on_missing_topic: OnMissingTopic, connectivity: Arc<Connectivity>) -> Self {
+        Self { config, on_missing_topic, connectivity, client: Arc::default(), said: Mutex::default() }
     }
 
     fn client(&self) -> Result<Arc<AdminClient<ClientLog>>, KafkaError> {
@@ -84,25 +84,26 @@ impl Admin {
     }
 
     /// What topics demand of records, as far as the broker tells.
-    pub(crate) async fn terms(&self, topics: &[impl AsRef<str>]) -> HashMap<String, Terms> {
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    pub(crate) async fn topic_limits(&self, topics: &[impl AsRef<str>]) -> HashMap<String, TopicLimits> {
+        let options = AdminOptions::new().request_timeout(Some(QUESTION_TIMEOUT));
         let Ok(client) = self.client() else { return HashMap::new() };
-        let mut terms = HashMap::with_capacity(topics.len());
-        for some in topics.chunks(TOGETHER) {
+        let mut limits = HashMap::with_capacity(topics.len());
+        for some in topics.chunks(TOPICS_PER_QUESTION) {
             let asked: Vec<_> = some.iter().map(|topic| ResourceSpecifier::Topic(topic.as_ref())).collect();
             let described = client.describe_configs(&asked, &options).await.unwrap_or_else(|error| {
                 tracing::debug!(topics = some.len(), error = %error, "the topics' settings are not readable");
                 Vec::new()
             });
-            terms.extend(described.into_iter().filter_map(|resource| named_terms(&resource.ok()?)));
+            limits.extend(described.into_iter().filter_map(|resource| named_limits(&resource.ok()?)));
         }
-        terms
+        limits
     }
 
     /// Creates topics; `false` when that is not possible for one of them, which is said once for each.
     pub(crate) async fn create(&self, new: &[NewTopic<'_>]) -> Result<bool, KafkaError> {
         let Some(partitions) = new.first().map(|new| new.num_partitions) else { return Ok(true) };
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+        let options =
+            AdminOptions::new().request_timeout(Some(QUESTION_TIMEOUT)).operation_timeout(Some(QUESTION_TIMEOUT));
         let client = self.client()?;
         let created = client.create_topics(new, &options).await?;
         let mut all = true;
@@ -125,20 +126,20 @@ impl Admin {
 }
 
 /// A topic, and what it demands of records.
-fn named_terms(settings: &ConfigResource) -> Option<(String, Terms)> {
+fn named_limits(settings: &ConfigResource) -> Option<(String, TopicLimits)> {
     let OwnedResourceSpecifier::Topic(topic) = &settings.specifier else { return None };
     let value = |name| settings.get(name)?.value.as_deref();
-    let terms = Terms {
-        limit: value("max.message.bytes").and_then(|limit| limit.parse().ok()),
+    let limits = TopicLimits {
+        message_bytes: value("max.message.bytes").and_then(|limit| limit.parse().ok()),
         compacted: value("cleanup.policy").map(|policy| policy.contains("compact")),
-        in_sync: value("min.insync.replicas").and_then(|replicas| replicas.parse().ok()),
-        times: times(value),
+        min_in_sync: value("min.insync.replicas").and_then(|replicas| replicas.parse().ok()),
+        timestamps: timestamp_bounds(value),
     };
-    Some((topic.clone(), terms))
+    Some((topic.clone(), limits))
 }
 
 /// The bounds of timestamps, by their names since Apache Kafka 3.6 or by the one before that.
-fn times<'a>(value: impl Fn(&'static str) -> Option<&'a str>) -> Option<(i64, i64)> {
+fn timestamp_bounds<'a>(value: impl Fn(&'static str) -> Option<&'a str>) -> Option<(i64, i64)> {
     let bound = |name| {
         let given = value(name).or_else(|| value("message.timestamp.difference.max.ms"));
         given.and_then(|millis| millis.parse().ok())
@@ -147,7 +148,7 @@ fn times<'a>(value: impl Fn(&'static str) -> Option<&'a str>) -> Option<(i64, i6
     is_ours.then_some(bound("message.timestamp.before.max.ms")?).zip(bound("message.timestamp.after.max.ms"))
 }
 
-/// Whether creating a topic may succeed when it is tried again, with nothing changed by anybody.
+/// Whether creating a topic may succeed when it is tried again, with nothing changed by an operator.
 fn is_passing(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
@@ -171,9 +172,9 @@ impl Drop for Admin {
 /// Closes an admin client that was not needed for a while: its threads are a fifth of what an idle relay costs.
 async fn close_unneeded(client: Weak<Mutex<Option<Open>>>) {
     loop {
-        sleep(UNNEEDED).await;
+        sleep(ADMIN_IDLE_TIME).await;
         let Some(client) = client.upgrade() else { return };
-        let is_needed = |open: &Open| open.needed.elapsed() < UNNEEDED;
+        let is_needed = |open: &Open| open.needed.elapsed() < ADMIN_IDLE_TIME;
         if !client.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(is_needed) {
             return close(&client);
         }

@@ -4,7 +4,7 @@ use crate::contract::Rejection;
 use crate::kafka::config::Settings;
 
 /// How Kafka's own topics begin.
-const INTERNAL: &str = "__";
+const INTERNAL_TOPIC_PREFIX: &str = "__";
 
 /// Why rows may not be published to a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Bar {
     pub(crate) fn of(topic: &str, settings: &Settings) -> Option<Self> {
         if topic == settings.progress_topic.name {
             Some(Self::Progress)
-        } else if topic.starts_with(INTERNAL) {
+        } else if topic.starts_with(INTERNAL_TOPIC_PREFIX) {
             Some(Self::Internal)
         } else if settings.topics.iter().any(|allowed| allowed.matches(topic)) {
             None

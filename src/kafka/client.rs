@@ -19,17 +19,17 @@ use crate::kafka::producer::Context;
 
 /// How long the thread listens at once: at first and after a report, and at most, the longer nothing was reported. So
 /// long the client's end may have to wait for it.
-const WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(1600));
+const POLL_WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(1600));
 
 /// What waking up takes: the driver would spin through the part of a wait that is left.
-const WAKING: Duration = Duration::from_micros(60);
+const WAKE_TIME: Duration = Duration::from_micros(60);
 
 /// How long the thread sleeps between two looks while reports come one after the other: being woken for each costs more
 /// than any of them is worth.
-const REST: Duration = Duration::from_millis(4);
+const POLL_REST: Duration = Duration::from_millis(4);
 
 /// After so many looks in vain it listens again.
-const LOOKS: u32 = 4;
+const EMPTY_POLLS: u32 = 4;
 
 /// The client itself. Dropping it waits for its thread.
 pub(crate) struct Client {
@@ -76,10 +76,10 @@ impl Drop for Client {
 
 /// Hears reports until all is over.
 fn hear(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
-    let mut wait = WAITS.0;
+    let mut wait = POLL_WAITS.0;
     while !is_over.load(Ordering::Relaxed) {
-        let is_any = listen(producer, wait + WAKING);
-        wait = if is_any { WAITS.0 } else { (wait * 2).min(WAITS.1) };
+        let is_any = listen(producer, wait + WAKE_TIME);
+        wait = if is_any { POLL_WAITS.0 } else { (wait * 2).min(POLL_WAITS.1) };
         if is_any && producer.context().is_patient() {
             look_now_and_then(producer, is_over);
         }
@@ -89,8 +89,8 @@ fn hear(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
 /// Hears reports until they are few.
 fn look_now_and_then(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
     let mut in_vain = 0;
-    while in_vain < LOOKS && !is_over.load(Ordering::Relaxed) {
-        thread::sleep(REST);
+    while in_vain < EMPTY_POLLS && !is_over.load(Ordering::Relaxed) {
+        thread::sleep(POLL_REST);
         in_vain += 1;
         // Without a wait it hears one event, which tells of many records or of few.
         while listen(producer, Duration::ZERO) {

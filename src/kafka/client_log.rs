@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use crate::observe::metrics;
 
 /// How long the client's lines of one kind are kept back after one was written.
-const QUIET: Duration = Duration::from_secs(60);
+const REPEATED_LINE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Whether Kafka answers, said once at each change.
 ///
 /// That all connections are closed is no outage yet: brokers close idle ones. That one cannot be opened is none
 /// either, while another broker answers. Both together are.
 #[derive(Debug, Default)]
-pub(crate) struct Reach {
+pub(crate) struct Connectivity {
     all_closed: AtomicBool,
     refused: AtomicBool,
     /// Whether it was said that Kafka does not answer.
@@ -30,7 +30,7 @@ pub(crate) struct Reach {
     is_up: AtomicBool,
 }
 
-impl Reach {
+impl Connectivity {
     /// Notes that no connection is open.
     fn closed(&self, reason: &str) {
         self.all_closed.store(true, Ordering::Relaxed);
@@ -85,13 +85,13 @@ pub(crate) struct ClientLog {
     /// When a kind of line was last written, and how many were kept back since.
     kinds: Mutex<HashMap<String, (Instant, u64)>>,
     /// Where to note that brokers are out of reach.
-    pub(crate) reach: Arc<Reach>,
+    pub(crate) connectivity: Arc<Connectivity>,
 }
 
 impl ClientLog {
-    /// A log that notes outages in `reach`.
-    pub(crate) fn new(reach: Arc<Reach>) -> Self {
-        Self { kinds: Mutex::default(), reach }
+    /// A log that notes outages in `connectivity`.
+    pub(crate) fn new(connectivity: Arc<Connectivity>) -> Self {
+        Self { kinds: Mutex::default(), connectivity }
     }
 
     /// How many lines of this kind were kept back, if one is due.
@@ -99,7 +99,7 @@ impl ClientLog {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         match kinds.get_mut(kind) {
-            Some((last, kept_back)) if now.duration_since(*last) < QUIET => {
+            Some((last, kept_back)) if now.duration_since(*last) < REPEATED_LINE_INTERVAL => {
                 *kept_back += 1;
                 None
             }
@@ -117,10 +117,10 @@ impl ClientContext for ClientLog {
         use RDKafkaLogLevel as Level;
         let is_bad = matches!(level, Level::Emerg | Level::Alert | Level::Critical | Level::Error | Level::Warning);
         match kind {
-            // Said by whoever handles them: `Reach`, and whoever builds the client anew.
+            // Said by what handles them: `Connectivity`, and the sink, which builds the client anew.
             "FAIL" | "FATAL" | "TXNERR" | "GETPID" => {
                 if kind == "FAIL" && matches!(level, Level::Error) {
-                    self.reach.refused(line);
+                    self.connectivity.refused(line);
                 }
                 tracing::debug!(kind, "Kafka client: {line}");
             }
@@ -140,7 +140,7 @@ impl ClientContext for ClientLog {
     fn error(&self, error: KafkaError, reason: &str) {
         use RDKafkaErrorCode as Code;
         match crate::kafka::errors::code(&error) {
-            Some(Code::AllBrokersDown) => self.reach.closed(reason),
+            Some(Code::AllBrokersDown) => self.connectivity.closed(reason),
             Some(code @ (Code::Authentication | Code::SSL | Code::Resolve)) => {
                 if let Some(kept_back) = self.due(&format!("{code:?}")) {
                     tracing::warn!(error = reason, kept_back, "Kafka refuses the connection");
@@ -161,16 +161,16 @@ mod tests {
 
     #[test]
     fn idle_connections_that_are_closed_are_no_outage_and_one_that_cannot_be_opened_then_is() {
-        let reach = Reach::default();
-        reach.closed("idle");
-        assert!(!reach.is_away());
-        reach.answered();
-        reach.refused("one of several");
-        assert!(!reach.is_away());
-        reach.closed("the others too");
-        assert!(reach.is_away());
-        reach.answered();
-        assert!(!reach.is_away());
+        let connectivity = Connectivity::default();
+        connectivity.closed("idle");
+        assert!(!connectivity.is_away());
+        connectivity.answered();
+        connectivity.refused("one of several");
+        assert!(!connectivity.is_away());
+        connectivity.closed("the others too");
+        assert!(connectivity.is_away());
+        connectivity.answered();
+        assert!(!connectivity.is_away());
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,7 +178,7 @@ mod tests {
         let log = ClientLog::default();
         assert_eq!(log.due("A"), Some(0));
         assert_eq!((log.due("A"), log.due("A"), log.due("B")), (None, None, Some(0)));
-        tokio::time::advance(QUIET).await;
+        tokio::time::advance(REPEATED_LINE_INTERVAL).await;
         assert_eq!(log.due("A"), Some(2));
         assert_eq!(log.due("A"), None);
     }

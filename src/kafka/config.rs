@@ -1,4 +1,4 @@
-//! What the sink is set up with, and the shape of the producer that follows from it.
+//! What the sink is set up with, and the limits of the producer that follow from it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -102,15 +102,15 @@ impl Settings {
         native.get(key).ok()?.parse().ok()
     }
 
-    /// The largest record that any shape of the producer can take.
+    /// The largest record that any producer can take.
     pub(crate) fn largest_message(&self) -> usize {
         self.message_limit().unwrap_or(MESSAGE_LIMIT)
     }
 
-    /// The shape of a producer whose topics take batches of `smallest_limit`, and that must take a record of `largest`.
-    pub(crate) fn shape(&self, smallest_limit: Option<usize>, largest: usize) -> Shape {
+    /// The producer_limits of a producer whose topics take batches of `smallest_limit`, and that must take a record of `largest`.
+    pub(crate) fn producer_limits(&self, smallest_limit: Option<usize>, largest: usize) -> ProducerLimits {
         let batch_size = self.number("batch.size").unwrap_or(MEGABYTE);
-        Shape {
+        ProducerLimits {
             batch_size: smallest_limit.map_or(batch_size, |limit| batch_size.min(limit)),
             message_limit: self.message_limit().unwrap_or_else(|| room_for(largest)),
         }
@@ -122,8 +122,8 @@ impl Settings {
     }
 
     /// The configurations of a producer's clients: of one, or of as many as it may have transactions under way.
-    pub(crate) fn clients(&self, role: Role, shape: Shape) -> Vec<ClientConfig> {
-        let client = self.client(role, shape);
+    pub(crate) fn clients(&self, role: Role, producer_limits: ProducerLimits) -> Vec<ClientConfig> {
+        let client = self.client(role, producer_limits);
         if role != Role::Transactional {
             return vec![client];
         }
@@ -135,14 +135,14 @@ impl Settings {
         (1..=TRANSACTIONS).map(of_transaction).collect()
     }
 
-    fn client(&self, role: Role, shape: Shape) -> ClientConfig {
+    fn client(&self, role: Role, producer_limits: ProducerLimits) -> ClientConfig {
         let mut config = properties::producer_config(&self.properties);
         config
-            .set("batch.size", shape.batch_size.to_string())
-            .set("message.max.bytes", shape.message_limit.to_string());
+            .set("batch.size", producer_limits.batch_size.to_string())
+            .set("message.max.bytes", producer_limits.message_limit.to_string());
         match role {
             Role::Main => {}
-            Role::Isolation => {
+            Role::Quarantine => {
                 // What is refused was alone then, and puts no end to the producer.
                 config.set("batch.num.messages", "1").set("enable.gapless.guarantee", "false");
                 config.set(properties::IN_FLIGHT, "1");
@@ -154,7 +154,7 @@ impl Settings {
             }
         }
         // A queue that cannot hold the largest record would stay full for ever.
-        let least = shape.message_limit / 1024 + 1;
+        let least = producer_limits.message_limit / 1024 + 1;
         let kilobytes = self.number("queue.buffering.max.kbytes").unwrap_or(self.buffer_bytes / 1024).max(least);
         config.set("queue.buffering.max.kbytes", kilobytes.min(i32::MAX as usize).to_string());
         if config.get("queue.buffering.max.messages").is_none() {
@@ -194,7 +194,7 @@ impl fmt::Debug for Settings {
 /// What to do about a topic that the broker does not know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnMissingTopic {
-    /// Hold its records until somebody creates it.
+    /// Hold its records until an operator or an application creates it.
     #[default]
     Wait,
     /// Create it.
@@ -208,16 +208,16 @@ pub enum OnMissingTopic {
 
 /// What a producer can no longer change once it is built, and what the topics in use ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
+pub(crate) struct ProducerLimits {
     /// Bytes of a batch at most: no more than the smallest topic limit, since the broker refuses whole batches.
     pub(crate) batch_size: usize,
     /// Bytes of a record at most: follows the largest record that a topic takes.
     pub(crate) message_limit: usize,
 }
 
-impl Shape {
-    /// Whether a producer of this shape does what one of the `wanted` shape would.
-    pub(crate) fn serves(&self, wanted: &Shape) -> bool {
+impl ProducerLimits {
+    /// Whether a producer of these limits does what one of the `wanted` limits would.
+    pub(crate) fn serves(&self, wanted: &ProducerLimits) -> bool {
         self.batch_size <= wanted.batch_size && self.message_limit >= wanted.message_limit
     }
 }
@@ -234,22 +234,22 @@ mod tests {
     #[test]
     fn batches_stay_below_the_smallest_topic_and_records_may_be_as_large_as_the_largest() {
         let settings = settings(&[]);
-        let usual = settings.shape(None, 0);
+        let usual = settings.producer_limits(None, 0);
         assert_eq!((usual.batch_size, usual.message_limit), (MEGABYTE, MEGABYTE));
-        let shape = settings.shape(Some(100_000), 5_000_000);
-        assert_eq!((shape.batch_size, shape.message_limit), (100_000, 1 << 23));
-        assert!(!usual.serves(&shape));
-        assert!(shape.serves(&usual));
+        let producer_limits = settings.producer_limits(Some(100_000), 5_000_000);
+        assert_eq!((producer_limits.batch_size, producer_limits.message_limit), (100_000, 1 << 23));
+        assert!(!usual.serves(&producer_limits));
+        assert!(producer_limits.serves(&usual));
     }
 
     #[test]
     fn what_the_properties_say_about_sizes_is_kept() {
         let settings =
             settings(&[("message.max.bytes", "0x7d0"), ("batch.size", "1000"), ("queue.buffering.max.kbytes", "70")]);
-        let shape = settings.shape(Some(100_000), 5_000_000);
-        assert_eq!((shape.batch_size, shape.message_limit), (1_000, 2_000));
-        assert_eq!(settings.client(Role::Main, shape).get("queue.buffering.max.kbytes"), Some("70"));
-        let large = settings.client(Role::Main, Shape { message_limit: 1 << 20, ..shape });
+        let producer_limits = settings.producer_limits(Some(100_000), 5_000_000);
+        assert_eq!((producer_limits.batch_size, producer_limits.message_limit), (1_000, 2_000));
+        assert_eq!(settings.client(Role::Main, producer_limits).get("queue.buffering.max.kbytes"), Some("70"));
+        let large = settings.client(Role::Main, ProducerLimits { message_limit: 1 << 20, ..producer_limits });
         assert_eq!(large.get("queue.buffering.max.kbytes"), Some("1025"), "room for one record at least");
     }
 
@@ -263,18 +263,18 @@ mod tests {
     }
 
     #[test]
-    fn only_a_producer_that_fences_has_a_transactional_id_and_only_one_in_isolation_survives_a_refusal() {
+    fn only_a_producer_that_fences_has_a_transactional_id_and_only_one_in_quarantine_survives_a_refusal() {
         let settings = Settings { delivery: Delivery::Fenced, ..settings(&[("max.in.flight", "5")]) };
-        let shape = settings.shape(None, 0);
+        let producer_limits = settings.producer_limits(None, 0);
         assert_eq!(settings.role(), Role::Transactional);
-        let fencing = settings.clients(Role::Transactional, shape);
+        let fencing = settings.clients(Role::Transactional, producer_limits);
         let ids: Vec<_> = fencing.iter().map(|client| client.get("transactional.id")).collect();
         assert_eq!(ids, [Some("outboxd-1-shop"), Some("outboxd-2-shop")]);
-        let isolation = settings.client(Role::Isolation, shape);
-        assert_eq!((isolation.get("transactional.id"), isolation.get("batch.num.messages")), (None, Some("1")));
-        assert_eq!(isolation.get("enable.gapless.guarantee"), Some("false"));
-        assert_eq!(isolation.get(properties::IN_FLIGHT), Some("1"));
-        assert_eq!(settings.client(Role::Main, shape).get("enable.gapless.guarantee"), Some("true"));
+        let quarantine = settings.client(Role::Quarantine, producer_limits);
+        assert_eq!((quarantine.get("transactional.id"), quarantine.get("batch.num.messages")), (None, Some("1")));
+        assert_eq!(quarantine.get("enable.gapless.guarantee"), Some("false"));
+        assert_eq!(quarantine.get(properties::IN_FLIGHT), Some("1"));
+        assert_eq!(settings.client(Role::Main, producer_limits).get("enable.gapless.guarantee"), Some("true"));
     }
 
     #[test]

@@ -12,21 +12,21 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
 use crate::kafka::client_log::ClientLog;
-use crate::kafka::errors::{self, Verdict};
+use crate::kafka::errors::{self, ErrorClass};
 use crate::kafka::properties;
 
 /// How long one question about a topic may take, elections and all.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long to wait before it is asked again.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long one look for a record takes at most, so that the end of waiting is noticed.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Which records of transactions are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Isolation {
+pub enum IsolationLevel {
     /// Only those of committed transactions, and those of none.
     #[default]
     ReadCommitted,
@@ -34,12 +34,12 @@ pub enum Isolation {
     ReadUncommitted,
 }
 
-impl Isolation {
+impl IsolationLevel {
     /// The client's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Isolation::ReadCommitted => "read_committed",
-            Isolation::ReadUncommitted => "read_uncommitted",
+            IsolationLevel::ReadCommitted => "read_committed",
+            IsolationLevel::ReadUncommitted => "read_uncommitted",
         }
     }
 }
@@ -117,7 +117,7 @@ impl Consumer {
     ///
     /// # Errors
     /// When the client cannot be created.
-    pub fn new(properties: &BTreeMap<String, String>, isolation: Isolation) -> Result<Self, ConsumerError> {
+    pub fn new(properties: &BTreeMap<String, String>, isolation: IsolationLevel) -> Result<Self, ConsumerError> {
         let inner = client(properties, isolation)?;
         Ok(Self { inner, at_end: HashSet::new(), partitions: 0, end: None })
     }
@@ -129,7 +129,7 @@ impl Consumer {
     pub fn open(
         properties: &BTreeMap<String, String>,
         topic: &str,
-        isolation: Isolation,
+        isolation: IsolationLevel,
     ) -> Result<Self, ConsumerError> {
         let mut consumer = Self::new(properties, isolation)?;
         let mut assignment = TopicPartitionList::new();
@@ -184,7 +184,7 @@ impl Consumer {
         let deadline = Instant::now() + wait;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.inner.poll(left.min(LOOK)) {
+            match self.inner.poll(left.min(POLL_TIMEOUT)) {
                 Some(Ok(message)) => {
                     let consumed = consumed(&message);
                     drop(message);
@@ -229,21 +229,21 @@ impl Consumer {
 pub async fn read_to_end(
     properties: &BTreeMap<String, String>,
     topic: &str,
-    isolation: Isolation,
+    isolation: IsolationLevel,
 ) -> Result<Vec<Consumed>, ConsumerError> {
     let (properties, topic) = (properties.clone(), topic.to_owned());
     let read = tokio::task::spawn_blocking(move || {
         let mut consumer = Consumer::open(&properties, &topic, isolation)?;
         let mut records = Vec::new();
         while !consumer.is_at_end() {
-            records.extend(consumer.next(LOOK)?);
+            records.extend(consumer.next(POLL_TIMEOUT)?);
         }
         Ok(records)
     });
     read.await?
 }
 
-/// A client that takes a tenth of a second to end, for which nobody waits.
+/// A client that takes a tenth of a second to end, for which no task waits.
 pub(super) struct Leisurely(Option<BaseConsumer<ClientLog>>);
 
 impl Deref for Leisurely {
@@ -261,14 +261,17 @@ impl Drop for Leisurely {
     }
 }
 
-pub(super) fn client(properties: &BTreeMap<String, String>, isolation: Isolation) -> Result<Leisurely, ConsumerError> {
+pub(super) fn client(
+    properties: &BTreeMap<String, String>,
+    isolation: IsolationLevel,
+) -> Result<Leisurely, ConsumerError> {
     let config = reading(properties, isolation);
     let client = config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))?;
     Ok(Leisurely(Some(client)))
 }
 
 /// The configuration of a client that reads what it is told to.
-pub(super) fn reading(properties: &BTreeMap<String, String>, isolation: Isolation) -> ClientConfig {
+pub(super) fn reading(properties: &BTreeMap<String, String>, isolation: IsolationLevel) -> ClientConfig {
     let mut config = properties::connection_config(properties);
     // No group is joined and nothing is committed; the client wants a name for it all the same.
     config
@@ -316,17 +319,17 @@ pub(super) fn ask<T>(
     doing: &'static str,
     question: impl Fn(Duration) -> Result<T, KafkaError>,
 ) -> Result<T, ConsumerError> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + CONSUMER_TIMEOUT;
     loop {
         let error = match question(end.saturating_duration_since(Instant::now())) {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let passes = errors::code(&error).is_none_or(|code| errors::verdict(code) == Verdict::Wait);
-        if !passes || Instant::now() + PAUSE >= end {
+        let passes = errors::code(&error).is_none_or(|code| errors::classify(code) == ErrorClass::Wait);
+        if !passes || Instant::now() + RETRY_PAUSE >= end {
             return Err(failed(doing)(error));
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RETRY_PAUSE);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A record in the client's terms: its size on the wire, its headers, its timestamp.
+//! A record in the client's limits: its size on the wire, its headers, its timestamp.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ const EVENT_ID: &str = RESERVED_HEADERS[0];
 const ROW_ID: &str = RESERVED_HEADERS[1];
 
 /// The header that names the outbox.
-const SOURCE: &str = RESERVED_HEADERS[2];
+const SOURCE_HEADER: &str = RESERVED_HEADERS[2];
 
 /// The header that says when the row was written, on a record whose topic does not take that for its timestamp.
 const CREATED_AT: &str = RESERVED_HEADERS[3];
@@ -35,7 +35,7 @@ const LONGEST_ID: usize = 20;
 /// Of which of the relay's headers the log was told that a row had its own.
 static SAID: [AtomicBool; RESERVED_HEADERS.len()] = [const { AtomicBool::new(false) }; RESERVED_HEADERS.len()];
 
-/// Puts a record into the client's terms: the application's headers first and the relay's last. What the application calls
+/// Puts a record into the client's limits: the application's headers first and the relay's last. What the application calls
 /// like one of these is left out, so that consumers see the relay's alone, whichever of a name they take.
 ///
 /// Its timestamp is that of its row. One that the topic does not take is no fault of the record: it is sent as of now then,
@@ -81,7 +81,7 @@ fn headers(record: &Record, source: &str, is_untimely: bool) -> OwnedHeaders {
     headers
         .insert(Header { key: EVENT_ID, value: Some(event_id) })
         .insert(Header { key: ROW_ID, value: Some(row_id) })
-        .insert(Header { key: SOURCE, value: Some(source) })
+        .insert(Header { key: SOURCE_HEADER, value: Some(source) })
 }
 
 /// The place of a name among those of the relay's headers.
@@ -121,7 +121,7 @@ fn decimal(number: i64, buffer: &mut [u8; LONGEST_ID]) -> &[u8] {
 pub(crate) fn batch_size(record: &Record, source: &str) -> usize {
     let mut row_id = [0; LONGEST_ID];
     let row_id = decimal(record.id, &mut row_id).len();
-    let own = [(EVENT_ID, uuid::fmt::Hyphenated::LENGTH), (ROW_ID, row_id), (SOURCE, source.len())];
+    let own = [(EVENT_ID, uuid::fmt::Hyphenated::LENGTH), (ROW_ID, row_id), (SOURCE_HEADER, source.len())];
     let own: usize = own.iter().map(|(name, value)| sized(name.len()) + sized(*value)).sum();
     let kept = || record.headers.iter().filter(|(name, _)| reserved(name).is_none());
     let given: usize =
@@ -193,7 +193,7 @@ mod tests {
         let names = |record: &Record| -> Vec<String> {
             headers(record, "s", false).as_borrowed().iter().map(|header| header.key.to_owned()).collect()
         };
-        assert_eq!(names(&forged), ["a", EVENT_ID, ROW_ID, SOURCE]);
+        assert_eq!(names(&forged), ["a", EVENT_ID, ROW_ID, SOURCE_HEADER]);
     }
 
     #[test]

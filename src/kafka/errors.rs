@@ -9,7 +9,7 @@ pub(crate) const INVALID_TIMESTAMP: &str = "invalid_timestamp";
 
 /// What an error means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ErrorClass {
     /// It passes: the same record, sent again, can be delivered.
     Wait,
     /// The record's topic waits for something that an operator or its owner does.
@@ -20,19 +20,19 @@ pub(crate) enum Verdict {
     Fatal,
 }
 
-/// Judges one error code.
-pub(crate) fn verdict(code: RDKafkaErrorCode) -> Verdict {
+/// Says what one error code means.
+pub(crate) fn classify(code: RDKafkaErrorCode) -> ErrorClass {
     use RDKafkaErrorCode as Code;
     match code {
-        Code::UnknownTopic | Code::UnknownTopicOrPartition => Verdict::Hold(HoldCause::MissingTopic),
-        Code::TopicAuthorizationFailed => Verdict::Hold(HoldCause::NotAuthorised),
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => ErrorClass::Hold(HoldCause::MissingTopic),
+        Code::TopicAuthorizationFailed => ErrorClass::Hold(HoldCause::NotAuthorised),
 
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Verdict::Reject("message_too_large"),
-        Code::InvalidTimestamp => Verdict::Reject(INVALID_TIMESTAMP),
-        Code::InvalidRecord => Verdict::Reject("invalid_record"),
-        Code::InvalidTopic => Verdict::Reject("invalid_topic"),
-        Code::PolicyViolation => Verdict::Reject("policy_violation"),
-        Code::UnsupportedForMessageFormat => Verdict::Reject("unsupported_for_message_format"),
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => ErrorClass::Reject("message_too_large"),
+        Code::InvalidTimestamp => ErrorClass::Reject(INVALID_TIMESTAMP),
+        Code::InvalidRecord => ErrorClass::Reject("invalid_record"),
+        Code::InvalidTopic => ErrorClass::Reject("invalid_topic"),
+        Code::PolicyViolation => ErrorClass::Reject("policy_violation"),
+        Code::UnsupportedForMessageFormat => ErrorClass::Reject("unsupported_for_message_format"),
 
         Code::Fatal
         | Code::GaplessGuarantee
@@ -43,11 +43,11 @@ pub(crate) fn verdict(code: RDKafkaErrorCode) -> Verdict {
         | Code::InvalidProducerEpoch
         | Code::UnknownProducerId
         | Code::ProducerFenced
-        | Code::ClusterAuthorizationFailed => Verdict::Fatal,
+        | Code::ClusterAuthorizationFailed => ErrorClass::Fatal,
 
         // Outages, elections, timeouts, purges, authentication that an operator may still mend, and codes
         // that newer versions bring: trying again loses nothing, and giving up would.
-        _ => Verdict::Wait,
+        _ => ErrorClass::Wait,
     }
 }
 
@@ -88,9 +88,9 @@ mod tests {
         (-200..200).filter_map(|code| RDKafkaRespErr::try_from(code).ok()).map(RDKafkaErrorCode::from).collect()
     }
 
-    fn judged(wanted: impl Fn(Verdict) -> bool) -> Vec<String> {
+    fn judged(wanted: impl Fn(ErrorClass) -> bool) -> Vec<String> {
         let mut names: Vec<_> =
-            all_codes().into_iter().filter(|code| wanted(verdict(*code))).map(|code| format!("{code:?}")).collect();
+            all_codes().into_iter().filter(|code| wanted(classify(*code))).map(|code| format!("{code:?}")).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -100,12 +100,12 @@ mod tests {
     fn every_code_is_judged_and_only_these_are_more_than_an_outage() {
         assert!(all_codes().len() > 150, "the client's list of codes was not found");
         assert_eq!(
-            judged(|verdict| verdict == Verdict::Hold(HoldCause::MissingTopic)),
+            judged(|class| class == ErrorClass::Hold(HoldCause::MissingTopic)),
             ["UnknownTopic", "UnknownTopicOrPartition"]
         );
-        assert_eq!(judged(|verdict| verdict == Verdict::Hold(HoldCause::NotAuthorised)), ["TopicAuthorizationFailed"]);
+        assert_eq!(judged(|class| class == ErrorClass::Hold(HoldCause::NotAuthorised)), ["TopicAuthorizationFailed"]);
         assert_eq!(
-            judged(|verdict| matches!(verdict, Verdict::Reject(_))),
+            judged(|class| matches!(class, ErrorClass::Reject(_))),
             [
                 "InvalidRecord",
                 "InvalidTimestamp",
@@ -117,7 +117,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            judged(|verdict| verdict == Verdict::Fatal),
+            judged(|class| class == ErrorClass::Fatal),
             [
                 "ClusterAuthorizationFailed",
                 "DuplicateSequenceNumber",
@@ -137,7 +137,7 @@ mod tests {
     fn a_purged_record_and_one_beside_an_invalid_one_are_not_rejected() {
         use RDKafkaErrorCode as Code;
         for code in [Code::PurgeQueue, Code::PurgeInflight, Code::InvalidDifferentRecord, Code::MessageTimedOut] {
-            assert_eq!(verdict(code), Verdict::Wait, "{code:?}");
+            assert_eq!(classify(code), ErrorClass::Wait, "{code:?}");
         }
     }
 }

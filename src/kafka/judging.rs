@@ -13,7 +13,7 @@ use crate::kafka::sink::Sink;
 use crate::outbox::Record;
 
 /// How long the others of a submission wait for its suspects.
-const TURN: Duration = Duration::from_millis(400);
+const JUDGING_TURN: Duration = Duration::from_millis(400);
 
 impl Sink {
     /// Publishes the suspects among these records, and says which of them the broker refuses for themselves. What is
@@ -23,21 +23,21 @@ impl Sink {
             return Ok(Vec::new());
         }
         let mut plan = Plan::default();
-        let shape = plan.make(self, records);
+        let producer_limits = plan.make(self, records);
         if plan.alone.is_empty() {
             return Ok(Vec::new());
         }
-        let until = Some(*self.judging_until.get_or_insert_with(|| Instant::now() + TURN));
+        let until = Some(*self.judging_until.get_or_insert_with(|| Instant::now() + JUDGING_TURN));
         // What was handed over before in their lanes is not overtaken.
         self.last_transaction().await?;
         let judged = match self.settings.role() {
-            Role::Main | Role::Isolation => self.isolate(records, plan.alone, until).await?,
+            Role::Main | Role::Quarantine => self.send_quarantined(records, plan.alone, until).await?,
             Role::Transactional => {
                 self.another_transaction().await?;
-                if !self.sound()?.shape.serves(&shape) {
-                    self.reshape().await?;
+                if !self.healthy()?.limits.serves(&producer_limits) {
+                    self.rebuild_for_limits().await?;
                 }
-                self.isolate_in_transactions(records, plan.alone, until).await?
+                self.quarantine_in_transactions(records, plan.alone, until).await?
             }
         };
         let mut refusals = Vec::new();

@@ -21,19 +21,17 @@
 //! [`Consumer`] reads topics back, and [`Broker`] is a broker in this process, for the demo and for tests.
 
 mod admin;
-mod ask;
 mod bar;
 mod broker;
 mod client;
 mod client_log;
 mod config;
 mod consumer;
-mod delivery;
 mod encode;
 mod errors;
-mod extent;
-mod isolation;
 mod judging;
+mod ledger;
+mod lookup;
 #[cfg(feature = "microbench")]
 #[doc(hidden)]
 pub mod microbench;
@@ -43,6 +41,7 @@ mod plan;
 mod producer;
 mod progress;
 mod properties;
+mod quarantine;
 mod scratch;
 mod seeker;
 mod sink;
@@ -51,11 +50,12 @@ mod suspects;
 mod topics;
 mod transaction;
 mod unavailable;
+mod watermarks;
 
 pub use broker::{Broker, BrokerError};
 pub use config::{OnMissingTopic, ProgressTopic, Settings};
-pub use consumer::{Consumed, Consumer, ConsumerError, Isolation, Start, read_to_end};
-pub use extent::{Extent, Extents};
+pub use consumer::{Consumed, Consumer, ConsumerError, IsolationLevel, Start, read_to_end};
 pub use properties::{Complaint, check_properties};
 pub use scratch::Scratch;
 pub use sink::Sink;
+pub use watermarks::{WatermarkSource, Watermarks};

@@ -7,27 +7,27 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::{Instant, timeout};
 
 use crate::contract::SinkError;
-use crate::kafka::ask::Found;
 use crate::kafka::bar::Bar;
-use crate::kafka::config::{Settings, Shape};
-use crate::kafka::delivery::Spoil;
+use crate::kafka::config::{ProducerLimits, Settings};
 use crate::kafka::errors;
+use crate::kafka::ledger::Failure;
+use crate::kafka::lookup::Found;
 use crate::kafka::producer::{Producer, Role};
-use crate::kafka::progress::Memory;
+use crate::kafka::progress::ProgressLog;
 use crate::kafka::seeker::Seeker;
 use crate::kafka::sink::{Sink, not_open, unavailable};
 use crate::observe::metrics;
 use crate::outbox::{Delivery, Term};
 
 /// How long a new producer waits for the old one's connections to close.
-const OLD_PRODUCER: Duration = Duration::from_secs(5);
+const OLD_PRODUCER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the broker may take to let a producer in before the relay tries again. It waits until earlier
 /// transactions of this outbox have ended.
-const INITIALISING: Duration = Duration::from_secs(10);
+const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long it may take before the relay looks whether another producer had better ask.
-const QUICKLY: Duration = Duration::from_millis(100);
+const QUICK_INIT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How often it looks.
 const QUICK_TRIES: usize = 8;
@@ -52,8 +52,8 @@ impl Sink {
         self.judging_until = None;
         self.topics.unavailable.begin_anew();
         self.suspects.expire();
-        self.mend();
-        if let Some(ended) = self.isolation.take_if(|isolation| !isolation.is_at_rest()) {
+        self.recover();
+        if let Some(ended) = self.quarantine.take_if(|quarantine| !quarantine.is_at_rest()) {
             self.end(ended);
         }
         self.remember_committed();
@@ -61,7 +61,7 @@ impl Sink {
         let fences = self.settings.delivery.fences();
         if !is_fit || (fences && self.term != Some(term)) {
             self.end_producer();
-            self.build(self.shape()).await?;
+            self.build(self.producer_limits()).await?;
         }
         self.term = Some(term);
         self.explain_what_is_stuck().await?;
@@ -69,9 +69,9 @@ impl Sink {
         let connecting = self.seeker()?;
         let (let_in, seeker) = tokio::join!(self.initialise(), connecting);
         let_in?;
-        match (&mut self.memory, seeker?) {
-            (Some(memory), _) => memory.begin_anew(term),
-            (memory @ None, Some(seeker)) => *memory = Some(Memory::recall(seeker, term).await?),
+        match (&mut self.progress_log, seeker?) {
+            (Some(progress_log), _) => progress_log.begin_anew(term),
+            (progress_log @ None, Some(seeker)) => *progress_log = Some(ProgressLog::recall(seeker, term).await?),
             (None, None) => {}
         }
         self.has_learnt = false;
@@ -85,7 +85,7 @@ impl Sink {
             return Ok(());
         }
         let stuck = stuck.into_iter().map(|to| (self.topics.name(to.topic), to.partition)).collect();
-        let (answers, looked) = self.asker()?.look_at(stuck).await;
+        let (answers, looked) = self.lookup()?.look_at(stuck).await;
         answers.iter().for_each(|(topic, answer)| self.topics.learn(topic, answer.clone()));
         let to_blame = looked.iter().filter(|looked| !matches!(looked.found, Found::Available { .. }));
         to_blame.for_each(|looked| self.topics.note(looked));
@@ -95,31 +95,31 @@ impl Sink {
     /// Connects to what the broker remembers, if that is wanted and not known.
     fn seeker(&self) -> Result<impl Future<Output = Result<Option<Seeker>, SinkError>> + use<>, SinkError> {
         let Settings { delivery, progress_topic, source, properties, .. } = &self.settings;
-        let wanted = *delivery == Delivery::ExactlyOnce && self.memory.is_none();
+        let wanted = *delivery == Delivery::ExactlyOnce && self.progress_log.is_none();
         let (topic, source, properties) = (progress_topic.clone(), source.clone(), properties.clone());
-        let asker = wanted.then(|| self.asker()).transpose()?;
+        let lookup = wanted.then(|| self.lookup()).transpose()?;
         Ok(async move {
-            match asker {
-                Some(asker) => Seeker::connect(asker, topic, source, properties).await.map(Some),
+            match lookup {
+                Some(lookup) => Seeker::connect(lookup, topic, source, properties).await.map(Some),
                 None => Ok(None),
             }
         })
     }
 
     /// Goes on with a producer whose transaction was undone, with what that one taught.
-    pub(crate) fn mend(&mut self) -> Option<Spoil> {
+    pub(crate) fn recover(&mut self) -> Option<Failure> {
         let producer = self.producer.as_ref()?;
-        let spoil = producer.ledger.mend()?;
-        let batch = producer.shape.batch_size;
+        let failure = producer.ledger.recover()?;
+        let batch = producer.limits.batch_size;
         self.remember_committed();
-        if let Some(memory) = &mut self.memory {
-            memory.undo();
+        if let Some(progress_log) = &mut self.progress_log {
+            progress_log.undo();
         }
         self.topics.cool();
-        self.learn_from(&spoil, batch);
+        self.learn_from(&failure, batch);
         // After any other failure the client counts anew.
-        self.has_gap = !spoil.refused.is_empty() || !spoil.held.is_empty();
-        Some(spoil)
+        self.has_gap = !failure.refused.is_empty() || !failure.held.is_empty();
+        Some(failure)
     }
 
     /// Makes the broker refuse what earlier producers of this outbox send, if that is wanted and not done.
@@ -157,7 +157,7 @@ impl Sink {
     /// Asks to be let in. While the broker still ends an earlier transaction the client waits for half a second before
     /// it asks again; another client asks sooner.
     async fn be_let_in(&mut self) -> Result<(), SinkError> {
-        let waits = std::iter::repeat_n(QUICKLY, QUICK_TRIES).chain([INITIALISING]);
+        let waits = std::iter::repeat_n(QUICK_INIT_TIMEOUT, QUICK_TRIES).chain([INIT_TIMEOUT]);
         let mut last = None;
         for patience in waits {
             match self.ask_to_be_let_in(patience).await? {
@@ -179,23 +179,23 @@ impl Sink {
 
     /// Replaces the producer that waits to be let in by one that asks at once.
     async fn try_another_client(&mut self) -> Result<(), SinkError> {
-        let producer = self.new_producer(Role::Transactional, self.shape())?;
+        let producer = self.new_producer(Role::Transactional, self.producer_limits())?;
         self.topics.begin_anew();
         let earlier = self.producer.replace(producer);
-        // Its clients go on asking until they have ended, and whoever is let in last shuts out the others.
+        // Its clients go on asking until they have ended, and the one that is let in last shuts out the others.
         let ended = join_all(earlier.map(Producer::end).unwrap_or_default());
-        let _ = timeout(OLD_PRODUCER, ended).await;
+        let _ = timeout(OLD_PRODUCER_TIMEOUT, ended).await;
         Ok(())
     }
 
-    async fn build(&mut self, shape: Shape) -> Result<(), SinkError> {
+    async fn build(&mut self, producer_limits: ProducerLimits) -> Result<(), SinkError> {
         let ended = std::mem::take(&mut self.ended);
         // What the old producer had sent must not arrive after what the new one sends; where the broker fences, it
         // sees to that.
         if !self.settings.delivery.fences() {
-            let _ = timeout(OLD_PRODUCER, join_all(ended)).await;
+            let _ = timeout(OLD_PRODUCER_TIMEOUT, join_all(ended)).await;
         }
-        let producer = self.new_producer(self.settings.role(), shape)?;
+        let producer = self.new_producer(self.settings.role(), producer_limits)?;
         self.topics.begin_anew();
         self.cooled = Instant::now();
         self.producer = Some(producer);
@@ -206,17 +206,17 @@ impl Sink {
         Ok(())
     }
 
-    /// Lets everything that was handed over arrive, and goes on with a producer of the shape that is needed now.
-    pub(crate) async fn reshape(&mut self) -> Result<(), SinkError> {
-        self.sound()?.ledger.drained().await;
-        self.sound()?;
-        let shape = self.shape();
+    /// Lets everything that was handed over arrive, and goes on with a producer of the limits that are needed now.
+    pub(crate) async fn rebuild_for_limits(&mut self) -> Result<(), SinkError> {
+        self.healthy()?.ledger.drained().await;
+        self.healthy()?;
+        let producer_limits = self.producer_limits();
         tracing::info!(
-            batch_size = shape.batch_size,
-            message_max_bytes = shape.message_limit,
+            batch_size = producer_limits.batch_size,
+            message_max_bytes = producer_limits.message_limit,
             "a new producer for the topics' limits"
         );
-        self.replace(shape).await
+        self.replace(producer_limits).await
     }
 
     /// Goes on with another producer where the one at hand must not begin another transaction. A refused record has left
@@ -226,25 +226,31 @@ impl Sink {
     pub(crate) async fn close_gap(&mut self) -> Result<(), SinkError> {
         let has_strays = self.producer.as_ref().is_some_and(|producer| producer.ledger.has_strays());
         if self.has_gap || has_strays {
-            self.replace(self.shape()).await?;
+            self.replace(self.producer_limits()).await?;
         }
         Ok(())
     }
 
     /// Replaces a producer whose last transaction is over, so that what is remembered stays true.
-    async fn replace(&mut self, shape: Shape) -> Result<(), SinkError> {
+    async fn replace(&mut self, producer_limits: ProducerLimits) -> Result<(), SinkError> {
         self.remember_committed();
-        let memory = self.memory.take();
+        let progress_log = self.progress_log.take();
         self.end_producer();
-        self.build(shape).await?;
+        self.build(producer_limits).await?;
         self.initialise().await?;
-        self.memory = memory;
+        self.progress_log = progress_log;
         Ok(())
     }
 
     /// A producer that connects by itself, when it can.
-    pub(crate) fn new_producer(&self, role: Role, shape: Shape) -> Result<Producer, SinkError> {
-        let producer = Producer::build(&self.settings.clients(role, shape), role, shape, &self.reach, &self.patience);
+    pub(crate) fn new_producer(&self, role: Role, producer_limits: ProducerLimits) -> Result<Producer, SinkError> {
+        let producer = Producer::build(
+            &self.settings.clients(role, producer_limits),
+            role,
+            producer_limits,
+            &self.connectivity,
+            &self.patience,
+        );
         producer.map_err(|error| SinkError::Unusable {
             problem: "the Kafka client cannot be created".to_owned(),
             repair: "correct the kafka properties".to_owned(),
@@ -254,36 +260,36 @@ impl Sink {
 
     /// Puts an end to the producers, and remembers what they have learnt the hard way.
     pub(crate) fn end_producer(&mut self) {
-        for producer in [self.producer.take(), self.isolation.take()].into_iter().flatten() {
+        for producer in [self.producer.take(), self.quarantine.take()].into_iter().flatten() {
             self.end(producer);
         }
         self.is_initialised = false;
         // Whether the last transaction was committed is to be read.
-        self.memory = None;
+        self.progress_log = None;
     }
 
     /// Puts an end to a producer, and remembers what it has learnt the hard way.
     pub(crate) fn end(&mut self, producer: Producer) {
-        if let Some(spoil) = producer.ledger.spoiled() {
-            self.learn_from(&spoil, producer.shape.batch_size);
+        if let Some(failure) = producer.ledger.failure() {
+            self.learn_from(&failure, producer.limits.batch_size);
         }
         self.ended.extend(producer.end());
     }
 
     /// Remembers what a producer, whose batches held so many bytes at most, has learnt of records and topics.
-    fn learn_from(&mut self, spoil: &Spoil, batch: usize) {
+    fn learn_from(&mut self, failure: &Failure, batch: usize) {
         // The progress is written where no row may be: its topic holds nothing up.
-        let held = spoil.held.iter().filter(|(topic, _)| Bar::of(topic, &self.settings).is_none());
+        let held = failure.held.iter().filter(|(topic, _)| Bar::of(topic, &self.settings).is_none());
         held.for_each(|(topic, cause)| self.topics.hold(topic, *cause));
-        self.suspects.add(&spoil.refused, batch);
-        for to in &spoil.stuck {
+        self.suspects.add(&failure.refused, batch);
+        for to in &failure.stuck {
             let (topic, partition) = (self.topics.name(to.topic), to.partition);
             tracing::warn!(%topic, partition, "the partition takes no records though Kafka answers: its lanes are held until it does, others flow on");
             self.topics.unavailable.stuck(*to);
         }
-        self.has_learnt |= spoil.teaches();
+        self.has_learnt |= failure.teaches();
         // A limit that was lowered, say.
-        spoil.refused.iter().for_each(|refused| self.topics.ask_anew(&refused.topic));
+        failure.refused.iter().for_each(|refused| self.topics.ask_anew(&refused.topic));
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::outbox::Record;
 
 /// Records without a key stay on one partition for this many before they move on, so that batches are large.
-const RUN: u32 = 500;
+const KEYLESS_RUN: u32 = 500;
 
 /// The hash of the Java clients' default partitioner: murmur2, 32 bits, with Kafka's seed.
 fn murmur2(data: &[u8]) -> u32 {
@@ -44,7 +44,7 @@ pub(crate) struct Spread {
 impl Spread {
     /// The partition of the next record without a key, in a topic of so many partitions (at least one).
     pub(crate) fn next(&mut self, partitions: i32) -> i32 {
-        if self.run == RUN {
+        if self.run == KEYLESS_RUN {
             self.rotate();
         }
         self.run += 1;
@@ -95,8 +95,8 @@ mod tests {
     #[test]
     fn records_without_a_key_go_in_runs_over_every_partition() {
         let mut spread = Spread::default();
-        let partitions: Vec<i32> = (0..4 * RUN).map(|_| spread.next(3)).collect();
-        assert!(partitions[..RUN as usize].iter().all(|partition| *partition == partitions[0]));
+        let partitions: Vec<i32> = (0..4 * KEYLESS_RUN).map(|_| spread.next(3)).collect();
+        assert!(partitions[..KEYLESS_RUN as usize].iter().all(|partition| *partition == partitions[0]));
         assert_eq!(partitions.iter().collect::<HashSet<_>>().len(), 3);
 
         let mut small = Spread::default();
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_spread_survives_fewer_partitions_than_before() {
-        let mut spread = Spread { partition: i32::MAX, run: RUN };
+        let mut spread = Spread { partition: i32::MAX, run: KEYLESS_RUN };
         assert_eq!(spread.next(7), 0);
         spread.partition = 6;
         assert!((0..2).contains(&spread.next(2)));

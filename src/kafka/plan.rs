@@ -7,8 +7,8 @@ use rdkafka::producer::BaseRecord;
 use tokio::task::yield_now;
 
 use crate::contract::{Outcome, Refusal, Rejection, SinkError};
-use crate::kafka::config::{Settings, Shape};
-use crate::kafka::delivery::{Destination, Spoil, Submission};
+use crate::kafka::config::{ProducerLimits, Settings};
+use crate::kafka::ledger::{Destination, Failure, Submission};
 use crate::kafka::producer::Producer;
 use crate::kafka::sink::{Sink, not_open, not_taken, unavailable};
 use crate::kafka::suspects::TOO_LARGE;
@@ -18,14 +18,14 @@ use crate::outbox::{HoldCause, Lane, Record};
 
 /// Bytes that a record's framing and the relay's headers take at most, without the source and the lengths of the
 /// application's headers.
-const FRAMING: usize = 200;
+const RECORD_FRAMING: usize = 200;
 
 /// Bytes that the lengths of one header take at most.
 const HEADER_FRAMING: usize = 10;
 
 /// So many records are handed over before others get a turn: a relay that has lost its lease meanwhile stops there, after
 /// a few milliseconds. The client makes larger requests of records that come in a rush.
-const STRIDE: usize = 2_500;
+const YIELD_EVERY: usize = 2_500;
 
 /// A record that is to be sent.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +59,9 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Plans a submission whose topics are all asked for, and says what shape of producer it needs. Nothing is
+    /// Plans a submission whose topics are all asked for, and says which limits its producer needs. Nothing is
     /// sent of a lane after a record of it that is rejected.
-    pub(crate) fn make(&mut self, sink: &mut Sink, records: &[Record]) -> Shape {
+    pub(crate) fn make(&mut self, sink: &mut Sink, records: &[Record]) -> ProducerLimits {
         self.together.reserve(records.len());
         let now = Utc::now();
         for (index, record) in records.iter().enumerate() {
@@ -69,7 +69,7 @@ impl Plan {
                 self.kept.push((index, outcome));
             }
         }
-        sink.shape()
+        sink.producer_limits()
     }
 
     /// Plans to send a record, or says why it is not sent.
@@ -98,7 +98,7 @@ impl Plan {
             Ok(size) => sink.largest = size.max(sink.largest),
             Err(rejection) => return Err(self.reject(record, rejection)),
         }
-        let is_untimely = !known.terms.take_time(record.created_at, now);
+        let is_untimely = !known.limits.takes_timestamp(record.created_at, now);
         let partition = partition::of(record, known.count(), &mut known.spread);
         let Some(to) = sink.topics.available(record, Destination { topic: topic as u32, partition }) else {
             return Err(Outcome::Held(HoldCause::UnavailablePartition));
@@ -123,7 +123,7 @@ impl Known {
             Some(partition) if !(0..self.count()).contains(&partition) => {
                 Err(impossible_partition(record, partition, self.count()))
             }
-            _ if record.key.is_none() && self.terms.compacted == Some(true) => Err(missing_key(record)),
+            _ if record.key.is_none() && self.limits.compacted == Some(true) => Err(missing_key(record)),
             _ => size_of(record, self, settings),
         }
     }
@@ -131,16 +131,16 @@ impl Known {
 
 /// The record's size, as far as it matters to the producer; or why it is too large.
 fn size_of(record: &Record, known: &Known, settings: &Settings) -> Result<usize, Rejection> {
-    let most = record.size() + record.headers.len() * HEADER_FRAMING + settings.source.len() + FRAMING;
+    let most = record.size() + record.headers.len() * HEADER_FRAMING + settings.source.len() + RECORD_FRAMING;
     let client_limit = settings.largest_message();
-    if most <= client_limit && known.terms.limit.is_none_or(|limit| most <= limit) {
+    if most <= client_limit && known.limits.message_bytes.is_none_or(|limit| most <= limit) {
         return Ok(most);
     }
     let size = encode::batch_size(record, &settings.source);
     if size > client_limit {
         return Err(too_large(record, size, client_limit, "message.max.bytes of [kafka]"));
     }
-    match known.terms.limit {
+    match known.limits.message_bytes {
         // Compressed it may fit: the broker is the judge, and such a record travels in a batch of its own.
         Some(limit) if size > limit && !settings.compresses() => {
             Err(too_large(record, size, limit, "the topic's max.message.bytes"))
@@ -224,7 +224,7 @@ impl Writer<'_> {
         let mut is_warming = false;
         let turn = self.producer.turn();
         for (count, (place, sending)) in sendings.enumerate() {
-            if count % STRIDE == STRIDE - 1 {
+            if count % YIELD_EVERY == YIELD_EVERY - 1 {
                 yield_now().await;
             }
             let State::Known(known) = &mut topics.get(sending.topic).state else { continue };
@@ -263,12 +263,12 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Hands over what is in the client's terms already.
+    /// Hands over what is in the client's limits already.
     pub(crate) async fn put(&mut self, record: BaseRecord<'_, str, [u8], usize>) -> Result<(), SinkError> {
         let topic = record.topic;
         if let Err(error) = self.producer.send(record).await {
             let reason = format!("the client does not take a record of topic {topic}: {error}");
-            self.producer.ledger.spoil(Spoil::because(reason));
+            self.producer.ledger.fail(Failure::because(reason));
             return Err(not_taken(error));
         }
         self.submission.sent();
@@ -279,9 +279,9 @@ impl Writer<'_> {
     async fn warmed(&self) -> Result<(), SinkError> {
         let ledger = Arc::clone(&self.producer.ledger);
         ledger.warmed().await;
-        match ledger.spoiled() {
-            Some(spoil) => Err(unavailable("waiting for the first acknowledgement of a partition", spoil.reason)),
-            None if ledger.is_sound() => Ok(()),
+        match ledger.failure() {
+            Some(failure) => Err(unavailable("waiting for the first acknowledgement of a partition", failure.reason)),
+            None if ledger.is_healthy() => Ok(()),
             None => Err(not_open()),
         }
     }

@@ -15,11 +15,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::contract::{Outcome, Rejection};
 use crate::kafka::client::Client;
-use crate::kafka::client_log::{ClientLog, Reach};
-use crate::kafka::config::Shape;
-use crate::kafka::delivery::{Ledger, Refused, Spoil};
+use crate::kafka::client_log::{ClientLog, Connectivity};
+use crate::kafka::config::ProducerLimits;
 use crate::kafka::encode;
-use crate::kafka::errors::{self, Verdict};
+use crate::kafka::errors::{self, ErrorClass};
+use crate::kafka::ledger::{Failure, Ledger, Refused};
 use crate::kafka::stall::{self, Patience};
 use crate::kafka::transaction::Transactor;
 use crate::outbox::HoldCause;
@@ -28,7 +28,7 @@ use crate::outbox::HoldCause;
 const LAST_REPORTS: Duration = Duration::from_secs(5);
 
 /// How often its queue is emptied meanwhile.
-const SWEEP: Duration = Duration::from_millis(50);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the client says of a connection that it had and that broke, and not of one that it could not open. It tells that
 /// in its log alone; idle connections that brokers close are not mentioned.
@@ -80,7 +80,7 @@ pub(crate) enum Role {
     /// It takes all records. A refusal puts an end to it, so that nothing of the record's lane follows.
     Main,
     /// It takes records that are suspected, each alone in its batch. A refusal rejects the record.
-    Isolation,
+    Quarantine,
     /// It takes records in transactions. A refusal undoes the transaction.
     Transactional,
 }
@@ -102,7 +102,7 @@ pub(crate) struct Producer {
     /// What became of the records.
     pub(crate) ledger: Arc<Ledger>,
     /// What it was built for.
-    pub(crate) shape: Shape,
+    pub(crate) limits: ProducerLimits,
     enqueued: u64,
 }
 
@@ -112,27 +112,27 @@ impl Producer {
     pub(crate) fn build(
         configs: &[ClientConfig],
         role: Role,
-        shape: Shape,
-        reach: &Arc<Reach>,
+        limits: ProducerLimits,
+        connectivity: &Arc<Connectivity>,
         patience: &Arc<Patience>,
     ) -> Result<Self, KafkaError> {
         let ledger = Arc::new(Ledger::default());
         let start = |config: &ClientConfig| {
-            let log = ClientLog::new(Arc::clone(reach));
+            let log = ClientLog::new(Arc::clone(connectivity));
             let context = Context { ledger: Arc::clone(&ledger), log, role };
             Client::start(config, context).map(|(client, ended)| (Arc::new(client), ended))
         };
         let started = configs.iter().map(start).collect::<Result<Vec<_>, _>>()?;
         let (clients, ended): (Vec<Arc<Client>>, Vec<_>) = started.into_iter().unzip();
         let first = || Arc::downgrade(&clients[0]);
-        tokio::spawn(stall::watch(Arc::clone(&ledger), first(), Arc::clone(reach), Arc::clone(patience)));
+        tokio::spawn(stall::watch(Arc::clone(&ledger), first(), Arc::clone(connectivity), Arc::clone(patience)));
         if role != Role::Transactional {
             tokio::spawn(wind_up(Arc::clone(&ledger), first()));
         }
         let clients: Vec<Handle> = clients.into_iter().map(Handle::from).collect();
         let transacting = clients.iter().filter(|_| role == Role::Transactional);
         let transactors = transacting.cloned().map(Transactor::start).collect();
-        Ok(Self { clients, transactors, ended, turn: 0, ledger, shape, enqueued: 0 })
+        Ok(Self { clients, transactors, ended, turn: 0, ledger, limits, enqueued: 0 })
     }
 
     /// The clients, for questions about topics: they must know them before they are sent records of them.
@@ -170,7 +170,7 @@ impl Producer {
     /// asked itself: it tells the ledger only when its reports are heard.
     pub(crate) fn is_at_rest(&self) -> bool {
         let has_failed = self.clients.iter().any(|client| client.client().fatal_error().is_some());
-        self.ledger.is_sound() && self.ledger.is_idle() && !has_failed
+        self.ledger.is_healthy() && self.ledger.is_idle() && !has_failed
     }
 
     /// Hands a record over, waiting while the client has no room.
@@ -185,9 +185,9 @@ impl Producer {
                     self.enqueued += 1;
                     return Ok(());
                 }
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if self.ledger.is_sound() => {
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if self.ledger.is_healthy() => {
                     record = back;
-                    self.ledger.room(self.enqueued).await;
+                    self.ledger.queue_room(self.enqueued).await;
                 }
                 Err((error, _)) => return Err(error),
             }
@@ -216,7 +216,7 @@ async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
         // come back into the queue.
         let purged = tokio::task::spawn_blocking(move || handle.purge(PurgeConfig::default().queue()));
         let _ = purged.await;
-        if timeout(SWEEP, ledger.answered()).await.is_ok() {
+        if timeout(SWEEP_INTERVAL, ledger.answered()).await.is_ok() {
             break;
         }
     }
@@ -231,37 +231,37 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Whether reports may be heard a little later: nobody waits for them, neither consumers, as with transactions, nor
-    /// the next record, as in isolation.
+    /// Whether reports may be heard a little later: nothing waits for them, neither consumers, as with transactions,
+    /// nor the next record, as in quarantine.
     pub(crate) fn is_patient(&self) -> bool {
         self.role == Role::Main
     }
 
     /// Judges a record that was not delivered. Whatever the cause, nothing of the record's lane may follow it, so the
-    /// producer takes no more; but in isolation nothing of it is under way.
+    /// producer takes no more; but in quarantine nothing of it is under way.
     fn failed(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>) -> Outcome {
         let topic = message.topic();
-        let verdict = errors::verdict(code);
-        if verdict == Verdict::Wait && !self.ledger.is_sound() {
+        let verdict = errors::classify(code);
+        if verdict == ErrorClass::Wait && !self.ledger.is_healthy() {
             return Outcome::Unknown;
         }
-        let mut spoil = Spoil::because(format!("a record of topic {topic} was not delivered: {code}"));
+        let mut failure = Failure::because(format!("a record of topic {topic} was not delivered: {code}"));
         let outcome = match verdict {
-            Verdict::Hold(cause) => {
-                spoil.held.push((topic.to_owned(), cause));
+            ErrorClass::Hold(cause) => {
+                failure.held.push((topic.to_owned(), cause));
                 Outcome::Held(cause)
             }
-            Verdict::Reject(word) => {
+            ErrorClass::Reject(word) => {
                 let refusal = refusal(word, code, message);
-                if self.role == Role::Isolation {
+                if self.role == Role::Quarantine {
                     return Outcome::Rejected(Box::new(refusal.rejection()));
                 }
-                spoil.refused.push(refusal);
+                failure.refused.push(refusal);
                 Outcome::Unknown
             }
-            Verdict::Wait | Verdict::Fatal => Outcome::Unknown,
+            ErrorClass::Wait | ErrorClass::Fatal => Outcome::Unknown,
         };
-        self.ledger.spoil(spoil);
+        self.ledger.fail(failure);
         outcome
     }
 }
@@ -295,7 +295,7 @@ impl ProducerContext<NoCustomPartitioner> for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
         let outcome = match result {
             Ok(message) => {
-                self.log.reach.answered();
+                self.log.connectivity.answered();
                 Outcome::Delivered { partition: message.partition(), offset: message.offset() }
             }
             Err((error, message)) => {
@@ -316,14 +316,14 @@ impl ClientContext for Context {
             && let Some(held) = kept_out(line)
         {
             let reason = format!("topic {} cannot be part of a transaction", held.0);
-            self.ledger.spoil(Spoil { held: vec![held], ..Spoil::because(reason) });
+            self.ledger.fail(Failure { held: vec![held], ..Failure::because(reason) });
         }
         self.log.log(level, kind, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if errors::code(&error) == Some(RDKafkaErrorCode::Fatal) {
-            self.ledger.spoil(Spoil::because(reason));
+            self.ledger.fail(Failure::because(reason));
         } else {
             self.log.error(error, reason);
         }

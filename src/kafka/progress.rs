@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::contract::SinkError;
-use crate::kafka::seeker::{Found, Place, Seeker};
+use crate::kafka::seeker::{Found, ProgressLocation, Seeker};
 use crate::kafka::sink::unavailable;
 use crate::outbox::{Position, Progress, Record, Settlement, Term};
 
 /// Rows that are named one by one at most: what fits into a topic's usual `max.message.bytes`.
-const ROWS: usize = 16_000;
+const NAMED_ROWS: usize = 16_000;
 
 /// The version of what is written.
-const VERSION: u32 = 1;
+const PROGRESS_VERSION: u32 = 1;
 
 /// What is remembered, and what is about to be.
 #[derive(Debug)]
-pub(crate) struct Memory {
-    place: Place,
+pub(crate) struct ProgressLog {
+    place: ProgressLocation,
     term: Term,
     committed: State,
     /// What the transactions that are under way make of it, in their order.
@@ -58,7 +58,7 @@ struct Written {
     beyond: Vec<(i64, Uuid)>,
 }
 
-impl Memory {
+impl ProgressLog {
     /// Reads what is remembered of the outbox. The producer must be initialised: what earlier ones left open is settled
     /// then.
     ///
@@ -130,7 +130,7 @@ impl Memory {
                 next
             }
         };
-        if next.beyond.len() > ROWS {
+        if next.beyond.len() > NAMED_ROWS {
             let said = format!("{} rows are published out of line; they are to be settled first", next.beyond.len());
             return Err(unavailable("remembering what is published", said));
         }
@@ -143,7 +143,7 @@ impl Memory {
         step.payload
     }
 
-    /// The record with this payload, in the client's terms.
+    /// The record with this payload, in the client's limits.
     pub(crate) fn encode<'a>(&'a self, payload: &'a [u8], ticket: usize) -> BaseRecord<'a, str, [u8], usize> {
         BaseRecord {
             topic: &self.place.topic,
@@ -160,20 +160,20 @@ impl Memory {
 fn write(state: &State, term: Term, partitions: i32) -> Vec<u8> {
     let rows = state.beyond.ids().iter().copied().zip(state.beyond.event_ids().iter().copied());
     let position = state.position.as_ref().map(|position| position.as_str().to_owned());
-    let written = Written { version: VERSION, term: term.0, partitions, position, beyond: rows.collect() };
+    let written = Written { version: PROGRESS_VERSION, term: term.0, partitions, position, beyond: rows.collect() };
     serde_json::to_vec(&written).expect("numbers and text can be written as JSON")
 }
 
 /// Whether no later record than this one can be elsewhere: its writer knew of as many partitions as there are now, or an
 /// operator has removed it.
-fn is_latest(found: &Found, place: &Place) -> bool {
+fn is_latest(found: &Found, place: &ProgressLocation) -> bool {
     let is_recent = |payload| read(payload, &place.topic).is_ok_and(|written| written.partitions >= place.partitions);
     found.payload.as_deref().is_none_or(is_recent)
 }
 
 /// The latest of what was found in several partitions. Terms grow, and in one term each session begins with all
 /// partitions that there are; what says nothing of them is as old as the broker says.
-fn latest(found: &[Found], place: &Place) -> Result<Option<Progress>, SinkError> {
+fn latest(found: &[Found], place: &ProgressLocation) -> Result<Option<Progress>, SinkError> {
     let written = found.iter().filter_map(|found| {
         let payload = found.payload.as_deref()?;
         Some(read(payload, &place.topic).map(|written| (written, found.timestamp)))
@@ -193,7 +193,7 @@ impl From<Written> for Progress {
 
 fn read(payload: &[u8], topic: &str) -> Result<Written, SinkError> {
     let problem = match serde_json::from_slice::<Written>(payload) {
-        Ok(written) if written.version == VERSION => return Ok(written),
+        Ok(written) if written.version == PROGRESS_VERSION => return Ok(written),
         Ok(written) => format!("version {} of it", written.version),
         Err(error) => error.to_string(),
     };
@@ -211,21 +211,21 @@ mod fuzz;
 mod tests {
     use super::*;
 
-    fn memory() -> Memory {
+    fn progress_log() -> ProgressLog {
         let committed = State { position: Some(Position::new("5:9")), beyond: Settlement::default() };
         let pending = VecDeque::new();
-        Memory { place: place(), term: Term(3), committed, pending, is_stuck: false, found: None }
+        ProgressLog { place: place(), term: Term(3), committed, pending, is_stuck: false, found: None }
     }
 
-    fn place() -> Place {
-        Place { topic: "p".to_owned(), key: "shop".to_owned(), partitions: 4 }
+    fn place() -> ProgressLocation {
+        ProgressLocation { topic: "p".to_owned(), key: "shop".to_owned(), partitions: 4 }
     }
 
     /// Begins a transaction.
-    fn begin(memory: &mut Memory, ids: std::ops::Range<i64>, position: Option<&str>) -> Progress {
+    fn begin(progress_log: &mut ProgressLog, ids: std::ops::Range<i64>, position: Option<&str>) -> Progress {
         let records: Vec<Record> = ids.map(record).collect();
-        let step = memory.after(records.iter(), position.map(Position::new).as_ref()).expect("few rows");
-        read(&memory.take(step), "progress").expect("what was written can be read").into()
+        let step = progress_log.after(records.iter(), position.map(Position::new).as_ref()).expect("few rows");
+        read(&progress_log.take(step), "progress").expect("what was written can be read").into()
     }
 
     fn record(id: i64) -> Record {
@@ -241,53 +241,53 @@ mod tests {
         }
     }
 
-    fn after(memory: &mut Memory, ids: std::ops::Range<i64>, position: Option<&str>) -> Progress {
-        let progress = begin(memory, ids, position);
-        memory.commit(1);
+    fn after(progress_log: &mut ProgressLog, ids: std::ops::Range<i64>, position: Option<&str>) -> Progress {
+        let progress = begin(progress_log, ids, position);
+        progress_log.commit(1);
         progress
     }
 
     #[test]
     fn a_whole_submission_moves_the_position_and_forgets_the_rows_before_it() {
-        let mut memory = memory();
-        assert_eq!(after(&mut memory, 1..3, None).beyond.ids(), [1, 2]);
-        let progress = after(&mut memory, 3..5, None);
+        let mut progress_log = progress_log();
+        assert_eq!(after(&mut progress_log, 1..3, None).beyond.ids(), [1, 2]);
+        let progress = after(&mut progress_log, 3..5, None);
         assert_eq!((progress.position, progress.term), (Some(Position::new("5:9")), Term(3)));
         assert_eq!(progress.beyond.ids(), [1, 2, 3, 4]);
         assert_eq!(progress.beyond.event_ids()[3], Uuid::from_u128(4));
-        let progress = after(&mut memory, 5..7, Some("9:9"));
+        let progress = after(&mut progress_log, 5..7, Some("9:9"));
         assert_eq!((progress.position, progress.beyond.len()), (Some(Position::new("9:9")), 0));
     }
 
     #[test]
     fn an_outstanding_record_keeps_the_position_until_all_begins_anew() {
-        let mut memory = memory();
-        memory.stick();
-        let progress = after(&mut memory, 1..3, Some("9:9"));
+        let mut progress_log = progress_log();
+        progress_log.stick();
+        let progress = after(&mut progress_log, 1..3, Some("9:9"));
         assert_eq!((progress.position, progress.beyond.ids()), (Some(Position::new("5:9")), &[1, 2][..]));
-        memory.begin_anew(Term(4));
-        assert_eq!(memory.found().map(|found| found.beyond.len()), Some(2));
-        assert_eq!(after(&mut memory, 3..4, Some("9:9")).position, Some(Position::new("9:9")));
+        progress_log.begin_anew(Term(4));
+        assert_eq!(progress_log.found().map(|found| found.beyond.len()), Some(2));
+        assert_eq!(after(&mut progress_log, 3..4, Some("9:9")).position, Some(Position::new("9:9")));
     }
 
     #[test]
     fn a_transaction_that_was_not_committed_is_not_remembered() {
-        let mut memory = memory();
-        begin(&mut memory, 1..2, None);
-        assert_eq!(begin(&mut memory, 2..3, None).beyond.ids(), [1, 2]);
-        memory.commit(1);
-        memory.undo();
-        assert_eq!(after(&mut memory, 3..4, None).beyond.ids(), [1, 3]);
+        let mut progress_log = progress_log();
+        begin(&mut progress_log, 1..2, None);
+        assert_eq!(begin(&mut progress_log, 2..3, None).beyond.ids(), [1, 2]);
+        progress_log.commit(1);
+        progress_log.undo();
+        assert_eq!(after(&mut progress_log, 3..4, None).beyond.ids(), [1, 3]);
     }
 
     #[test]
     fn rows_are_named_one_by_one_only_up_to_what_a_record_holds() {
-        let memory = memory();
-        let most: Vec<Record> = (0..ROWS as i64).map(|id| record(i64::MAX - id)).collect();
-        let Step { payload, .. } = memory.after(most.iter(), None).expect("just fits");
+        let progress_log = progress_log();
+        let most: Vec<Record> = (0..NAMED_ROWS as i64).map(|id| record(i64::MAX - id)).collect();
+        let Step { payload, .. } = progress_log.after(most.iter(), None).expect("just fits");
         assert!(payload.len() < 1_000_000, "{} bytes", payload.len());
         let more = most.iter().chain([&most[0]]);
-        let error = memory.after(more, None).map(drop).expect_err("one row more");
+        let error = progress_log.after(more, None).map(drop).expect_err("one row more");
         assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
     }
 

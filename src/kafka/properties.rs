@@ -260,7 +260,7 @@ pub(crate) fn connection_config(properties: &BTreeMap<String, String>) -> Client
 
 fn base_config(is_debugged: bool) -> ClientConfig {
     let mut config = ClientConfig::new();
-    // The client's own filter; what passes is filtered again by whoever reads our log.
+    // The client's own filter; what passes is filtered again by the subscriber of our log.
     let level = if is_debugged { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
     config.set_log_level(level);
     for (key, value) in DEFAULTS {

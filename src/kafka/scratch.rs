@@ -12,9 +12,9 @@ use crate::kafka::properties;
 use crate::kafka::sink::unavailable;
 
 /// How long the brokers may take for one thing.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SCRATCH_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Topics that nobody else uses. [Remove](Self::remove) them when done.
+/// Topics that only their maker uses. [Remove](Self::remove) them when done.
 pub struct Scratch {
     client: AdminClient<ClientLog>,
     topics: Vec<String>,
@@ -36,7 +36,8 @@ impl Scratch {
         let config = properties::connection_config(properties);
         let client: AdminClient<ClientLog> = config.create_with_context(ClientLog::default()).map_err(failed)?;
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+        let options =
+            AdminOptions::new().request_timeout(Some(SCRATCH_TIMEOUT)).operation_timeout(Some(SCRATCH_TIMEOUT));
         for created in client.create_topics([&new], &options).await.map_err(failed)? {
             created.map_err(|(_, code)| failed(KafkaError::AdminOp(code)))?;
         }
@@ -55,7 +56,8 @@ impl Scratch {
     pub async fn remove(&self) -> Result<(), SinkError> {
         let failed = |error| unavailable("deleting the scratch topics", error);
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+        let options =
+            AdminOptions::new().request_timeout(Some(SCRATCH_TIMEOUT)).operation_timeout(Some(SCRATCH_TIMEOUT));
         for deleted in self.client.delete_topics(&topics, &options).await.map_err(failed)? {
             match deleted {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}

@@ -12,35 +12,35 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::contract::SinkError;
-use crate::kafka::ask::{Answer, Asker, count};
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::config::ProgressTopic;
-use crate::kafka::consumer::{Isolation, reading};
-use crate::kafka::errors::{self, Verdict};
+use crate::kafka::consumer::{IsolationLevel, reading};
+use crate::kafka::errors::{self, ErrorClass};
+use crate::kafka::lookup::{Answer, TopicLookup, count};
 use crate::kafka::partition;
 use crate::kafka::sink::unavailable;
 use crate::outbox::HoldCause;
 
 /// Partitions of the topic when the sink creates it: outboxes that share it seldom wait for each other's transactions.
-const PARTITIONS: i32 = 16;
+const PROGRESS_PARTITIONS: i32 = 16;
 
 /// How long reading may take before the relay tries again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SEEK_TIMEOUT: Duration = Duration::from_secs(60);
 
 const RECALLING: &str = "reading what was published";
 
 /// How long one question to the broker may take.
-const ANSWER: Duration = Duration::from_secs(5);
+const SEEK_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a question is asked again whose answer is about to change.
-const GLANCE: Duration = Duration::from_millis(20);
+const SEEK_POLL: Duration = Duration::from_millis(20);
 
 /// Offsets before the end where reading begins, at first. Then it begins ever further back.
-const BACK: i64 = 1_000;
+const RECORDS_BACK: i64 = 1_000;
 
 /// Where the progress of an outbox is.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct ProgressLocation {
     pub(crate) topic: String,
     /// The outbox's name.
     pub(crate) key: String,
@@ -48,7 +48,7 @@ pub(crate) struct Place {
     pub(crate) partitions: i32,
 }
 
-impl Place {
+impl ProgressLocation {
     /// The partition to which it is written.
     pub(crate) fn partition(&self) -> i32 {
         partition::of_key(self.key.as_bytes(), self.partitions)
@@ -73,7 +73,7 @@ pub(crate) struct Found {
 /// Finds the last committed record of a key, with clients that are connected already: that takes half a second, which a
 /// takeover has while it waits to be let in.
 pub(crate) struct Seeker {
-    place: Place,
+    place: ProgressLocation,
     committed: BaseConsumer<ClientLog>,
     uncommitted: BaseConsumer<ClientLog>,
 }
@@ -84,19 +84,19 @@ impl Seeker {
     /// # Errors
     /// When the topic is not what is needed, or cannot be read now.
     pub(crate) async fn connect(
-        asker: Asker,
+        lookup: TopicLookup,
         topic: ProgressTopic,
         source: String,
         properties: BTreeMap<String, String>,
     ) -> Result<Self, SinkError> {
-        let partitions = partitions_of(&asker, &topic).await?;
+        let partitions = partitions_of(&lookup, &topic).await?;
         let connecting = aside(move || {
-            let [committed, uncommitted] = [Isolation::ReadCommitted, Isolation::ReadUncommitted]
+            let [committed, uncommitted] = [IsolationLevel::ReadCommitted, IsolationLevel::ReadUncommitted]
                 .map(|isolation| consumer(&properties, isolation));
             let (committed, uncommitted) = (committed?, uncommitted?);
-            let place = Place { topic: topic.name, key: source, partitions };
+            let place = ProgressLocation { topic: topic.name, key: source, partitions };
             let seeker = Self { place, committed, uncommitted };
-            let (partition, deadline) = (seeker.place.partition(), Instant::now() + PATIENCE);
+            let (partition, deadline) = (seeker.place.partition(), Instant::now() + SEEK_TIMEOUT);
             std::thread::scope(|scope| {
                 let other = scope.spawn(|| seeker.watermarks(&seeker.committed, partition, deadline));
                 seeker.watermarks(&seeker.uncommitted, partition, deadline)?;
@@ -108,7 +108,7 @@ impl Seeker {
     }
 
     /// Where it looks.
-    pub(crate) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &ProgressLocation {
         &self.place
     }
 
@@ -122,7 +122,7 @@ impl Seeker {
         is_latest: impl FnOnce(&Found) -> bool + Send + 'static,
     ) -> Result<Vec<Found>, SinkError> {
         let sought = aside(move || {
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + SEEK_TIMEOUT;
             let mut found = Vec::from_iter(self.last_of(self.place.partition(), deadline)?);
             if !found.first().is_some_and(is_latest) {
                 for partition in self.place.former() {
@@ -143,9 +143,9 @@ impl Seeker {
         // still open is not shown yet.
         while self.watermarks(&self.committed, partition, deadline)?.1 < end {
             wait_or_give_up(deadline)?;
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(SEEK_POLL);
         }
-        let mut back = BACK;
+        let mut back = RECORDS_BACK;
         loop {
             let start = (end - back).max(low);
             let found = self.last_from(partition, start, deadline)?;
@@ -165,13 +165,13 @@ impl Seeker {
     ) -> Result<(i64, i64), KafkaError> {
         use RDKafkaErrorCode as Code;
         loop {
-            match consumer.fetch_watermarks(&self.place.topic, partition, ANSWER) {
+            match consumer.fetch_watermarks(&self.place.topic, partition, SEEK_ANSWER_TIMEOUT) {
                 Err(KafkaError::MetadataFetch(
                     Code::NotLeaderForPartition
                     | Code::LeaderNotAvailable
                     | Code::UnknownPartition
                     | Code::UnknownTopicOrPartition,
-                )) if Instant::now() < deadline => std::thread::sleep(GLANCE),
+                )) if Instant::now() < deadline => std::thread::sleep(SEEK_POLL),
                 answer => return answer,
             }
         }
@@ -205,22 +205,22 @@ impl Seeker {
 /// Whether reading will not go on by itself.
 fn is_refused(error: &KafkaError) -> bool {
     let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-    is_fatal || errors::code(error).map(errors::verdict) == Some(Verdict::Hold(HoldCause::NotAuthorised))
+    is_fatal || errors::code(error).map(errors::classify) == Some(ErrorClass::Hold(HoldCause::NotAuthorised))
 }
 
 /// The topic's number of partitions, once it is there and as it must be.
-async fn partitions_of(asker: &Asker, topic: &ProgressTopic) -> Result<i32, SinkError> {
+async fn partitions_of(lookup: &TopicLookup, topic: &ProgressTopic) -> Result<i32, SinkError> {
     let doing = "asking for the topic of the progress";
-    let mut answer = asker.look(&topic.name).await.map_err(|error| unavailable(doing, error))?;
+    let mut answer = lookup.look(&topic.name).await.map_err(|error| unavailable(doing, error))?;
     if answer == Answer::Held(HoldCause::MissingTopic) {
-        let new = NewTopic::new(&topic.name, PARTITIONS, TopicReplication::Fixed(topic.replication));
+        let new = NewTopic::new(&topic.name, PROGRESS_PARTITIONS, TopicReplication::Fixed(topic.replication));
         let new = new.set("cleanup.policy", "compact").set("min.cleanable.dirty.ratio", "0.1");
-        asker.admin.create(&[new]).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
-        answer = asker.look_again(&topic.name).await.map_err(|error| unavailable(doing, error))?;
+        lookup.admin.create(&[new]).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
+        answer = lookup.look_again(&topic.name).await.map_err(|error| unavailable(doing, error))?;
     }
     let name = &topic.name;
     let (problem, repair) = match answer {
-        Answer::Known { partitions, terms } if terms.compacted != Some(false) => return Ok(count(&partitions)),
+        Answer::Known { partitions, limits } if limits.compacted != Some(false) => return Ok(count(&partitions)),
         Answer::Known { .. } => (
             format!("topic {name}, which is to hold the progress, forgets it after a while"),
             format!("set cleanup.policy=compact on {name}, or name another relay.progress_topic"),
@@ -254,7 +254,7 @@ async fn aside<T: Send + 'static>(
 
 fn consumer(
     properties: &BTreeMap<String, String>,
-    isolation: Isolation,
+    isolation: IsolationLevel,
 ) -> Result<BaseConsumer<ClientLog>, KafkaError> {
     let mut config = reading(properties, isolation);
     // What was there a moment ago may be compacted away.
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_place_knows_every_partition_that_its_key_ever_had() {
-        let at = |partitions| Place { topic: "p".to_owned(), key: "shop".to_owned(), partitions };
+        let at = |partitions| ProgressLocation { topic: "p".to_owned(), key: "shop".to_owned(), partitions };
         let now = at(16);
         let had: BTreeSet<i32> = (1..=16).map(|partitions| at(partitions).partition()).collect();
         let known: BTreeSet<i32> = now.former().into_iter().chain([now.partition()]).collect();

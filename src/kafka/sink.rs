@@ -4,20 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink as Contract, SinkError};
-use crate::kafka::admin::{Admin, Terms};
-use crate::kafka::ask::{Answer, Asker, Found};
+use crate::kafka::admin::{Admin, TopicLimits};
 use crate::kafka::bar::Bar;
-use crate::kafka::client_log::Reach;
-use crate::kafka::config::{Settings, Shape};
+use crate::kafka::client_log::Connectivity;
+use crate::kafka::config::{ProducerLimits, Settings};
+use crate::kafka::lookup::{Answer, Found, TopicLookup};
 use crate::kafka::plan::{Plan, Writer};
 use crate::kafka::producer::{Producer, Role};
-use crate::kafka::progress::Memory;
+use crate::kafka::progress::ProgressLog;
 use crate::kafka::properties::check_properties;
 use crate::kafka::stall::Patience;
 use crate::kafka::suspects::Suspects;
@@ -26,7 +27,7 @@ use crate::outbox::{Lane, Position, Progress, Record, Term};
 
 /// How often every partition counts as cold again. Brokers forget a producer that was silent there for long (a day by
 /// default), and with it the sequence that its records must follow.
-const COOLING: Duration = Duration::from_secs(3600);
+const COOLING_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Publishes to Kafka. See the [module](crate::kafka) for how it keeps the promises.
 pub struct Sink {
@@ -46,10 +47,10 @@ pub struct Sink {
     /// Whether the last producer's end taught something.
     pub(crate) has_learnt: bool,
     /// The producer that sends them, where deliveries are not transactions.
-    pub(crate) isolation: Option<Producer>,
+    pub(crate) quarantine: Option<Producer>,
     /// What the broker remembers of the progress, in an exactly-once sink that is open.
-    pub(crate) memory: Option<Memory>,
-    pub(crate) reach: Arc<Reach>,
+    pub(crate) progress_log: Option<ProgressLog>,
+    pub(crate) connectivity: Arc<Connectivity>,
     /// How long a producer may deliver nothing.
     pub(crate) patience: Arc<Patience>,
     admin: Arc<Admin>,
@@ -80,8 +81,8 @@ impl Sink {
             let (problem, repair) = (said.join("; "), "correct the configuration".to_owned());
             return Err(SinkError::Unusable { problem, repair, source: None });
         }
-        let reach = Arc::new(Reach::default());
-        let admin = Arc::new(Admin::new(settings.looking(), settings.on_missing_topic, Arc::clone(&reach)));
+        let connectivity = Arc::new(Connectivity::default());
+        let admin = Arc::new(Admin::new(settings.looking(), settings.on_missing_topic, Arc::clone(&connectivity)));
         Ok(Self {
             settings,
             topics: Topics::default(),
@@ -92,9 +93,9 @@ impl Sink {
             ahead: HashMap::new(),
             judging_until: None,
             has_learnt: false,
-            isolation: None,
-            memory: None,
-            reach,
+            quarantine: None,
+            progress_log: None,
+            connectivity,
             patience: Arc::default(),
             admin,
             mandate: None,
@@ -107,20 +108,20 @@ impl Sink {
         })
     }
 
-    /// The shape of producer that topics and records ask for, as far as they are known.
-    pub(crate) fn shape(&self) -> Shape {
-        self.settings.shape(self.topics.smallest_limit(), self.largest)
+    /// The limits of a producer that topics and records ask for, as far as they are known.
+    pub(crate) fn producer_limits(&self) -> ProducerLimits {
+        self.settings.producer_limits(self.topics.smallest_limit(), self.largest)
     }
 
     /// Finds records that can never be published as they are: by what is known, and then by sending those that may be
     /// refused.
-    async fn look_over(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+    async fn find_refusals(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
         let known = self.known_refusals(records).await?;
         if known.is_empty() { self.judge_suspects(records).await } else { Ok(known) }
     }
 
     /// Records that can never be published by what is known. A topic's limits may have been changed since they were read,
-    /// so nobody is refused on old news.
+    /// so no record is refused on old news.
     async fn known_refusals(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
         self.topics.hear();
         self.learn(records).await?;
@@ -134,25 +135,6 @@ impl Sink {
         }
         self.learn(records).await?;
         Ok(self.refusals(records))
-    }
-
-    async fn look_over_or_explain(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
-        let refusals = self.look_over(records).await;
-        self.explained(refusals).await
-    }
-
-    async fn take_over_or_explain(
-        &mut self,
-        records: &[Record],
-        after: Option<&Position>,
-    ) -> Result<Receipt, SinkError> {
-        let taken = self.take_over(records, after).await;
-        self.explained(taken).await
-    }
-
-    async fn prepare_or_explain(&mut self, records: &[Record]) -> Result<(), SinkError> {
-        let prepared = self.make_room(records).await;
-        self.explained(prepared).await
     }
 
     /// The reports that are still to come tell who is at fault, and `abort` may follow an error at once. They come
@@ -170,43 +152,43 @@ impl Sink {
     async fn make_room(&mut self, records: &[Record]) -> Result<(), SinkError> {
         self.judging_until = None;
         self.topics.hear();
-        self.sound()?;
+        self.healthy()?;
         self.learn(records).await?;
-        let ledger = &self.sound()?.ledger;
+        let ledger = &self.healthy()?.ledger;
         ledger.caught_up(self.settings.oldest).await;
         if self.settings.delivery.fences() {
-            ledger.another().await;
+            ledger.transaction_slot().await;
         }
-        self.sound().map(drop)
+        self.healthy().map(drop)
     }
 
-    async fn take_over(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
+    async fn accept(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
         self.topics.hear();
-        self.sound()?;
+        self.healthy()?;
         if self.settings.delivery.fences() {
             self.another_transaction().await?;
         }
         self.ask_for_what_is_due()?;
         self.topics.rotate();
-        if self.cooled.elapsed() > COOLING {
+        if self.cooled.elapsed() > COOLING_INTERVAL {
             self.topics.cool();
             self.cooled = Instant::now();
         }
         loop {
             self.learn(records).await?;
             let mut plan = Plan::default();
-            let shape = plan.make(self, records);
-            if self.sound()?.shape.serves(&shape) {
+            let producer_limits = plan.make(self, records);
+            if self.healthy()?.limits.serves(&producer_limits) {
                 self.blocked.extend(plan.blocked.drain(..));
                 self.ahead.clear();
                 let taken = match self.settings.role() {
                     Role::Transactional => self.transact(records, plan, after).await,
-                    Role::Main | Role::Isolation => self.hand_over(records, plan).await,
+                    Role::Main | Role::Quarantine => self.hand_over(records, plan).await,
                 };
                 self.judging_until = None;
                 return taken;
             }
-            self.reshape().await?;
+            self.rebuild_for_limits().await?;
         }
     }
 
@@ -215,8 +197,8 @@ impl Sink {
         if !self.is_initialised {
             return Err(not_open());
         }
-        self.sound()?.ledger.another().await;
-        if self.sound()?.ledger.has_strays() || self.has_gap {
+        self.healthy()?.ledger.transaction_slot().await;
+        if self.healthy()?.ledger.has_strays() || self.has_gap {
             self.last_transaction().await?;
             return self.close_gap().await;
         }
@@ -226,16 +208,16 @@ impl Sink {
 
     /// Waits for the end of all transactions.
     pub(crate) async fn last_transaction(&mut self) -> Result<(), SinkError> {
-        self.sound()?.ledger.drained().await;
-        self.sound()?;
+        self.healthy()?.ledger.drained().await;
+        self.healthy()?;
         self.remember_committed();
         Ok(())
     }
 
     /// Lets what the broker remembers be what the transactions have made of it that are committed by now.
     pub(crate) fn remember_committed(&mut self) {
-        if let (Some(memory), Some(producer)) = (&mut self.memory, &self.producer) {
-            memory.commit(producer.ledger.take_committed());
+        if let (Some(progress_log), Some(producer)) = (&mut self.progress_log, &self.producer) {
+            progress_log.commit(producer.ledger.take_committed());
         }
     }
 
@@ -249,7 +231,7 @@ impl Sink {
         writer.write(topics, plan.together.into_iter().map(|sending| (sending.index, sending))).await?;
         if !plan.alone.is_empty() {
             let submission = writer.submission;
-            let judged = self.isolate(records, plan.alone, None).await?;
+            let judged = self.send_quarantined(records, plan.alone, None).await?;
             judged.into_iter().for_each(|(index, outcome)| submission.set(index, outcome));
         }
         Ok(receipt)
@@ -271,14 +253,14 @@ impl Sink {
         if wanted.is_empty() {
             return Ok(());
         }
-        let asker = self.asker()?;
-        let ledger = Arc::clone(&self.sound()?.ledger);
-        let mut answers = std::pin::pin!(asker.answers(wanted.into_iter().collect()));
+        let lookup = self.lookup()?;
+        let ledger = Arc::clone(&self.healthy()?.ledger);
+        let mut answers = std::pin::pin!(lookup.answers(wanted.into_iter().collect()));
         loop {
             tokio::select! {
                 answer = answers.next() => match answer {
                     Some((name, answer)) => {
-                        if let Answer::Known { terms: Terms { limit: Some(limit), .. }, .. } = answer
+                        if let Answer::Known { limits: TopicLimits { message_bytes: Some(limit), .. }, .. } = answer
                             && !self.settings.compresses()
                         {
                             self.suspects.explain(&name, limit);
@@ -287,7 +269,7 @@ impl Sink {
                     }
                     None => return Ok(()),
                 },
-                () = ledger.ended() => return self.sound().map(|_| ()),
+                () = ledger.ended() => return self.healthy().map(|_| ()),
             }
         }
     }
@@ -298,26 +280,26 @@ impl Sink {
         if due.is_empty() {
             return Ok(());
         }
-        let (asker, inbox) = (self.asker()?, self.topics.inbox());
+        let (lookup, inbox) = (self.lookup()?, self.topics.inbox());
         tokio::spawn(async move {
-            for (topic, answer) in asker.refresh(due).await {
+            for (topic, answer) in lookup.refresh(due).await {
                 inbox.refreshed(&topic, answer);
             }
         });
         Ok(())
     }
 
-    pub(crate) fn asker(&self) -> Result<Asker, SinkError> {
+    pub(crate) fn lookup(&self) -> Result<TopicLookup, SinkError> {
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
-        Ok(Asker { clients: producer.clients(), admin: Arc::clone(&self.admin) })
+        Ok(TopicLookup { clients: producer.clients(), admin: Arc::clone(&self.admin) })
     }
 
     /// The producer, if it can take records.
-    pub(crate) fn sound(&self) -> Result<&Producer, SinkError> {
+    pub(crate) fn healthy(&self) -> Result<&Producer, SinkError> {
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
-        match producer.ledger.spoiled() {
-            Some(spoil) => Err(unavailable("publishing", spoil.reason)),
-            None if producer.ledger.is_sound() => Ok(producer),
+        match producer.ledger.failure() {
+            Some(failure) => Err(unavailable("publishing", failure.reason)),
+            None if producer.ledger.is_healthy() => Ok(producer),
             None => Err(not_open()),
         }
     }
@@ -333,7 +315,7 @@ impl Sink {
             }
             match (self.topics.destinations_of(&lane), lane) {
                 (Whereto::Held | Whereto::Unknown, Lane::Topic { topic }) => topics.push(topic),
-                // Nobody knows better, or it waits for its topic.
+                // The sink knows no better, or the lane waits for its topic.
                 (Whereto::Held | Whereto::Unknown, lane) => accepted.push(lane),
                 (Whereto::Partitions(any), lane) if any.iter().any(|to| self.topics.looks_available(*to)) => {
                     accepted.push(lane)
@@ -347,11 +329,11 @@ impl Sink {
         topics.retain(|topic| !self.topics.is_too_early(topic));
         let lanes_of = lanes_of.into_iter().map(|(to, lanes)| ((self.topics.name(to.topic), to.partition), lanes));
         let mut lanes_of: HashMap<(Arc<str>, i32), Vec<Lane>> = lanes_of.collect();
-        let (asker, inbox) = (self.asker(), self.topics.inbox());
+        let (lookup, inbox) = (self.lookup(), self.topics.inbox());
         Box::pin(async move {
-            let asker = asker?;
+            let lookup = lookup?;
             let (told, (refreshed, looked)) =
-                tokio::join!(asker.ask_about_held(topics), asker.look_at(lanes_of.keys().cloned().collect()));
+                tokio::join!(lookup.ask_about_held(topics), lookup.look_at(lanes_of.keys().cloned().collect()));
             let known = told.into_iter().filter(|(_, answer)| matches!(answer, Answer::Known { .. }));
             accepted.extend(known.map(|(topic, _)| Lane::Topic { topic }));
             refreshed.into_iter().for_each(|(topic, answer)| inbox.refreshed(&topic, answer));
@@ -368,46 +350,36 @@ impl Sink {
     }
 }
 
+#[async_trait]
 impl Contract for Sink {
-    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
-        self.mandate = Some(mandate);
+    async fn open(&mut self, term: Term, mandate: Option<Arc<dyn Mandate>>) -> Result<Option<Progress>, SinkError> {
+        self.mandate = mandate;
+        self.make_ready(term).await?;
+        Ok(self.progress_log.as_ref().and_then(ProgressLog::found).cloned())
     }
 
-    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.make_ready(term))
+    async fn prepare(&mut self, records: &[Record]) -> Result<(), SinkError> {
+        let prepared = self.make_room(records).await;
+        self.explained(prepared).await
     }
 
-    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
-        Box::pin(self.prepare_or_explain(records))
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        let refusals = self.find_refusals(records).await;
+        self.explained(refusals).await
     }
 
-    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
-        Box::pin(self.look_over_or_explain(records))
-    }
-
-    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take_over_or_explain(records, None))
-    }
-
-    fn submit_with_progress<'a>(
-        &'a mut self,
-        records: &'a [Record],
-        after: Option<&'a Position>,
-    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take_over_or_explain(records, after))
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
+        let accepted = self.accept(records, after).await;
+        self.explained(accepted).await
     }
 
     fn fence(&self) -> Option<&str> {
         self.settings.delivery.fences().then_some(self.settings.source.as_str())
     }
 
-    fn progress(&mut self) -> Option<Progress> {
-        self.memory.as_ref()?.found().cloned()
-    }
-
-    fn taken_over(&mut self) {
-        if let Some(memory) = &mut self.memory {
-            memory.forget_rows();
+    fn progress_stored(&mut self) {
+        if let Some(progress_log) = &mut self.progress_log {
+            progress_log.forget_rows();
         }
     }
 
@@ -416,21 +388,19 @@ impl Contract for Sink {
     }
 
     fn has_learnt(&mut self) -> bool {
-        let spoil = self.producer.as_ref().and_then(|producer| producer.ledger.spoiled());
-        std::mem::take(&mut self.has_learnt) || spoil.is_some_and(|spoil| spoil.teaches())
+        let failure = self.producer.as_ref().and_then(|producer| producer.ledger.failure());
+        std::mem::take(&mut self.has_learnt) || failure.is_some_and(|failure| failure.teaches())
     }
 
     fn abort(&mut self) {
         self.end_producer();
     }
 
-    fn close(&mut self, deadline: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            if let Some(producer) = &self.producer {
-                let _ = timeout(deadline, producer.ledger.answered()).await;
-            }
-            self.end_producer();
-        })
+    async fn close(&mut self, deadline: Duration) {
+        if let Some(producer) = &self.producer {
+            let _ = timeout(deadline, producer.ledger.answered()).await;
+        }
+        self.end_producer();
     }
 }
 

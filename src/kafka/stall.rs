@@ -13,24 +13,24 @@ use rdkafka::producer::Producer as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::kafka::client::Client;
-use crate::kafka::client_log::Reach;
-use crate::kafka::delivery::{Ledger, Spoil};
+use crate::kafka::client_log::Connectivity;
+use crate::kafka::ledger::{Failure, Ledger};
 use crate::kafka::producer::Handle;
 
 /// How long nothing of the oldest submission may be delivered while the broker answers, at first and at most: it may have
 /// a reason, such as too few replicas, and what it has taken without saying so comes twice with another client. A
 /// submission that is delivered slowly may take as long as it wants.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+const STALL_PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
 /// How often is looked, and how long a question may take.
-const STEP: Duration = Duration::from_secs(1);
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often is looked whether Kafka answers while nothing is published.
-const IDLE_LOOK: Duration = Duration::from_secs(30);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long no question may be answered before that counts as an outage of Kafka: the client asks any of the brokers, so
 /// that some questions have no answer while one of them hangs.
-const OUTAGE: Duration = Duration::from_secs(5);
+const OUTAGE_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the next producer may be stuck: twice as long as one before it that delivered nothing at all.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Patience(Mutex<Duration>);
 
 impl Default for Patience {
     fn default() -> Self {
-        Self(Mutex::new(PATIENCE.0))
+        Self(Mutex::new(STALL_PATIENCE.0))
     }
 }
 
@@ -48,20 +48,25 @@ impl Patience {
     }
 
     fn set(&self, patience: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = patience.min(PATIENCE.1);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = patience.min(STALL_PATIENCE.1);
     }
 }
 
 /// Watches a producer until it is given up.
-pub(crate) async fn watch(ledger: Arc<Ledger>, weak: Weak<Client>, reach: Arc<Reach>, patience: Arc<Patience>) {
+pub(crate) async fn watch(
+    ledger: Arc<Ledger>,
+    weak: Weak<Client>,
+    connectivity: Arc<Connectivity>,
+    patience: Arc<Patience>,
+) {
     let mut oldest = None;
     let mut since = Instant::now();
     let mut answered_at = since;
-    while timeout(STEP, ledger.given_up()).await.is_err() {
+    while timeout(STALL_CHECK_INTERVAL, ledger.given_up()).await.is_err() {
         let now = ledger.oldest();
         if now != oldest {
             if oldest.is_some() {
-                patience.set(PATIENCE.0);
+                patience.set(STALL_PATIENCE.0);
             }
             oldest = now;
             since = Instant::now();
@@ -75,33 +80,33 @@ pub(crate) async fn watch(ledger: Arc<Ledger>, weak: Weak<Client>, reach: Arc<Re
                     answered_at = since;
                 }
                 () = ledger.given_up() => return,
-                () = sleep(if reach.is_away() { STEP } else { IDLE_LOOK }) => look(&weak, &reach).await,
+                () = sleep(if connectivity.is_away() { STALL_CHECK_INTERVAL } else { IDLE_CHECK_INTERVAL }) => look(&weak, &connectivity).await,
             }
             continue;
         }
-        let has_answered = ask(client, STEP).await.is_ok();
+        let has_answered = ask(client, STALL_CHECK_INTERVAL).await.is_ok();
         if has_answered {
             answered_at = Instant::now();
         }
         // An outage is no fault of the client, nor of a partition.
-        if answered_at.elapsed() >= OUTAGE {
+        if answered_at.elapsed() >= OUTAGE_AFTER {
             since = Instant::now();
         } else if has_answered && since.elapsed() >= patience.get() {
             let waited = since.elapsed();
             patience.set(patience.get() * 2);
             let reason =
                 format!("Kafka answers, and nothing was delivered for {} s; another client is tried", waited.as_secs());
-            ledger.spoil(Spoil { stuck: ledger.unanswered_for(waited / 2), ..Spoil::because(reason) });
+            ledger.fail(Failure { stuck: ledger.unanswered_for(waited / 2), ..Failure::because(reason) });
         }
     }
 }
 
 /// Looks whether Kafka answers, while nothing is published that would tell.
-async fn look(client: &Weak<Client>, reach: &Reach) {
+async fn look(client: &Weak<Client>, connectivity: &Connectivity) {
     let Some(client) = client.upgrade().map(Handle::from) else { return };
-    match ask(client, OUTAGE).await {
-        Ok(()) => reach.answered(),
-        Err(error) => reach.unanswered(&error),
+    match ask(client, OUTAGE_AFTER).await {
+        Ok(()) => connectivity.answered(),
+        Err(error) => connectivity.unanswered(&error),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A broker refuses whole batches. The records of a refused batch are *suspects*: each is sent again alone, until it
 //! is delivered or rejected, and its lane with it, so that the lane keeps its order. A lane of which a record was
 //! rejected stays on *probation* for a while, so that a poisoned key does not put an end to one producer after the
-//! other. The partition is on *trial* too, so that the next of many such records is met in isolation: until some have
+//! other. The partition is on *trial* too, so that the next of many such records is met in quarantine: until some have
 //! been delivered there, every record of the partition is sent alone. All other records go on as ever.
 
 use std::collections::{HashMap, HashSet};
@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kafka::delivery::Refused;
+use crate::kafka::ledger::Refused;
 use crate::outbox::{Lane, Record};
 
 /// How long a lane is watched after a record of it was rejected, or was suspected and did not come again.
-const WATCH: Duration = Duration::from_secs(600);
+const SUSPICION_LASTS: Duration = Duration::from_secs(600);
 
 /// Lanes that are watched at most. A lane that is not watched costs a producer when its next record is refused.
-const LANES: usize = 50_000;
+const SUSPECTED_LANES: usize = 50_000;
 
 /// Records of a partition that must be delivered alone, none refused in between, before its records go together again.
-const TRIAL: usize = 100;
+const TRIAL_RECORDS: usize = 100;
 
 /// Suspects, and the lanes and partitions that are watched.
 #[derive(Debug, Default)]
@@ -49,22 +49,22 @@ struct Watch {
 }
 
 impl Suspects {
-    /// Whether nobody is suspected or watched, so that no record needs to be looked at.
+    /// Whether nothing is suspected or watched, so that no record needs to be looked at.
     pub(crate) fn is_empty(&self) -> bool {
         self.ids.is_empty() && self.lanes.is_empty() && self.trials.is_empty()
     }
 
     /// Suspects records that were refused, by a producer whose batches held so many bytes at most.
     pub(crate) fn add(&mut self, refused: &[Refused], batch: usize) {
-        let until = Instant::now() + WATCH;
+        let until = Instant::now() + SUSPICION_LASTS;
         for refusal in refused {
             let Some(id) = refusal.id else { continue };
             let is_size = refusal.code == TOO_LARGE;
             let suspicion = Suspicion { topic: refusal.topic.clone(), batch: is_size.then_some(batch), until };
             self.ids.insert(id, suspicion);
-            self.trials.insert((refusal.topic.clone(), refusal.partition), TRIAL);
+            self.trials.insert((refusal.topic.clone(), refusal.partition), TRIAL_RECORDS);
             for lane in lanes(refusal) {
-                if self.lanes.len() >= LANES && !self.lanes.contains_key(&lane) {
+                if self.lanes.len() >= SUSPECTED_LANES && !self.lanes.contains_key(&lane) {
                     continue;
                 }
                 let fresh = || Watch { suspects: HashSet::new(), on_probation: false, until };
@@ -101,7 +101,7 @@ impl Suspects {
             return;
         }
         if let Some(left) = self.trials.get_mut(&(record.topic.to_string(), partition)) {
-            *left = TRIAL;
+            *left = TRIAL_RECORDS;
         }
     }
 
@@ -113,11 +113,11 @@ impl Suspects {
     }
 
     /// A record was rejected: its lane is watched.
-    pub(crate) fn condemn(&mut self, id: i64, lane: Option<Lane>) {
+    pub(crate) fn reject(&mut self, id: i64, lane: Option<Lane>) {
         if let Some(lane) = lane
-            && (self.lanes.len() < LANES || self.lanes.contains_key(&lane))
+            && (self.lanes.len() < SUSPECTED_LANES || self.lanes.contains_key(&lane))
         {
-            let until = Instant::now() + WATCH;
+            let until = Instant::now() + SUSPICION_LASTS;
             let watch =
                 self.lanes.entry(lane).or_insert_with(|| Watch { suspects: HashSet::new(), on_probation: true, until });
             (watch.on_probation, watch.until) = (true, until);
@@ -125,8 +125,8 @@ impl Suspects {
         self.clear(id);
     }
 
-    /// The topic takes batches of so many bytes, and what is larger is told before it is sent. Whoever was refused in
-    /// a larger batch than that is suspected no longer.
+    /// The topic takes batches of so many bytes, and what is larger is told before it is sent. A record that was
+    /// refused in a larger batch than that is suspected no longer.
     pub(crate) fn explain(&mut self, topic: &str, limit: usize) {
         let explained =
             |suspicion: &Suspicion| suspicion.topic == topic && suspicion.batch.is_some_and(|batch| batch > limit);
@@ -139,7 +139,7 @@ impl Suspects {
         }
     }
 
-    /// Forgets whoever was watched for long enough. Call it while nothing is being sent alone.
+    /// Forgets what was suspected or watched for long enough. Call it while nothing is being sent alone.
     pub(crate) fn expire(&mut self) {
         let now = Instant::now();
         self.ids.retain(|_, suspicion| now < suspicion.until);
@@ -203,9 +203,9 @@ mod tests {
         let other = record(9, Some("b"), None);
         let is_alone = |suspects: &Suspects, partition| suspects.concerns(&other, other.lane().as_ref(), partition);
         assert!(is_alone(&suspects, 3) && !is_alone(&suspects, 2));
-        (1..TRIAL).for_each(|_| suspects.delivered(&other, 3));
+        (1..TRIAL_RECORDS).for_each(|_| suspects.delivered(&other, 3));
         suspects.refused(&other, 3);
-        (1..TRIAL).for_each(|_| suspects.delivered(&other, 3));
+        (1..TRIAL_RECORDS).for_each(|_| suspects.delivered(&other, 3));
         assert!(is_alone(&suspects, 3));
         suspects.delivered(&other, 3);
         assert!(!is_alone(&suspects, 3));
@@ -229,9 +229,9 @@ mod tests {
     async fn a_lane_of_a_rejected_record_is_on_probation_for_a_while() {
         let mut suspects = Suspects::default();
         suspects.add(&[refusal(5, Some("a"), "invalid_record")], 1_000);
-        suspects.condemn(5, record(5, Some("a"), None).lane());
+        suspects.reject(5, record(5, Some("a"), None).lane());
         assert!(concerns(&suspects, &record(9, Some("a"), None)) && !concerns(&suspects, &record(9, None, Some(3))));
-        tokio::time::advance(WATCH).await;
+        tokio::time::advance(SUSPICION_LASTS).await;
         suspects.expire();
         assert!(suspects.ids.is_empty() && suspects.lanes.is_empty());
     }

@@ -11,21 +11,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::contract::Outcome;
-use crate::kafka::admin::Terms;
-use crate::kafka::ask::{Answer, Found, Looked, NO_LEADER, Replicas, count};
+use crate::kafka::admin::TopicLimits;
 use crate::kafka::bar::Bar;
-use crate::kafka::delivery::Destination;
+use crate::kafka::ledger::Destination;
+use crate::kafka::lookup::{Answer, Found, Looked, NO_LEADER, Replicas, count};
 use crate::kafka::partition::{self, Spread};
 use crate::kafka::producer::TRANSACTIONS;
 use crate::kafka::unavailable::Unavailable;
 use crate::outbox::{HoldCause, Lane, Record};
 
 /// How often a topic in use is asked for again, so that added partitions and changed limits are noticed.
-const REFRESH: Duration = Duration::from_secs(30);
+const TOPIC_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a topic to which writing was refused waits before it is tried again, at first and at most. Only a
 /// record that fails can tell, and that costs the others a new producer.
-const REFUSED: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
+const NOT_AUTHORISED_PAUSES: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
 
 /// A topic, and where it stands.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(crate) struct Known {
     /// Its partitions, at least one.
     pub(crate) partitions: Vec<Replicas>,
     /// What its settings demand of records.
-    pub(crate) terms: Terms,
+    pub(crate) limits: TopicLimits,
     /// Where its next record without a key goes.
     pub(crate) spread: Spread,
     /// By partition and client of the producer: whether it has had a record acknowledged there.
@@ -166,14 +166,14 @@ impl Topics {
         topic.asked = Instant::now();
         match (&mut topic.state, answer) {
             (State::Held(_) | State::Barred(_), _) => {}
-            (State::Known(known), Answer::Known { partitions, terms }) => {
+            (State::Known(known), Answer::Known { partitions, limits }) => {
                 if partitions.len() != known.partitions.len() {
                     let (before, partitions) = (known.partitions.len(), partitions.len());
                     tracing::info!(topic = %name, before, partitions, "the topic's number of partitions changed; keys move");
                 }
                 known.warmth.resize(partitions.len(), COLD);
                 known.partitions = partitions;
-                known.terms = terms;
+                known.limits = limits;
                 known.introduced = true;
             }
             (state, answer) => *state = State::from(answer),
@@ -196,7 +196,10 @@ impl Topics {
     pub(crate) fn hold(&mut self, name: &str, cause: HoldCause) {
         let name: Arc<str> = name.into();
         if cause == HoldCause::NotAuthorised {
-            let pause = self.refusals.get(&name).map_or(REFUSED.0, |refusal| (refusal.pause * 2).min(REFUSED.1));
+            let pause = self
+                .refusals
+                .get(&name)
+                .map_or(NOT_AUTHORISED_PAUSES.0, |refusal| (refusal.pause * 2).min(NOT_AUTHORISED_PAUSES.1));
             self.refusals.insert(Arc::clone(&name), Refusal { again_at: Instant::now() + pause, pause });
         }
         match self.find(&name) {
@@ -228,7 +231,7 @@ impl Topics {
         let due = self
             .table
             .iter_mut()
-            .filter(|topic| matches!(topic.state, State::Known(_)) && topic.asked.elapsed() > REFRESH);
+            .filter(|topic| matches!(topic.state, State::Known(_)) && topic.asked.elapsed() > TOPIC_REFRESH_INTERVAL);
         due.map(|topic| {
             topic.asked = Instant::now();
             Arc::clone(&topic.name)
@@ -247,7 +250,7 @@ impl Topics {
     /// The smallest limit of the topics in use.
     pub(crate) fn smallest_limit(&self) -> Option<usize> {
         let known = self.table.iter().filter_map(|topic| match &topic.state {
-            State::Known(known) => known.terms.limit,
+            State::Known(known) => known.limits.message_bytes,
             State::Held(_) | State::Unasked | State::Impossible | State::Barred(_) => None,
         });
         known.min()
@@ -397,9 +400,9 @@ impl Topics {
 impl From<Answer> for State {
     fn from(answer: Answer) -> Self {
         match answer {
-            Answer::Known { partitions, terms } => {
+            Answer::Known { partitions, limits } => {
                 let warmth = vec![COLD; partitions.len()];
-                State::Known(Known { partitions, terms, spread: Spread::default(), warmth, introduced: true })
+                State::Known(Known { partitions, limits, spread: Spread::default(), warmth, introduced: true })
             }
             Answer::Held(cause) => State::Held(cause),
             Answer::Impossible => State::Impossible,

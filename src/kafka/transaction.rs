@@ -1,9 +1,9 @@
 //! Transactions: the client's blocking calls on a thread of their own, and how a transaction ends.
 //!
 //! A transaction is one submission. It is committed when every record of it was acknowledged and the transaction
-//! before it is committed, and undone otherwise; its receipt resolves after that. A call that failed or timed out leaves
-//! nobody knowing what became of the transaction: then the producer is given up, and the next one's initialisation
-//! decides.
+//! before it is committed, and undone otherwise; its receipt resolves after that. After a call that failed or timed
+//! out the sink does not know what became of the transaction: then the producer is given up, and the next one's
+//! initialisation decides.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -14,17 +14,17 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::contract::{Outcome, Receipt};
-use crate::kafka::delivery::{Ended, Ledger, Spoil};
+use crate::kafka::ledger::{Ended, Failure, Ledger};
 use crate::kafka::producer::Handle;
 
 /// How long the client may take to let go of records that it has reported. A commit before that waits for 100 ms.
-const LETTING_GO: Duration = Duration::from_secs(1);
+const LETTING_GO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often it is asked.
-const GLANCE: Duration = Duration::from_micros(100);
+const IN_FLIGHT_POLL: Duration = Duration::from_micros(100);
 
 /// How long undoing a transaction usually takes at most.
-const FIRST_STEP: Duration = Duration::from_millis(25);
+const FIRST_ABORT_TIMEOUT: Duration = Duration::from_millis(25);
 
 /// One of the client's calls that block.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ impl Transactor {
                     call => make(&client, call),
                 };
                 is_initialised |= matches!(call, Call::Initialise(_)) && done.is_ok();
-                // Whoever asked may have gone.
+                // The task that asked may have gone.
                 let _ = reply.send(done);
             }
         });
@@ -72,7 +72,7 @@ impl Transactor {
         self.call(Call::Initialise(patience)).await
     }
 
-    /// Begins a transaction; asks nobody.
+    /// Begins a transaction; asks no broker.
     pub(crate) async fn begin(&self) -> Result<(), KafkaError> {
         self.call(Call::Begin).await
     }
@@ -91,9 +91,9 @@ fn make(client: &Handle, call: Call) -> Result<(), KafkaError> {
         Call::Initialise(patience) => client.init_transactions(patience),
         Call::Begin => client.begin_transaction(),
         Call::Commit(patience) => {
-            let end = Instant::now() + LETTING_GO;
+            let end = Instant::now() + LETTING_GO_TIMEOUT;
             while client.in_flight_count() > 0 && Instant::now() < end {
-                std::thread::sleep(GLANCE);
+                std::thread::sleep(IN_FLIGHT_POLL);
             }
             client.commit_transaction(patience)
         }
@@ -105,11 +105,11 @@ fn make(client: &Handle, call: Call) -> Result<(), KafkaError> {
 /// would wait for them: each call takes them out anew.
 fn abort(client: &Handle, patience: Duration) -> Result<(), KafkaError> {
     let end = Instant::now() + patience;
-    let mut step = FIRST_STEP;
+    let mut step = FIRST_ABORT_TIMEOUT;
     loop {
         match client.abort_transaction(step) {
             Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < end => {
-                step = (2 * step).min(LETTING_GO);
+                step = (2 * step).min(LETTING_GO_TIMEOUT);
             }
             done => return done,
         }
@@ -143,7 +143,7 @@ impl Transaction {
         tokio::spawn(async move {
             let (outcomes, ended) = self.end(receipt).await;
             self.ledger.release(ended);
-            // A receipt that nobody waits for any more is no failure.
+            // A receipt that no task waits for any more is no failure.
             let _ = answer.send(outcomes);
         });
         Box::pin(async move { outcomes.await.unwrap_or_else(|_cut_off| vec![Outcome::Unknown; records]) })
@@ -158,14 +158,14 @@ impl Transaction {
         };
         let delivered = |outcomes: &Vec<Outcome>| outcomes.iter().filter(|outcome| is_delivered(outcome)).count();
         if let Some(outcomes) = known {
-            self.ledger.turn_of(self.number).await;
-            if delivered(&outcomes) == self.planned && self.ledger.is_sound() {
+            self.ledger.predecessors_ended(self.number).await;
+            if delivered(&outcomes) == self.planned && self.ledger.is_healthy() {
                 return match self.try_to("committing a transaction", Call::Commit(self.patience)).await {
                     Ok(()) => (outcomes, Ended::Committed),
                     Err(error) => (undone(outcomes), self.abort_after(&error).await),
                 };
             }
-            self.ledger.spoil(Spoil::because("a transaction was broken off"));
+            self.ledger.fail(Failure::because("a transaction was broken off"));
             return (undone(outcomes), self.abort().await);
         }
         let ended = self.abort().await;
@@ -177,11 +177,12 @@ impl Transaction {
     async fn abort_after(&self, error: &KafkaError) -> Ended {
         match error {
             KafkaError::Transaction(error) if error.txn_requires_abort() => {
-                self.ledger.spoil(Spoil::because(format!("the broker refused to commit a transaction: {error}")));
+                self.ledger.fail(Failure::because(format!("the broker refused to commit a transaction: {error}")));
                 self.abort().await
             }
             error => {
-                self.ledger.spoil(Spoil::because(format!("whether a transaction was committed is not known: {error}")));
+                self.ledger
+                    .fail(Failure::because(format!("whether a transaction was committed is not known: {error}")));
                 self.ledger.abandon();
                 Ended::Unknown
             }

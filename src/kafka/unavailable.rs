@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kafka::ask::{NO_LEADER, Replicas};
-use crate::kafka::delivery::Destination;
+use crate::kafka::ledger::Destination;
+use crate::kafka::lookup::{NO_LEADER, Replicas};
 use crate::outbox::{HoldCause, Lane};
 
 /// How long a partition rests that is stuck again though it looked available, at first and at most: to find that out
 /// costs all others the time after which a producer counts as stuck.
-const REST: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(600));
+const PARTITION_REST: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(600));
 
 /// How long it is remembered that a partition was stuck.
-const MEMORY: Duration = Duration::from_secs(3600);
+const REST_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// What takes nothing at present.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ pub(crate) struct Unavailable {
     stuck: HashMap<Destination, Stuck>,
     /// Partitions that were stuck before.
     earlier: HashMap<Destination, Stuck>,
-    /// Partitions of which nobody has looked yet why they are stuck.
+    /// Partitions of which the sink has not looked yet why they are stuck.
     unexplained: Vec<Destination>,
     /// Lanes that were answered as held, and why.
     waiting: HashMap<Lane, HoldCause>,
@@ -50,9 +50,9 @@ impl Unavailable {
 
     /// Notes that a partition is stuck.
     pub(crate) fn stuck(&mut self, partition: Destination) {
-        self.earlier.retain(|_, stuck| stuck.since.elapsed() < MEMORY);
+        self.earlier.retain(|_, stuck| stuck.since.elapsed() < REST_FORGOTTEN_AFTER);
         let before = self.stuck.remove(&partition).or_else(|| self.earlier.remove(&partition));
-        let rest = before.map_or(Duration::ZERO, |before| (before.rest * 2).clamp(REST.0, REST.1));
+        let rest = before.map_or(Duration::ZERO, |before| (before.rest * 2).clamp(PARTITION_REST.0, PARTITION_REST.1));
         self.stuck.insert(partition, Stuck { since: Instant::now(), rest });
         self.unexplained.push(partition);
     }
@@ -156,7 +156,7 @@ mod tests {
         let mut unavailable = Unavailable::default();
         unavailable.stuck(PARTITION);
         assert!(!unavailable.rests(PARTITION), "it may have been the client's fault");
-        for rest in [REST.0, REST.0 * 2, REST.0 * 4] {
+        for rest in [PARTITION_REST.0, PARTITION_REST.0 * 2, PARTITION_REST.0 * 4] {
             unavailable.available(PARTITION, 1);
             unavailable.stuck(PARTITION);
             tokio::time::advance(rest - Duration::from_millis(1)).await;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError};
+use crate::contract::{Bid, LeaseSession, StoreError};
 use crate::memory::store::Shared;
 use crate::outbox::Term;
 
@@ -17,7 +18,7 @@ pub(super) struct Lease {
     /// By what name the broker shuts the holder out.
     fence: Option<String>,
     ends: Option<Instant>,
-    /// The session that nobody else can overtake, while it lives and its lease has not run out.
+    /// The session that no other session can overtake, while it lives and its lease has not run out.
     locked_by: Option<u64>,
     sessions: u64,
 }
@@ -90,24 +91,23 @@ impl Session {
     }
 }
 
+#[async_trait]
 impl LeaseSession for Session {
-    fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
-        Box::pin(async { Ok(self.shared.change(|state| state.lease.bid(self))) })
+    async fn bid(&mut self) -> Result<Bid, StoreError> {
+        Ok(self.shared.change(|state| state.lease.bid(self)))
     }
 
     fn fence(&mut self, name: &str) {
         self.fence = Some(name.to_owned());
     }
 
-    fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { self.shared.change(|state| state.lease.renew(self.id, term, self.ttl)) })
+    async fn renew(&mut self, term: Term) -> Result<(), StoreError> {
+        self.shared.change(|state| state.lease.renew(self.id, term, self.ttl))
     }
 
-    fn resign(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.shared.change(|state| state.lease.resign(self.id, term));
-            Ok(())
-        })
+    async fn resign(&mut self, term: Term) -> Result<(), StoreError> {
+        self.shared.change(|state| state.lease.resign(self.id, term));
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A store and a sink in memory, and scripted faults around any store or sink.
 //!
-//! For tests: ours, and those of whoever embeds the relay. [`Store`] keeps every promise of
+//! For tests: ours, and those of applications that embed the relay. [`Store`] keeps every promise of
 //! [`contract`](crate::contract) that a database keeps, transactions that overlap included; [`Sink`] remembers what
 //! it was given; [`faults`] lets calls fail, fail after the work was done, wait or be slow, in a scripted order.
 //! Nothing here outlives the process.

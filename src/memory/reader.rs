@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
+use async_trait::async_trait;
+
+use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::memory::state::{State, covered, covers, position};
 use crate::memory::store::{Row, Shared};
 use crate::outbox::{Batch, Fault, Held, Lane, Limit, Position, Proof, Record, Term, Unreadable};
@@ -68,7 +70,7 @@ impl Session {
         page.records.sort_by_key(|record| record.id);
         page.unreadable.sort_by_key(|row| row.id);
         let Page { records, unreadable, .. } = page;
-        Batch { records, unreadable, end: position(self.last, self.proof), more, opened, closed }
+        Batch { records, unreadable, end: position(self.last, self.proof), more, token: None, opened, closed }
     }
 
     /// Takes the next asked-for release in hand, unless one is under way. Everything that the lane left out so
@@ -162,6 +164,7 @@ pub(super) fn load(record: &Record, most: usize) -> Result<Record, Unreadable> {
     if size > most { Err(record.clone().refused(Fault::too_large(size, most))) } else { Ok(record.clone()) }
 }
 
+#[async_trait]
 impl Reader for Session {
     fn held(&self) -> &[Held] {
         &self.held
@@ -175,16 +178,14 @@ impl Reader for Session {
         self.most = bytes;
     }
 
-    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
-        Box::pin(async move { Ok(self.read(limit)) })
+    async fn fetch(&mut self, limit: Limit) -> Result<Batch, StoreError> {
+        Ok(self.read(limit))
     }
 
-    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.shared.change(|state| state.prove(term, self.proof))?;
-            self.proven = true;
-            Ok(())
-        })
+    async fn prove(&mut self, term: Term) -> Result<(), StoreError> {
+        self.shared.change(|state| state.prove(term, self.proof))?;
+        self.proven = true;
+        Ok(())
     }
 
     fn hold(&mut self, held: Held) {
@@ -208,7 +209,7 @@ impl Reader for Session {
         }
     }
 
-    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.shared.change(|state| state.save(checkpoint)) })
+    async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.shared.change(|state| state.save(checkpoint))
     }
 }

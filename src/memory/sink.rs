@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::contract::{BoxFuture, Outcome, Receipt, Refusal, Rejection, SinkError};
+use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Rejection, SinkError};
 use crate::outbox::{HoldCause, Lane, Position, Progress, Record, Settlement, Term};
 
 /// Partitions that every topic has.
@@ -51,7 +53,7 @@ struct State {
     deliveries: Vec<Delivery>,
     offsets: BTreeMap<(Arc<str>, i32), i64>,
     missing: BTreeMap<String, HoldCause>,
-    /// Topics that were answered as held, and about which nobody asked since.
+    /// Topics that were answered as held, and about which the relay has not asked since.
     held: BTreeSet<Arc<str>>,
     rejected: BTreeMap<i64, Rejection>,
     refused: BTreeMap<i64, Rejection>,
@@ -107,7 +109,7 @@ impl Sink {
         self.state().missing.insert(topic.into(), cause);
     }
 
-    /// Lets a topic appear. Whoever submits to it hears of that by asking [`accepts`](crate::contract::Sink::accepts).
+    /// Lets a topic appear. The relay hears of that by asking [`accepts`](crate::contract::Sink::accepts).
     pub fn appear(&self, topic: &str) {
         self.state().missing.remove(topic);
     }
@@ -159,7 +161,7 @@ impl Sink {
         self.shared.state.lock().expect("nothing panics while it holds the lock")
     }
 
-    fn take(&self, records: &[Record], after: Option<&Position>) -> Result<Vec<Outcome>, SinkError> {
+    fn accept(&self, records: &[Record], after: Option<&Position>) -> Result<Vec<Outcome>, SinkError> {
         let mut state = self.state();
         let Some(term) = state.term else {
             let source = "it was not opened, or was aborted".into();
@@ -208,50 +210,42 @@ impl State {
     }
 }
 
+#[async_trait]
 impl crate::contract::Sink for Sink {
-    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+    async fn open(&mut self, term: Term, _mandate: Option<Arc<dyn Mandate>>) -> Result<Option<Progress>, SinkError> {
         let mut state = self.state();
         state.term = Some(term);
         state.held.clear();
         state.broken.clear();
-        if let Some(memory) = &mut state.memory {
-            memory.is_stuck = false;
-        }
-        Box::pin(std::future::ready(Ok(())))
+        let Some(memory) = &mut state.memory else { return Ok(None) };
+        memory.is_stuck = false;
+        let Memory { position, beyond, term, .. } = memory.clone();
+        Ok(term.map(|term| Progress { position, beyond, term }))
     }
 
-    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
+    async fn prepare(&mut self, _records: &[Record]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
         let state = self.state();
         let refusal = |(index, record): (usize, &Record)| {
             let rejection = state.refused.get(&record.id)?.clone();
             Some(Refusal { index, rejection })
         };
-        let refusals = records.iter().enumerate().filter_map(refusal).collect();
-        Box::pin(std::future::ready(Ok(refusals)))
+        Ok(records.iter().enumerate().filter_map(refusal).collect())
     }
 
-    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        self.submit_with_progress(records, None)
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
+        let outcomes = self.accept(records, after)?;
+        Ok(Box::pin(std::future::ready(outcomes)))
     }
 
-    fn submit_with_progress<'a>(
-        &'a mut self,
-        records: &'a [Record],
-        after: Option<&'a Position>,
-    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        let taken = self.take(records, after);
-        Box::pin(std::future::ready(taken.map(|outcomes| {
-            let receipt: Receipt = Box::pin(std::future::ready(outcomes));
-            receipt
-        })))
+    fn fence(&self) -> Option<&str> {
+        None
     }
 
-    fn progress(&mut self) -> Option<Progress> {
-        let Memory { position, beyond, term, .. } = self.state().memory.clone()?;
-        Some(Progress { position, beyond, term: term? })
-    }
-
-    fn taken_over(&mut self) {
+    fn progress_stored(&mut self) {
         if let Some(memory) = &mut self.state().memory {
             memory.beyond = Settlement::default();
         }
@@ -266,7 +260,15 @@ impl crate::contract::Sink for Sink {
         Box::pin(std::future::ready(Ok(lanes)))
     }
 
+    fn has_learnt(&mut self) -> bool {
+        false
+    }
+
     fn abort(&mut self) {
         self.state().term = None;
+    }
+
+    async fn close(&mut self, _deadline: Duration) {
+        self.abort();
     }
 }

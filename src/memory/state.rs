@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use crate::contract::{Backlog, Checkpoint, Purge, StoreError};
 use crate::memory::lease::Lease;
 use crate::memory::store::Row;
-use crate::outbox::{DeadLetter, Held, Lane, Place, Position, Proof, Proofs, Record, Settle, Settlement, Term};
+use crate::outbox::{
+    DeadLetter, Held, Lane, Position, Proof, Proofs, ProvenPosition, Record, Settle, Settlement, Term,
+};
 
 /// Rows that one round of purging removes at most.
 const PURGE_ROUND: usize = 1000;
@@ -143,7 +145,7 @@ impl State {
     ) -> Result<(), StoreError> {
         self.lease.check(term)?;
         if let Some(position) = position {
-            let Place { at: number, proof } = parse(position)?;
+            let ProvenPosition { at: number, proof } = parse(position)?;
             self.proofs.earlier = Some(self.known(proof)?);
             let mut published = Settlement::default();
             let is_published = |row: &&Row| {
@@ -203,7 +205,7 @@ impl State {
         }
     }
 
-    pub(super) fn bury(&mut self, letters: &[DeadLetter]) {
+    pub(super) fn dead_letter(&mut self, letters: &[DeadLetter]) {
         for letter in letters {
             let is_it = |row: &&Row| {
                 letter.event_id.is_none_or(|event_id| row.record.event_id == event_id) && row.sent_at.is_none()
@@ -316,10 +318,10 @@ pub(super) fn covers(held: &Held, row: &Row) -> bool {
 }
 
 pub(super) fn position(number: u64, proof: Proof) -> Position {
-    Position::new(Place { at: number, proof: Some(proof) }.to_string())
+    Position::new(ProvenPosition { at: number, proof: Some(proof) }.to_string())
 }
 
-fn parse(position: &Position) -> Result<Place<u64>, StoreError> {
+fn parse(position: &Position) -> Result<ProvenPosition<u64>, StoreError> {
     position.as_str().parse().map_err(|error| StoreError::Unusable {
         problem: format!("{:?} is no position of the store in memory", position.as_str()),
         repair: "save only positions that this store's readers gave".to_owned(),

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::contract::{
-    Backlog, BoxFuture, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge,
-    Reader, StoreError, WakeSource,
+    Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    StoreError, WakeSource,
 };
 use crate::memory::state::{Dead, State};
 use crate::memory::{Transaction, lease, reader};
@@ -124,121 +125,101 @@ impl crate::contract::Store for Store {
     }
 }
 
+#[async_trait]
 impl OutboxStore for Store {
-    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
-        Box::pin(async {
-            let session: Box<dyn Reader> = Box::new(reader::Session::open(Arc::clone(&self.shared)));
-            Ok(session)
-        })
+    async fn open(&self) -> Result<Box<dyn Reader>, StoreError> {
+        let session: Box<dyn Reader> = Box::new(reader::Session::open(Arc::clone(&self.shared)));
+        Ok(session)
     }
 
-    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async {
-            self.shared.change(|state| state.settle(settlement));
-            Ok(())
-        })
+    async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        self.shared.change(|state| state.settle(settlement));
+        Ok(())
     }
 
-    fn recover<'a>(
-        &'a self,
-        term: Term,
-        position: Option<&'a Position>,
-        beyond: &'a Settlement,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.shared.change(|state| state.recover(term, position, beyond)) })
+    async fn recover(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
+        self.shared.change(|state| state.recover(term, position, beyond))
     }
 }
 
+#[async_trait]
 impl LeaseStore for Store {
-    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
-        Box::pin(async move {
-            let session: Box<dyn LeaseSession> = Box::new(lease::Session::open(Arc::clone(&self.shared), holder, ttl));
-            Ok(session)
-        })
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
+        let session: Box<dyn LeaseSession> = Box::new(lease::Session::open(Arc::clone(&self.shared), holder, ttl));
+        Ok(session)
     }
 }
 
+#[async_trait]
 impl Inspect for Store {
-    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
-        Box::pin(async move { Ok(self.shared.change(|state| state.measure(count_limit))) })
+    async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        Ok(self.shared.change(|state| state.measure(count_limit)))
     }
 
-    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
-        Box::pin(async move { self.shared.change(|state| state.purge(term, retention)) })
+    async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
+        self.shared.change(|state| state.purge(term, retention))
     }
 }
 
+#[async_trait]
 impl DeadLetters for Store {
-    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async {
-            self.shared.change(|state| state.bury(letters));
-            Ok(())
-        })
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        self.shared.change(|state| state.dead_letter(letters));
+        Ok(())
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
-        Box::pin(async move {
-            let is_due = |dead: &&Dead| dead.letter.topic.is_some() && !dead.published && dead.letter.id > after;
-            let state = self.shared.state();
-            let due = state.dead().iter().filter(is_due);
-            let due = due.map(|dead| (dead.letter.clone(), reader::load(&dead.record, limit.bytes)));
-            let mut due: Vec<_> = due.collect();
-            due.sort_by_key(|(letter, _)| letter.id);
-            due.truncate(limit.records);
-            let mut bytes = 0;
-            let fits = |(at, (_, read)): (usize, &DueLetter)| {
-                bytes += read.as_ref().map_or(0, Record::footprint);
-                at == 0 || bytes <= limit.bytes
-            };
-            let fitting = due.iter().enumerate().map(fits).take_while(|fits| *fits).count();
-            due.truncate(fitting);
-            Ok(due)
-        })
+    async fn due(&self, after: i64, limit: Limit) -> Result<Vec<DueLetter>, StoreError> {
+        let is_due = |dead: &&Dead| dead.letter.topic.is_some() && !dead.published && dead.letter.id > after;
+        let state = self.shared.state();
+        let due = state.dead().iter().filter(is_due);
+        let due = due.map(|dead| (dead.letter.clone(), reader::load(&dead.record, limit.bytes)));
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|(letter, _)| letter.id);
+        due.truncate(limit.records);
+        let mut bytes = 0;
+        let fits = |(at, (_, read)): (usize, &DueLetter)| {
+            bytes += read.as_ref().map_or(0, Record::footprint);
+            at == 0 || bytes <= limit.bytes
+        };
+        let fitting = due.iter().enumerate().map(fits).take_while(|fits| *fits).count();
+        due.truncate(fitting);
+        Ok(due)
     }
 
-    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async {
-            self.shared.change(|state| state.dead_letters_published(ids));
-            Ok(())
-        })
+    async fn delivered(&self, ids: &[i64]) -> Result<(), StoreError> {
+        self.shared.change(|state| state.dead_letters_published(ids));
+        Ok(())
     }
 
-    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.shared.change(|state| state.undeliverable(id, why));
-            Ok(())
-        })
+    async fn undeliverable(&self, id: i64, why: &str) -> Result<(), StoreError> {
+        self.shared.change(|state| state.undeliverable(id, why));
+        Ok(())
     }
 }
 
+#[async_trait]
 impl HeldLanes for Store {
-    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
-        Box::pin(async {
-            let stored = self.shared.state().stored().clone();
-            let lane = |held: Held| HeldLane { release_requested: stored.requested.contains_key(&held.lane), held };
-            let mut lanes: Vec<HeldLane> = stored.held.iter().cloned().map(lane).collect();
-            lanes.sort_by_key(|lane| (lane.held.since, lane.held.from_id));
-            Ok(lanes)
-        })
+    async fn held_lanes(&self) -> Result<Vec<HeldLane>, StoreError> {
+        let stored = self.shared.state().stored().clone();
+        let lane = |held: Held| HeldLane { release_requested: stored.requested.contains_key(&held.lane), held };
+        let mut lanes: Vec<HeldLane> = stored.held.iter().cloned().map(lane).collect();
+        lanes.sort_by_key(|lane| (lane.held.since, lane.held.from_id));
+        Ok(lanes)
     }
 
-    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(async { Ok(self.shared.change(|state| state.request_release(lanes))) })
+    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
+        Ok(self.shared.change(|state| state.request_release(lanes)))
     }
 
-    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
-        Box::pin(async {
-            let stored = self.shared.state().stored().clone();
-            let is_requested = |held: &Held| stored.requested.contains_key(&held.lane);
-            Ok(stored.held.into_iter().filter(is_requested).collect())
-        })
+    async fn release_requests(&self) -> Result<Vec<Held>, StoreError> {
+        let stored = self.shared.state().stored().clone();
+        let is_requested = |held: &Held| stored.requested.contains_key(&held.lane);
+        Ok(stored.held.into_iter().filter(is_requested).collect())
     }
 
-    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async {
-            self.shared.change(|state| state.grant_releases(lanes));
-            Ok(())
-        })
+    async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
+        self.shared.change(|state| state.grant_releases(lanes));
+        Ok(())
     }
 }
 
@@ -248,23 +229,23 @@ struct Wake {
     commits: watch::Receiver<()>,
 }
 
+#[async_trait]
 impl WakeSource for Wake {
-    fn arm(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
+    async fn arm(&mut self) -> Result<bool, StoreError> {
         self.commits.mark_unchanged();
-        Box::pin(std::future::ready(Ok(true)))
+
+        Ok(true)
     }
 
-    fn wait(&mut self) -> BoxFuture<'_, Result<u32, StoreError>> {
-        Box::pin(async {
-            // The sender lives as long as the store; without a store there is nothing to wait for.
-            if self.commits.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            Ok(1)
-        })
+    async fn wait(&mut self) -> Result<u32, StoreError> {
+        // The sender lives as long as the store; without a store there is nothing to wait for.
+        if self.commits.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        Ok(1)
     }
 
-    fn disarm(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(std::future::ready(Ok(())))
+    async fn disarm(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 }

@@ -19,7 +19,7 @@ impl Transaction {
         Self { shared, records: Vec::new() }
     }
 
-    /// Enqueues a message and returns the id of its row, which nobody sees before [`commit`](Self::commit).
+    /// Enqueues a message and returns the id of its row, which no reader sees before [`commit`](Self::commit).
     pub fn enqueue(&mut self, message: &Message) -> i64 {
         let mut state = self.shared.state();
         let record = Record {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::outbox::{Lane, Record, Unreadable};
+use crate::outbox::{Lane, ReadToken, Record, Unreadable};
 
 /// How far a reader is: it tells of every row whether it was read. Only the store that made it can read it,
 /// and it is worth nothing once the session that made it is gone, unless it was stored.
@@ -41,6 +41,8 @@ pub struct Batch {
     pub end: Position,
     /// Whether more may be waiting, so that reading again at once is worth it.
     pub more: bool,
+    /// To be given back with the settlement of these rows.
+    pub token: Option<ReadToken>,
     /// Lanes of which a release begins with this batch: what was left out of them comes from here on.
     pub opened: Vec<Lane>,
     /// Lanes of which a release is complete with this batch: once it is settled they are no longer held.

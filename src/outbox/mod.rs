@@ -22,11 +22,11 @@ pub use held::{Held, HeldChanges, HeldLane, HoldCause, Lane};
 #[cfg(feature = "kafka")]
 pub(crate) use message::RESERVED_HEADERS;
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};
-pub use proof::{InvalidPlace, Place, Proof, Proofs};
+pub use proof::{InvalidPlace, Proof, Proofs, ProvenPosition};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};
 pub use reject::{InvalidTopicPattern, OnReject, RejectPolicy, TopicPattern, UnknownOnReject};
 pub use row::{Content, Fault, Head, LONGEST_TOPIC, Unreadable, partition_of};
-pub use settlement::{Settle, Settlement, UnknownSettle};
+pub use settlement::{ReadToken, Settle, Settlement, UnknownSettle};
 pub use table::{InvalidTable, Table};
 
 /// The number of a leadership. It grows by one at each takeover of one outbox.

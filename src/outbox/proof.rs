@@ -49,14 +49,14 @@ impl Proofs {
 /// A number that tells how far a reader is, and the proof on which what it tells of may be published; none in what a
 /// version wrote that made no proofs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place<N> {
+pub struct ProvenPosition<N> {
     /// How far.
     pub at: N,
     /// On which proof.
     pub proof: Option<Proof>,
 }
 
-impl<N: fmt::Display> fmt::Display for Place<N> {
+impl<N: fmt::Display> fmt::Display for ProvenPosition<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.at.fmt(f)?;
         match self.proof {
@@ -71,7 +71,7 @@ impl<N: fmt::Display> fmt::Display for Place<N> {
 #[error("a place is a number, and a history and another number behind it where it was proven")]
 pub struct InvalidPlace;
 
-impl<N: FromStr> FromStr for Place<N> {
+impl<N: FromStr> FromStr for ProvenPosition<N> {
     type Err = InvalidPlace;
 
     fn from_str(text: &str) -> Result<Self, InvalidPlace> {
@@ -95,12 +95,14 @@ mod tests {
 
     #[test]
     fn a_place_reads_as_it_was_written_with_and_without_a_proof() {
-        for place in [Place { at: 17, proof: None }, Place { at: -1, proof: Some(Proof::first().next()) }] {
-            assert_eq!(place.to_string().parse::<Place<i64>>().expect("a place"), place);
+        for place in
+            [ProvenPosition { at: 17, proof: None }, ProvenPosition { at: -1, proof: Some(Proof::first().next()) }]
+        {
+            assert_eq!(place.to_string().parse::<ProvenPosition<i64>>().expect("a place"), place);
         }
-        assert_eq!(Place { at: 17, proof: None }.to_string(), "17");
+        assert_eq!(ProvenPosition { at: 17, proof: None }.to_string(), "17");
         for text in ["", "x", "1 2", "1 2 3", "1 00000000-0000-4000-8000-000000000000 x"] {
-            assert!(text.parse::<Place<i64>>().is_err(), "{text}");
+            assert!(text.parse::<ProvenPosition<i64>>().is_err(), "{text}");
         }
     }
 

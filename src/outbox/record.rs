@@ -35,7 +35,7 @@ pub struct Record {
 
 /// What the relay keeps in memory for a record besides its own bytes, roughly: the struct, the allocations,
 /// and the broker client's bookkeeping.
-const OVERHEAD: usize = 512;
+const RECORD_OVERHEAD: usize = 512;
 
 /// The same for each of its headers.
 const HEADER_OVERHEAD: usize = 128;
@@ -59,7 +59,7 @@ impl Record {
 
     /// Bytes of memory that this record costs on its way through the relay, roughly.
     pub fn footprint(&self) -> usize {
-        self.size() + self.headers.len() * HEADER_OVERHEAD + OVERHEAD
+        self.size() + self.headers.len() * HEADER_OVERHEAD + RECORD_OVERHEAD
     }
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::outbox::{Headers, Lane, Record};
 
 /// The cause of a row that cannot be read.
-const UNREADABLE: &str = "unreadable";
+const UNREADABLE_CODE: &str = "unreadable";
 
 /// The cause of a row that is larger than the relay may load; sinks call it the same.
 const TOO_LARGE: &str = "message_too_large";
@@ -32,7 +32,7 @@ pub struct Fault {
 impl Fault {
     /// A part of it is something else than it must be. Says which, never what it holds.
     pub fn unreadable(why: impl Into<String>) -> Self {
-        Self { code: UNREADABLE, why: format!("{}: correct the row", why.into()) }
+        Self { code: UNREADABLE_CODE, why: format!("{}: correct the row", why.into()) }
     }
 
     /// It is larger than a record may be to be loaded.

@@ -17,7 +17,24 @@ pub struct Settlement {
     ids: Vec<i64>,
     event_ids: Vec<Uuid>,
     out_of_line: bool,
-    era: Option<u64>,
+    token: Option<ReadToken>,
+}
+
+/// What a store hands out with a [batch](crate::outbox::Batch), and gets back, unread, with the settlement of its rows: it
+/// can carry out faster what it knows to be of one read. Only the store that made it can tell what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadToken(u64);
+
+impl ReadToken {
+    /// A token that means something to the store that makes it.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// What the store made it of.
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 impl Settlement {
@@ -42,14 +59,15 @@ impl Settlement {
         self.out_of_line
     }
 
-    /// Says that all its rows were read in this era of the store's.
-    pub fn set_era(&mut self, era: Option<u64>) {
-        self.era = era;
+    /// Adds the token of rows that were, or will be, added. Tokens that differ leave none. Call it before adding the first
+    /// row, and then for each batch.
+    pub fn add_token(&mut self, token: Option<ReadToken>) {
+        self.token = if self.is_empty() { token } else { self.token.filter(|_| self.token == token) };
     }
 
-    /// The era in which all its rows were read, if it is known. While it lasts, no id is given to another row.
-    pub fn era(&self) -> Option<u64> {
-        self.era
+    /// The token with which all its rows were read, if it was the same.
+    pub fn token(&self) -> Option<ReadToken> {
+        self.token
     }
 
     /// Adds a delivered record.
@@ -97,13 +115,13 @@ impl Settlement {
             ids: ids.to_vec(),
             event_ids: event_ids.to_vec(),
             out_of_line: self.out_of_line,
-            era: self.era,
+            token: self.token,
         })
     }
 
-    /// Adds the records of another settlement. Some of them may be of another era.
+    /// Adds the records of another settlement, and its token as [`add_token`](Self::add_token) does.
     pub fn extend(&mut self, other: &Self) {
-        self.era = self.era.filter(|_| self.era == other.era);
+        self.add_token(other.token);
         self.out_of_line |= other.out_of_line;
         self.ids.extend(&other.ids);
         self.event_ids.extend(&other.event_ids);
@@ -188,11 +206,27 @@ mod tests {
     #[test]
     fn halves_hold_every_record_once_and_keep_their_kind() {
         let mut settlement = Settlement::out_of_line();
+        settlement.add_token(Some(ReadToken::new(7)));
         (1..=5).for_each(|id| settlement.push_row(id, Uuid::from_u128(id as u128)));
-        settlement.set_era(Some(7));
         let [mut first, second] = settlement.halves();
         assert_eq!((first.len(), second.len()), (2, 3));
         first.extend(&second);
         assert_eq!(first, settlement);
+    }
+
+    #[test]
+    fn rows_of_different_reads_have_no_token() {
+        let [seven, eight] = [7, 8].map(|number| Some(ReadToken::new(number)));
+        let mut settlement = Settlement::default();
+        settlement.add_token(eight);
+        settlement.add_token(seven);
+        assert_eq!(settlement.token(), seven, "nothing was added of the read before");
+        settlement.push_row(1, Uuid::nil());
+        settlement.add_token(seven);
+        assert_eq!(settlement.token(), seven);
+        settlement.add_token(eight);
+        assert_eq!(settlement.token(), None);
+        settlement.add_token(eight);
+        assert_eq!(settlement.token(), None, "what was added first was of another read");
     }
 }

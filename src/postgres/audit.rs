@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, Removable, SetAside, StoreError};
+use crate::contract::{Audit as Contract, AuditedRow, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::holds::{Holds, left_to_a_lane};
@@ -17,7 +18,7 @@ use crate::postgres::told;
 
 /// Ids in one statement at most: what fits into one record of TLS. Each further one can take forty milliseconds longer,
 /// since the driver does not switch Nagle's algorithm off.
-const IDS: usize = 1_000;
+const IDS_PER_STATEMENT: usize = 1_000;
 
 /// An audit over one session.
 pub(super) struct Audit {
@@ -40,7 +41,41 @@ impl Audit {
         Ok(Self { conn, table, settle, since, stored, topics: HashSet::new() })
     }
 
-    async fn page(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
+    async fn find_few(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
+        let text = format!(
+            "/* outboxd: audit_known */
+             select id, event_id, topic, partition, false from {outbox} where id = any($1)
+             union all
+             select id, event_id, topic, partition, true from {dead} where id = any($1)",
+            outbox = self.table.outbox(),
+            dead = self.table.dead()
+        );
+        let rows = ask("looking rows up", sqlx::query(sql(text)).bind(ids).fetch_all(&mut self.conn)).await?;
+        let known = |row: &sqlx::postgres::PgRow| KnownRow {
+            id: row.get(0),
+            // A row that cannot be read was not published as it is: nothing in Kafka has what stands in for its parts.
+            event_id: row.try_get(1).unwrap_or_default(),
+            topic: shared(&mut self.topics, row.try_get(2).unwrap_or_default()),
+            partition: row.get(3),
+            is_dead: row.get(4),
+        };
+        Ok(rows.iter().map(known).collect())
+    }
+}
+
+/// One allocation for each topic instead of one for each row.
+fn shared(topics: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
+    if let Some(topic) = topics.get(name) {
+        return Arc::clone(topic);
+    }
+    let topic: Arc<str> = name.into();
+    topics.insert(Arc::clone(&topic));
+    topic
+}
+
+#[async_trait]
+impl Contract for Audit {
+    async fn rows(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
         let text = format!(
             "/* outboxd: audit_rows */ select id, topic, sent_at is not null or not {left} and {is_read}
              from {outbox} where id > $1 and created_at >= $2 order by id limit $3",
@@ -63,36 +98,15 @@ impl Audit {
         Ok(rows.iter().map(row).collect())
     }
 
-    async fn find(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
+    async fn known(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
         let mut found = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(IDS) {
+        for ids in ids.chunks(IDS_PER_STATEMENT) {
             found.extend(self.find_few(ids).await?);
         }
         Ok(found)
     }
 
-    async fn find_few(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
-        let text = format!(
-            "/* outboxd: audit_known */
-             select id, event_id, topic, partition, false from {outbox} where id = any($1)
-             union all
-             select id, event_id, topic, partition, true from {dead} where id = any($1)",
-            outbox = self.table.outbox(),
-            dead = self.table.dead()
-        );
-        let rows = ask("looking rows up", sqlx::query(sql(text)).bind(ids).fetch_all(&mut self.conn)).await?;
-        let known = |row: &sqlx::postgres::PgRow| KnownRow {
-            id: row.get(0),
-            // A row that cannot be read was not published as it is: nothing in Kafka has what stands in for its parts.
-            event_id: row.try_get(1).unwrap_or_default(),
-            topic: shared(&mut self.topics, row.try_get(2).unwrap_or_default()),
-            partition: row.get(3),
-            is_dead: row.get(4),
-        };
-        Ok(rows.iter().map(known).collect())
-    }
-
-    async fn horizon(&mut self, retention: Duration) -> Result<Removable, StoreError> {
+    async fn removable(&mut self, retention: Duration) -> Result<Removable, StoreError> {
         let text = format!(
             "/* outboxd: audit_removable */ select coalesce((select purged_to from {}), 0),
                  clock_timestamp() - $1 * interval '1 second'",
@@ -103,7 +117,7 @@ impl Audit {
         Ok(Removable { up_to: row.get(0), written_before: row.get(1) })
     }
 
-    async fn count(&mut self) -> Result<SetAside, StoreError> {
+    async fn set_aside(&mut self) -> Result<SetAside, StoreError> {
         let text = format!(
             "/* outboxd: audit_set_aside */ select (select count(*) from {}), (select count(*) from {})",
             self.table.dead(),
@@ -112,33 +126,5 @@ impl Audit {
         let row = ask("counting what is set aside", sqlx::query(sql(text)).fetch_one(&mut self.conn)).await?;
         let count = |column: usize| row.get::<i64, _>(column).unsigned_abs();
         Ok(SetAside { dead_letters: count(0), held_lanes: count(1) })
-    }
-}
-
-/// One allocation for each topic instead of one for each row.
-fn shared(topics: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
-    if let Some(topic) = topics.get(name) {
-        return Arc::clone(topic);
-    }
-    let topic: Arc<str> = name.into();
-    topics.insert(Arc::clone(&topic));
-    topic
-}
-
-impl Contract for Audit {
-    fn rows(&mut self, after: i64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditedRow>, StoreError>> {
-        Box::pin(self.page(after, limit))
-    }
-
-    fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>> {
-        Box::pin(self.find(ids))
-    }
-
-    fn removable(&mut self, retention: Duration) -> BoxFuture<'_, Result<Removable, StoreError>> {
-        Box::pin(self.horizon(retention))
-    }
-
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>> {
-        Box::pin(self.count())
     }
 }

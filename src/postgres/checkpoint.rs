@@ -8,20 +8,20 @@ use sqlx::{Connection, PgConnection, Postgres, Row};
 use crate::contract::{Checkpoint, StoreError};
 use crate::outbox::{Held, HeldChanges, HoldCause, Lane, Position, Settle, Table, Term};
 use crate::postgres::errors::{classify, incompatible};
-use crate::postgres::session::{ANSWER, ask, bounded, sql};
-use crate::postgres::snapshot::At;
+use crate::postgres::session::{ANSWER_TIMEOUT, ask, bounded, sql};
+use crate::postgres::snapshot::ReadPosition;
 
 /// What is stored.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     /// The position, if any was stored yet.
-    pub at: Option<At>,
+    pub at: Option<ReadPosition>,
     /// The cluster it was stored in.
     pub system: String,
     /// When it was stored, by the clock of that cluster.
     pub saved_at: Option<DateTime<Utc>>,
     /// What [`Stored::settling`] tells where rows are marked or deleted.
-    settled: Option<At>,
+    settled: Option<ReadPosition>,
     /// The held lanes.
     pub held: Vec<Held>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Stored {
 impl Stored {
     /// The position that settles rows: what it calls read, outside of held lanes, counts as settled though it bears no
     /// mark. Where rows are marked or deleted it is the last one that was stored by a relay which did neither.
-    pub(super) fn settling(&self, settle: Settle) -> Option<&At> {
+    pub(super) fn settling(&self, settle: Settle) -> Option<&ReadPosition> {
         if settle == Settle::Checkpoint { self.at.as_ref() } else { self.settled.as_ref() }
     }
 }
@@ -57,8 +57,8 @@ pub(super) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Store
     Ok(stored)
 }
 
-fn read_position(text: &str) -> Result<At, StoreError> {
-    At::from_position(text).map_err(|error| StoreError::Incompatible {
+fn read_position(text: &str) -> Result<ReadPosition, StoreError> {
+    ReadPosition::from_position(text).map_err(|error| StoreError::Incompatible {
         problem: "the stored checkpoint cannot be read".to_owned(),
         repair: "run the version of outboxd that wrote it, or a newer one".to_owned(),
         source: Some(Box::new(error)),
@@ -86,7 +86,7 @@ pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
 
 /// How and where checkpoints are stored by a session.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct CheckpointTarget {
     pub table: Table,
     /// The cluster; empty where the role may not ask.
     pub system: String,
@@ -96,10 +96,10 @@ pub(super) struct Place {
 
 /// Stores the checkpoint, and what changed of the held lanes, in one transaction, if the term is still the
 /// leader's. The session's `synchronous_commit` must be on: its flush makes the settlements before it durable, and
-/// proves to whoever reads on from here that every lower transaction id was used.
+/// proves to the reader that goes on from here that every lower transaction id was used.
 pub(super) async fn save(
     conn: &mut PgConnection,
-    place: &Place,
+    place: &CheckpointTarget,
     checkpoint: &Checkpoint,
     changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
@@ -107,7 +107,7 @@ pub(super) async fn save(
     let doing = "storing the checkpoint";
     let position = (checkpoint.term, &checkpoint.position);
     let over = || StoreError::TermOver { term: checkpoint.term };
-    bounded(doing, ANSWER, async {
+    bounded(doing, ANSWER_TIMEOUT, async {
         if changes.is_empty() {
             // One statement is one transaction: no relay that vanishes leaves the lease's row locked behind it.
             let is_saved = save_position(conn, place, position, at.highest).await?;
@@ -130,7 +130,7 @@ pub(super) async fn save(
 /// renewal waits with us for another session that has locked that.
 pub(super) async fn save_position(
     conn: &mut PgConnection,
-    Place { table, system, settle }: &Place,
+    CheckpointTarget { table, system, settle }: &CheckpointTarget,
     (term, position): (Term, &Position),
     highest: i64,
 ) -> Result<bool, StoreError> {
@@ -155,8 +155,8 @@ pub(super) async fn save_position(
 /// Lanes that are given as [`bind_lanes`] binds them.
 pub(super) const GIVEN: &str = "unnest($1::text[], $2::text[], $3::int[]) as given (topic, key, partition)";
 
-/// The condition that a stored lane `h` is one that is `given`, in the terms of the index on lanes: whoever compared the
-/// columns as they are would look at all lanes for each.
+/// The condition that a stored lane `h` is one that is `given`, in the terms of the index on lanes: a query that
+/// compared the columns as they are would look at all lanes for each.
 pub(super) const IS_GIVEN: &str = "h.topic = given.topic and (h.key is null) = (given.key is null) \
      and coalesce(h.key, '') = coalesce(given.key, '') and coalesce(h.partition, -1) = coalesce(given.partition, -1)";
 

@@ -15,7 +15,11 @@ use crate::postgres::settle;
 /// Moves rows that are not settled to the dead letters. What a row lacks that a dead letter must have is filled in: it may
 /// lack it only where the outbox's own constraints were dropped. One statement, so all or none; and flushed, whatever the
 /// session's `synchronous_commit`: what is set for a transaction still holds while it commits.
-pub(super) async fn bury(conn: &mut PgConnection, table: &Table, letters: &[DeadLetter]) -> Result<(), StoreError> {
+pub(super) async fn dead_letter(
+    conn: &mut PgConnection,
+    table: &Table,
+    letters: &[DeadLetter],
+) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: bury */
          with flushed as materialized (select set_config('synchronous_commit', 'on', true)),

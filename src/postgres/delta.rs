@@ -5,29 +5,30 @@
 //! the order of their commits. A window between two snapshots that does not fit one page is *frozen*: it is paged by
 //! id until it is empty, and only then the next one begins.
 
+use async_trait::async_trait;
 use sqlx::PgConnection;
 
-use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, HeldChanges, Lane, Limit, Position, Proof, Table, Term};
-use crate::postgres::checkpoint::{self, Place, Stored};
+use crate::contract::{Checkpoint, Reader, StoreError};
+use crate::outbox::{Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ReadToken, Table, Term};
+use crate::postgres::checkpoint::{self, CheckpointTarget, Stored};
 use crate::postgres::errors::not_now;
 use crate::postgres::holds::Holds;
-use crate::postgres::page::{self, Which};
+use crate::postgres::page::{self, RowSelection};
 use crate::postgres::recover;
 use crate::postgres::release::{Releases, Turn};
 use crate::postgres::rows::Page;
 use crate::postgres::session::ask;
-use crate::postgres::snapshot::{At, Frozen, Snapshot};
-use crate::postgres::walk::Walk;
+use crate::postgres::snapshot::{Frozen, ReadPosition, Snapshot};
+use crate::postgres::walk::WindowWalk;
 
 /// A reading session.
 pub(super) struct DeltaReader {
     conn: PgConnection,
-    place: Place,
-    era: Option<u64>,
-    at: At,
+    place: CheckpointTarget,
+    token: Option<ReadToken>,
+    at: ReadPosition,
     /// The walk through the frozen window, while there is one.
-    walk: Option<Walk>,
+    walk: Option<WindowWalk>,
     /// How many rows are asked for at once: fewer while they are large.
     rows: usize,
     /// Rows that are larger are not loaded.
@@ -49,24 +50,24 @@ impl DeltaReader {
     /// Begins at what is stored, or at the beginning.
     pub(super) async fn begin(
         mut conn: PgConnection,
-        place: Place,
+        place: CheckpointTarget,
         stored: Stored,
-        era: Option<u64>,
+        token: Option<ReadToken>,
     ) -> Result<Self, StoreError> {
         let table = &place.table;
         let (at, walk) = match stored.at {
             Some(at) => match at.frozen.as_ref().map(|frozen| frozen.last) {
-                Some(last) => (at, Some(Walk::after(&mut conn, table, last).await?)),
+                Some(last) => (at, Some(WindowWalk::after(&mut conn, table, last).await?)),
                 None => (at, None),
             },
             None => beginning(&mut conn, table).await?,
         };
         let proof = Proof::first();
-        let at = At { system: place.system.clone(), proof: Some(proof), ..at };
+        let at = ReadPosition { system: place.system.clone(), proof: Some(proof), ..at };
         Ok(Self {
             conn,
             place,
-            era,
+            token,
             at,
             walk,
             rows: usize::MAX,
@@ -80,35 +81,6 @@ impl DeltaReader {
         })
     }
 
-    async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
-        self.enter()?;
-        let limit = Limit { records: limit.records.min(self.rows).max(1), ..limit };
-        let turn = self.releases.turn(&self.holds);
-        // Only a look at the present that found little says that there is no more.
-        let looked = turn == Turn::Main && self.walk.is_none();
-        let mut page = match turn {
-            Turn::Release => {
-                self.releases.page(&mut self.conn, &self.place.table, &self.holds, &self.at, limit).await?
-            }
-            Turn::Main if self.walk.is_some() => self.next_page(limit).await?,
-            Turn::Main => self.next_window(limit).await?,
-        };
-        let full = page.is_full(limit);
-        self.adapt(&page, full);
-        self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
-        page::load_wide(&mut self.conn, &self.place.table.outbox(), &mut page).await?;
-        let news = self.releases.conclude(&self.at, &mut self.holds);
-        self.broken = false;
-        Ok(Batch {
-            records: page.records,
-            unreadable: page.unreadable,
-            end: self.at.to_position(),
-            more: full || !looked || self.releases.are_under_way(&self.holds),
-            opened: news.opened,
-            closed: news.closed,
-        })
-    }
-
     /// Refuses a session that failed, and marks it as failed until the statements that follow succeed.
     fn enter(&mut self) -> Result<(), StoreError> {
         if std::mem::replace(&mut self.broken, true) {
@@ -119,13 +91,13 @@ impl DeltaReader {
 
     /// Reads what is new. A window that does not fit is frozen where it ends.
     async fn next_window(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { holds: &self.holds, left: None, most: self.most };
+        let which = RowSelection { holds: &self.holds, left: None, most: self.most };
         let mut page = page::new_rows(&mut self.conn, &self.place.table, &self.at.prev, &which, limit).await?;
         let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
         self.expect_proof();
         match page.last_id().filter(|_| page.is_full(limit)) {
             Some(last) => {
-                self.walk = Some(Walk::after(&mut self.conn, &self.place.table, last).await?);
+                self.walk = Some(WindowWalk::after(&mut self.conn, &self.place.table, last).await?);
                 self.at.frozen = Some(Frozen { cur, last });
             }
             None => self.at.prev = cur,
@@ -135,7 +107,7 @@ impl DeltaReader {
 
     /// Reads the next page of the frozen window; the window ends with its walk.
     async fn next_page(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = Which { holds: &self.holds, left: None, most: self.most };
+        let which = RowSelection { holds: &self.holds, left: None, most: self.most };
         let (Some(walk), Some(frozen)) = (self.walk.as_mut(), self.at.frozen.as_mut()) else {
             return Ok(Page::default());
         };
@@ -167,31 +139,19 @@ impl DeltaReader {
             self.rows = self.rows.saturating_mul(2);
         }
     }
-
-    async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        self.enter()?;
-        let changes = HeldChanges::between(&self.stored_held, &checkpoint.held);
-        let is_changed = !changes.is_empty();
-        let saved = checkpoint::save(&mut self.conn, &self.place, checkpoint, &changes).await;
-        // A term that is over leaves the session as it was: the transaction was rolled back in good order.
-        self.broken = !matches!(saved, Ok(()) | Err(StoreError::TermOver { .. }));
-        if saved.is_ok() && is_changed {
-            self.stored_held.clone_from(&checkpoint.held);
-        }
-        saved
-    }
 }
 
 /// The position of a first start: everything visible now is one window, walked from the lowest id.
-async fn beginning(conn: &mut PgConnection, table: &Table) -> Result<(At, Option<Walk>), StoreError> {
+async fn beginning(conn: &mut PgConnection, table: &Table) -> Result<(ReadPosition, Option<WindowWalk>), StoreError> {
     let statement = "/* outboxd: current_snapshot */ select pg_current_snapshot()::text";
     let text = ask("reading the snapshot", sqlx::query_scalar::<_, String>(statement).fetch_one(&mut *conn)).await?;
     let cur: Snapshot = text.parse().map_err(|error| not_now("reading the snapshot", format!("{error}")))?;
-    let walk = Walk::from_the_lowest(conn, table).await?;
+    let walk = WindowWalk::from_the_lowest(conn, table).await?;
     let frozen = Some(Frozen { cur, last: walk.last });
-    Ok((At { frozen, ..At::default() }, Some(walk)))
+    Ok((ReadPosition { frozen, ..ReadPosition::default() }, Some(walk)))
 }
 
+#[async_trait]
 impl Reader for DeltaReader {
     fn held(&self) -> &[Held] {
         &self.stored_held
@@ -201,30 +161,50 @@ impl Reader for DeltaReader {
         self.at.to_position()
     }
 
-    fn era(&self) -> Option<u64> {
-        self.era
-    }
-
     fn load_at_most(&mut self, bytes: usize) {
         self.most = bytes;
         self.releases.load_at_most(bytes);
     }
 
-    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
-        Box::pin(self.read(limit))
+    async fn fetch(&mut self, limit: Limit) -> Result<Batch, StoreError> {
+        self.enter()?;
+        let limit = Limit { records: limit.records.min(self.rows).max(1), ..limit };
+        let turn = self.releases.turn(&self.holds);
+        // Only a look at the present that found little says that there is no more.
+        let looked = turn == Turn::Main && self.walk.is_none();
+        let mut page = match turn {
+            Turn::Release => {
+                self.releases.page(&mut self.conn, &self.place.table, &self.holds, &self.at, limit).await?
+            }
+            Turn::Main if self.walk.is_some() => self.next_page(limit).await?,
+            Turn::Main => self.next_window(limit).await?,
+        };
+        let full = page.is_full(limit);
+        self.adapt(&page, full);
+        self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
+        page::load_wide(&mut self.conn, &self.place.table.outbox(), &mut page).await?;
+        let news = self.releases.conclude(&self.at, &mut self.holds);
+        self.broken = false;
+        Ok(Batch {
+            records: page.records,
+            unreadable: page.unreadable,
+            end: self.at.to_position(),
+            more: full || !looked || self.releases.are_under_way(&self.holds),
+            token: self.token,
+            opened: news.opened,
+            closed: news.closed,
+        })
     }
 
-    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            if self.proven {
-                return Ok(());
-            }
-            self.enter()?;
-            let proven = recover::prove(&mut self.conn, &self.place.table, term, self.proof).await;
-            self.broken = !matches!(proven, Ok(()) | Err(StoreError::TermOver { .. }));
-            self.proven = proven.is_ok();
-            proven
-        })
+    async fn prove(&mut self, term: Term) -> Result<(), StoreError> {
+        if self.proven {
+            return Ok(());
+        }
+        self.enter()?;
+        let proven = recover::prove(&mut self.conn, &self.place.table, term, self.proof).await;
+        self.broken = !matches!(proven, Ok(()) | Err(StoreError::TermOver { .. }));
+        self.proven = proven.is_ok();
+        proven
     }
 
     fn hold(&mut self, held: Held) {
@@ -236,7 +216,16 @@ impl Reader for DeltaReader {
         self.releases.begin(lane);
     }
 
-    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.store(checkpoint))
+    async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.enter()?;
+        let changes = HeldChanges::between(&self.stored_held, &checkpoint.held);
+        let is_changed = !changes.is_empty();
+        let saved = checkpoint::save(&mut self.conn, &self.place, checkpoint, &changes).await;
+        // A term that is over leaves the session as it was: the transaction was rolled back in good order.
+        self.broken = !matches!(saved, Ok(()) | Err(StoreError::TermOver { .. }));
+        if saved.is_ok() && is_changed {
+            self.stored_held.clone_from(&checkpoint.held);
+        }
+        saved
     }
 }

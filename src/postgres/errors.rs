@@ -9,7 +9,7 @@ use crate::contract::StoreError;
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
+enum ErrorClass {
     /// Waiting helps.
     Transient,
     /// Waiting does not help; this would.
@@ -30,21 +30,21 @@ const CONFIGURE: &str = "check `database.url`";
 
 /// Sorts what the driver said while the store was `doing` something.
 pub(super) fn classify(doing: &'static str, error: sqlx::Error) -> StoreError {
-    let meaning = match &error {
+    let class = match &error {
         sqlx::Error::Database(database) => of_database(database.as_ref()),
-        sqlx::Error::Configuration(_) => Meaning::Repair(CONFIGURE),
+        sqlx::Error::Configuration(_) => ErrorClass::Repair(CONFIGURE),
         sqlx::Error::RowNotFound
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::TypeNotFound { .. }
         | sqlx::Error::Encode(_)
-        | sqlx::Error::Decode(_) => Meaning::Repair(REPORT),
-        _ => Meaning::Transient,
+        | sqlx::Error::Decode(_) => ErrorClass::Repair(REPORT),
+        _ => ErrorClass::Transient,
     };
-    match meaning {
-        Meaning::Transient => StoreError::Unavailable { doing, source: Box::new(error) },
-        Meaning::Repair(repair) => StoreError::Unusable {
+    match class {
+        ErrorClass::Transient => StoreError::Unavailable { doing, source: Box::new(error) },
+        ErrorClass::Repair(repair) => StoreError::Unusable {
             problem: format!("PostgreSQL refused while {doing}"),
             repair: repair.to_owned(),
             source: Some(Box::new(error)),
@@ -90,16 +90,16 @@ pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42501"))
 }
 
-fn of_database(error: &dyn DatabaseError) -> Meaning {
+fn of_database(error: &dyn DatabaseError) -> ErrorClass {
     match error.code().as_deref() {
         // The code stands for much that passes; only the words of PgBouncer tell.
-        Some("08P01") if error.message().starts_with("unsupported startup parameter") => Meaning::Repair(PARAMETER),
+        Some("08P01") if error.message().starts_with("unsupported startup parameter") => ErrorClass::Repair(PARAMETER),
         // Messages are translated; the names of the server's functions are not. A column's type was changed below a
         // statement that was prepared before: another session prepares it anew.
-        Some("0A000") if routine(error) == Some("RevalidateCachedQuery") => Meaning::Transient,
-        Some("42501") if routine(error) == Some("check_enable_rls") => Meaning::Repair(POLICY),
+        Some("0A000") if routine(error) == Some("RevalidateCachedQuery") => ErrorClass::Transient,
+        Some("42501") if routine(error) == Some("check_enable_rls") => ErrorClass::Repair(POLICY),
         Some(code) => of_sqlstate(code),
-        None => Meaning::Transient,
+        None => ErrorClass::Transient,
     }
 }
 
@@ -108,20 +108,20 @@ fn routine(error: &dyn DatabaseError) -> Option<&str> {
     error.try_downcast_ref::<PgDatabaseError>()?.routine()
 }
 
-fn of_sqlstate(code: &str) -> Meaning {
+fn of_sqlstate(code: &str) -> ErrorClass {
     match code {
         // A query that was cancelled, a lock that was not to be had, a server that turned read only: all pass.
-        NO_LOCK | "25006" => Meaning::Transient,
+        NO_LOCK | "25006" => ErrorClass::Transient,
         // Prepared statements that are gone or already there: someone swaps the session below us.
-        "26000" | "42P05" => Meaning::Repair(POOLER),
-        "42501" => Meaning::Repair(GRANT),
-        "42P01" | "42703" | "42883" | "3F000" | "42704" => Meaning::Repair(MIGRATE),
-        "3D000" => Meaning::Repair(CONFIGURE),
+        "26000" | "42P05" => ErrorClass::Repair(POOLER),
+        "42501" => ErrorClass::Repair(GRANT),
+        "42P01" | "42703" | "42883" | "3F000" | "42704" => ErrorClass::Repair(MIGRATE),
+        "3D000" => ErrorClass::Repair(CONFIGURE),
         _ => match code.get(..2).unwrap_or_default() {
-            "28" => Meaning::Repair(LOGIN),
-            "P0" => Meaning::Repair(TRIGGER),
-            "0A" | "21" | "22" | "23" | "42" | "44" => Meaning::Repair(REPORT),
-            _ => Meaning::Transient,
+            "28" => ErrorClass::Repair(LOGIN),
+            "P0" => ErrorClass::Repair(TRIGGER),
+            "0A" | "21" | "22" | "23" | "42" | "44" => ErrorClass::Repair(REPORT),
+            _ => ErrorClass::Transient,
         },
     }
 }
@@ -136,18 +136,18 @@ mod tests {
             "57P01", "57P02", "57P03", "57P05", NO_LOCK, CANCELLED, "53300", "40001", "40P01", "08006", "25006",
             "XX000",
         ] {
-            assert_eq!(of_sqlstate(code), Meaning::Transient, "{code}");
+            assert_eq!(of_sqlstate(code), ErrorClass::Transient, "{code}");
         }
     }
 
     #[test]
     fn what_waiting_does_not_change_names_its_repair() {
-        assert_eq!(of_sqlstate("42P01"), Meaning::Repair(MIGRATE));
-        assert_eq!(of_sqlstate("42501"), Meaning::Repair(GRANT));
-        assert_eq!(of_sqlstate("28P01"), Meaning::Repair(LOGIN));
-        assert_eq!(of_sqlstate("26000"), Meaning::Repair(POOLER));
-        assert_eq!(of_sqlstate("23505"), Meaning::Repair(REPORT));
-        assert_eq!(of_sqlstate("P0001"), Meaning::Repair(TRIGGER));
+        assert_eq!(of_sqlstate("42P01"), ErrorClass::Repair(MIGRATE));
+        assert_eq!(of_sqlstate("42501"), ErrorClass::Repair(GRANT));
+        assert_eq!(of_sqlstate("28P01"), ErrorClass::Repair(LOGIN));
+        assert_eq!(of_sqlstate("26000"), ErrorClass::Repair(POOLER));
+        assert_eq!(of_sqlstate("23505"), ErrorClass::Repair(REPORT));
+        assert_eq!(of_sqlstate("P0001"), ErrorClass::Repair(TRIGGER));
     }
 
     #[test]

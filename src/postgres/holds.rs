@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use crate::outbox::{Held, Lane};
-use crate::postgres::snapshot::At;
+use crate::postgres::snapshot::ReadPosition;
 
 /// What a row's own lane is called in the JSON of [`Holds`]; its topic's lane is called as the topic.
 const LANE: &str = "case when partition is null then topic || ' ' || key else topic || ':' || partition end";
@@ -43,7 +43,7 @@ const TOLD_LANES: usize = 500;
 #[derive(Debug, Clone)]
 struct Hold {
     from_id: i64,
-    after: Option<At>,
+    after: Option<ReadPosition>,
 }
 
 /// What is held, by lane.
@@ -67,7 +67,7 @@ impl Holds {
     /// Adds a lane, or lowers where it begins.
     pub(super) fn hold(&mut self, held: &Held) {
         // Without a position that can be read nothing is known, and rows may be published again.
-        let after = held.after.as_ref().and_then(|after| At::from_position(after.as_str()).ok());
+        let after = held.after.as_ref().and_then(|after| ReadPosition::from_position(after.as_str()).ok());
         let known = self.lanes.get(&held.lane).map_or(held.from_id, |known| known.from_id);
         let from_id = known.min(held.from_id);
         self.json.insert(name(&held.lane), from_id.into());
@@ -86,7 +86,7 @@ impl Holds {
     }
 
     /// The position that tells which rows of a held lane were published before it was held, if it is known.
-    pub(super) fn held_after(&self, lane: &Lane) -> Option<&At> {
+    pub(super) fn held_after(&self, lane: &Lane) -> Option<&ReadPosition> {
         self.lanes.get(lane).and_then(|held| held.after.as_ref())
     }
 

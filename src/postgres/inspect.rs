@@ -12,15 +12,15 @@ use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::holds::{Holds, left_to_a_lane, not_held};
 use crate::postgres::session::{ask, sql};
-use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::snapshot::{ReadPosition, Snapshot};
 use crate::postgres::told;
 use crate::postgres::xid::Xid;
 
 /// Rows that a walk looks at beyond those it may count.
-const LOOK: u64 = 50_000;
+const ROWS_BEYOND_COUNT: u64 = 50_000;
 
 /// Rows that one call looks at in search of forgotten ones.
-const BITE: i64 = 5_000;
+const ROWS_PER_SWEEP: i64 = 5_000;
 
 /// How far the round is that looks for forgotten rows, a bite a call: the last id that was looked at.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) async fn backlog(
     let holds = Holds::new(&stored.held);
     let mut waiting = Vec::new();
     match &stored.at {
-        None => waiting.push(count_walked(conn, table, &At::default(), &holds, i64::MIN, count_limit).await?),
+        None => waiting.push(count_walked(conn, table, &ReadPosition::default(), &holds, i64::MIN, count_limit).await?),
         Some(at) => {
             waiting.push(count_new(conn, table, at.boundary(), &holds, count_limit).await?);
             if let Some(frozen) = &at.frozen {
@@ -109,7 +109,7 @@ async fn count_new(
 async fn count_walked(
     conn: &mut PgConnection,
     table: &Table,
-    at: &At,
+    at: &ReadPosition,
     holds: &Holds,
     after: i64,
     count_limit: u64,
@@ -128,7 +128,7 @@ async fn count_walked(
     );
     let statement = sqlx::query(sql(text))
         .bind(after)
-        .bind(rows_of(count_limit.saturating_add(LOOK)))
+        .bind(rows_of(count_limit.saturating_add(ROWS_BEYOND_COUNT)))
         .bind(Xid(at.prev.xmax))
         .bind(Xid::all(&at.prev.open))
         .bind(at.frozen.as_ref().map(|frozen| frozen.cur.to_string()))
@@ -155,7 +155,7 @@ async fn count_held(
         outbox = table.outbox(),
         left = left_to_a_lane("$3")
     );
-    let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(LOOK)));
+    let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(ROWS_BEYOND_COUNT)));
     let statement = statement.bind(holds.to_told_json().map(Json));
     ask("counting held rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
 }
@@ -163,13 +163,13 @@ async fn count_held(
 /// Looks for rows that are due and that no window will ever show, gives them the current transaction's id, so that the
 /// next one does, and says how many they were. A trigger stamps them when a mark is cleared that they do not bear, so that the
 /// relay needs no right to change an id. They are those that the stored position calls read, or whose transaction
-/// id is still to come, and that are neither settled nor held: whoever corrects, restores or moves rows back by hand
-/// leaves such rows where no trigger sees it.
+/// id is still to come, and that are neither settled nor held: an operator who corrects, restores or moves rows back by
+/// hand leaves such rows where no trigger sees it.
 async fn stamp_late(
     conn: &mut PgConnection,
     table: &Table,
     stored: &Stored,
-    (holds, settling): (&Holds, Option<&At>),
+    (holds, settling): (&Holds, Option<&ReadPosition>),
     Sweep(after): &mut Sweep,
 ) -> Result<u64, StoreError> {
     let Some(at) = stored.at.as_ref().filter(|at| !at.prev.is_nothing()) else { return Ok(0) };
@@ -194,12 +194,12 @@ async fn stamp_late(
     );
     let statement = sqlx::query(sql(text))
         .bind(*after)
-        .bind(BITE)
+        .bind(ROWS_PER_SWEEP)
         .bind(Xid(at.prev.xmax))
         .bind(Xid::all(&at.prev.open))
         .bind(holds.to_told_json().map(Json));
     let row = ask("looking for forgotten rows", told::bind(statement, settling).fetch_one(conn)).await?;
-    let last = row.get::<Option<i64>, _>(2).filter(|_| row.get::<i64, _>(1) >= BITE);
+    let last = row.get::<Option<i64>, _>(2).filter(|_| row.get::<i64, _>(1) >= ROWS_PER_SWEEP);
     *after = last.unwrap_or(i64::MIN);
     Ok(row.get::<i64, _>(0).unsigned_abs())
 }

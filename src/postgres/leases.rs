@@ -4,19 +4,20 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError, Watched};
+use crate::contract::{Bid, LeaseSession, StoreError, Watched};
 use crate::outbox::{Table, Term};
 use crate::postgres::errors::{CANCELLED, NO_LOCK, has_code, is_denied, not_now, unusable};
 use crate::postgres::session::{ask_within, lock_key, sql};
 
 /// First half of the lock's key; the second is the table's oid.
-const CLASS: i32 = 1_869_968_482;
+const LEASE_LOCK_CLASS: i32 = 1_869_968_482;
 
 /// How long a backend that was told to end may take before the lock is tried again.
-const ENDING: Duration = Duration::from_millis(50);
+const SESSION_END_TIME: Duration = Duration::from_millis(50);
 
 /// What a session `a` is called in the log, for the operator who looks for it.
 const SESSION: &str =
@@ -36,7 +37,7 @@ pub(super) struct PgLease {
     locked: bool,
     /// Whether it was said that a session which is no relay's has the lock.
     named_foreigner: bool,
-    /// Set while a statement is under way: after a failure nobody knows what the session holds.
+    /// Set while a statement is under way: after a failure the relay does not know what the session holds.
     broken: bool,
 }
 
@@ -51,7 +52,7 @@ struct Renewal {
 /// What a bidder sees.
 struct Seen {
     renewal: Renewal,
-    /// Whether nobody has to be waited for.
+    /// Whether no holder has to be waited for.
     is_free: bool,
     /// How long this renewal is known to be the latest.
     unchanged: Duration,
@@ -83,14 +84,6 @@ impl PgLease {
         Ok(())
     }
 
-    async fn try_for_it(&mut self) -> Result<Bid, StoreError> {
-        self.enter()?;
-        let bid = self.lock_and_claim().await;
-        let bid = self.name_blockers(bid).await?;
-        self.broken = false;
-        Ok(bid)
-    }
-
     /// Says who has locked the lease, where that is why something failed.
     async fn name_blockers<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let error = match result {
@@ -118,7 +111,7 @@ impl PgLease {
         let was_locked = self.locked;
         let mut seen = self.look_and_lock().await?;
         if !self.locked && seen.unchanged >= seen.ttl && self.end_silent_holder(&seen).await? {
-            tokio::time::sleep(ENDING).await;
+            tokio::time::sleep(SESSION_END_TIME).await;
             seen = self.look_and_lock().await?;
         }
         if !self.locked {
@@ -146,7 +139,7 @@ impl PgLease {
              from {lease} r",
             lease = self.table.lease()
         );
-        let statement = sqlx::query(sql(text)).bind(self.locked).bind(CLASS).bind(self.key);
+        let statement = sqlx::query(sql(text)).bind(self.locked).bind(LEASE_LOCK_CLASS).bind(self.key);
         let statement = statement.bind(&self.holder).bind(&self.fence).fetch_optional(&mut self.conn);
         let row = ask_within("bidding for the lease", self.ttl, statement).await?;
         let row = row.ok_or_else(|| {
@@ -184,7 +177,8 @@ impl PgLease {
             session = SESSION
         );
         let objid = i64::from(self.key.cast_unsigned());
-        let statement = sqlx::query_as::<_, (bool, Option<String>)>(sql(text)).bind(i64::from(CLASS)).bind(objid);
+        let statement =
+            sqlx::query_as::<_, (bool, Option<String>)>(sql(text)).bind(i64::from(LEASE_LOCK_CLASS)).bind(objid);
         let statement = statement.bind(seen.renewal.term).bind(&seen.renewal.expires_at);
         let statement = statement.bind(seen.unchanged >= seen.ttl * 2);
         let ended = statement.fetch_one(&mut self.conn).map(|ended| match ended {
@@ -216,8 +210,28 @@ impl PgLease {
         let term = ask_within("bidding for the lease", self.ttl, statement).await?;
         Ok(term.map(Term))
     }
+}
 
-    async fn prolong(&mut self, term: Term) -> Result<(), StoreError> {
+/// Rounded up: others wait for no less than the holder trusts.
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl LeaseSession for PgLease {
+    async fn bid(&mut self) -> Result<Bid, StoreError> {
+        self.enter()?;
+        let bid = self.lock_and_claim().await;
+        let bid = self.name_blockers(bid).await?;
+        self.broken = false;
+        Ok(bid)
+    }
+
+    fn fence(&mut self, name: &str) {
+        self.fence = Some(name.to_owned());
+    }
+
+    async fn renew(&mut self, term: Term) -> Result<(), StoreError> {
         self.enter()?;
         let text = format!(
             "/* outboxd: renew_lease */
@@ -232,7 +246,7 @@ impl PgLease {
         if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
     }
 
-    async fn give_up(&mut self, term: Term) -> Result<(), StoreError> {
+    async fn resign(&mut self, term: Term) -> Result<(), StoreError> {
         self.enter()?;
         let text = format!(
             "/* outboxd: resign_lease */ update {lease} set released = true where term = $1",
@@ -242,34 +256,11 @@ impl PgLease {
         ask_within("resigning", self.ttl, statement).await?;
         if self.locked {
             let statement = sqlx::query("/* outboxd: unlock_lease */ select pg_advisory_unlock($1, $2)");
-            let unlocked = statement.bind(CLASS).bind(self.key).execute(&mut self.conn);
+            let unlocked = statement.bind(LEASE_LOCK_CLASS).bind(self.key).execute(&mut self.conn);
             ask_within("unlocking the lease", self.ttl, unlocked).await?;
             self.locked = false;
         }
         self.broken = false;
         Ok(())
-    }
-}
-
-/// Rounded up: others wait for no less than the holder trusts.
-fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
-}
-
-impl LeaseSession for PgLease {
-    fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
-        Box::pin(self.try_for_it())
-    }
-
-    fn fence(&mut self, name: &str) {
-        self.fence = Some(name.to_owned());
-    }
-
-    fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.prolong(term))
-    }
-
-    fn resign(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.give_up(term))
     }
 }

@@ -9,17 +9,18 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use sqlx::Acquire;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use crate::contract::{BoxFuture, StoreError, WakeSource};
+use crate::contract::{StoreError, WakeSource};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, not_now};
 use crate::postgres::session::{ask, configure, lock_key, table_oid};
 
 /// First half of the lock's key; the second is the table's oid. The trigger has the same number.
-const CLASS: i32 = 1_869_968_503;
+const WAKE_LOCK_CLASS: i32 = 1_869_968_503;
 
 /// When writers notify the relay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,28 +92,6 @@ impl PgWake {
         Self { address, always, session: None }
     }
 
-    /// Whatever ends early, or in an error, leaves no session behind.
-    async fn fall_asleep(&mut self) -> Result<bool, StoreError> {
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => self.listen().await?,
-        };
-        if !session.locked {
-            let statement = sqlx::query_scalar("/* outboxd: lock_wake */ select pg_try_advisory_lock($1, $2)");
-            let locked = statement.bind(CLASS).bind(session.key).fetch_one(&mut session.listener);
-            session.locked = ask("arming the wake-up", locked).await?;
-        }
-        if !session.listens {
-            ask("arming the wake-up", session.listener.listen(&session.channel)).await?;
-            session.listens = true;
-        }
-        // What came while the relay was polling is of no interest: it reads once more before it waits.
-        while session.listener.next_buffered().is_some() {}
-        let armed = session.locked;
-        self.session = Some(session);
-        Ok(armed)
-    }
-
     /// A pool of one connection: the only thing that sqlx listens on.
     async fn listen(&self) -> Result<Session, StoreError> {
         let doing = "listening for wake-ups";
@@ -129,9 +108,32 @@ impl PgWake {
         listener.eager_reconnect(false);
         Ok(Session { listener, channel, key: lock_key(oid), locked: false, listens: true })
     }
+}
 
-    /// Waits for one notification and takes all that came with it: one read is for all of them.
-    async fn sleep(&mut self) -> Result<u32, StoreError> {
+#[async_trait]
+impl WakeSource for PgWake {
+    async fn arm(&mut self) -> Result<bool, StoreError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.listen().await?,
+        };
+        if !session.locked {
+            let statement = sqlx::query_scalar("/* outboxd: lock_wake */ select pg_try_advisory_lock($1, $2)");
+            let locked = statement.bind(WAKE_LOCK_CLASS).bind(session.key).fetch_one(&mut session.listener);
+            session.locked = ask("arming the wake-up", locked).await?;
+        }
+        if !session.listens {
+            ask("arming the wake-up", session.listener.listen(&session.channel)).await?;
+            session.listens = true;
+        }
+        // What came while the relay was polling is of no interest: it reads once more before it waits.
+        while session.listener.next_buffered().is_some() {}
+        let armed = session.locked;
+        self.session = Some(session);
+        Ok(armed)
+    }
+
+    async fn wait(&mut self) -> Result<u32, StoreError> {
         let doing = "waiting for a wake-up";
         let Some(session) = self.session.as_mut() else { return Err(not_now(doing, "it is not armed")) };
         let mut told = session.listener.try_recv().await;
@@ -149,33 +151,19 @@ impl PgWake {
         Err(lost)
     }
 
-    async fn wake_up(&mut self) -> Result<(), StoreError> {
+    async fn disarm(&mut self) -> Result<(), StoreError> {
         let Some(mut session) = self.session.take() else { return Ok(()) };
         if self.always {
-            // The server would keep for us what nobody reads.
+            // The server would keep for us what no task reads.
             ask("disarming the wake-up", session.listener.unlisten(&session.channel)).await?;
             session.listens = false;
         } else if session.locked {
             let statement = sqlx::query("/* outboxd: unlock_wake */ select pg_advisory_unlock($1, $2)");
-            let unlocked = statement.bind(CLASS).bind(session.key).execute(&mut session.listener);
+            let unlocked = statement.bind(WAKE_LOCK_CLASS).bind(session.key).execute(&mut session.listener);
             ask("disarming the wake-up", unlocked).await?;
             session.locked = false;
         }
         self.session = Some(session);
         Ok(())
-    }
-}
-
-impl WakeSource for PgWake {
-    fn arm(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(self.fall_asleep())
-    }
-
-    fn wait(&mut self) -> BoxFuture<'_, Result<u32, StoreError>> {
-        Box::pin(self.sleep())
-    }
-
-    fn disarm(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.wake_up())
     }
 }

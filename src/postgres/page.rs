@@ -17,13 +17,13 @@ use crate::postgres::copy::Message;
 use crate::postgres::errors::classify;
 use crate::postgres::holds::{Holds, not_held};
 use crate::postgres::rows::{COLUMNS, NO_COLUMNS, Page, READING, WIDE_COLUMNS, unreadable};
-use crate::postgres::session::{BACKLOG, ask, bounded, sql};
-use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::session::{BACKLOG_TIMEOUT, ask, bounded, sql};
+use crate::postgres::snapshot::{ReadPosition, Snapshot};
 use crate::postgres::values::{Bound, Preset, Values};
 
 /// What to read of a window, besides where it is.
 #[derive(Debug)]
-pub(super) struct Which<'a> {
+pub(super) struct RowSelection<'a> {
     /// The held lanes, whose rows are left out.
     pub holds: &'a Holds,
     /// Only what is left of a held lane.
@@ -32,7 +32,7 @@ pub(super) struct Which<'a> {
     pub most: usize,
 }
 
-impl Which<'_> {
+impl RowSelection<'_> {
     /// The held lane whose rows are not left out, but wanted.
     fn wanted(&self) -> Option<&Lane> {
         self.left.map(|left| left.lane)
@@ -57,9 +57,9 @@ pub(super) struct Left<'a> {
     pub lane: &'a Lane,
     pub from_id: i64,
     /// What one of these calls read is no part of it.
-    pub without: [Option<&'a At>; 2],
+    pub without: [Option<&'a ReadPosition>; 2],
     /// Only what this calls read.
-    pub upto: &'a At,
+    pub upto: &'a ReadPosition,
 }
 
 /// A part of a window, to be walked by id.
@@ -76,7 +76,7 @@ pub(super) async fn new_rows(
     conn: &mut PgConnection,
     table: &Table,
     prev: &Snapshot,
-    which: &Which<'_>,
+    which: &RowSelection<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::<Bound>::default();
@@ -98,7 +98,7 @@ pub(super) async fn window_by_xid(
     table: &Table,
     window: (&Snapshot, &Snapshot),
     after: i64,
-    which: &Which<'_>,
+    which: &RowSelection<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::<Bound>::default();
@@ -113,7 +113,7 @@ pub(super) async fn window_by_id(
     table: &Table,
     window: (&Snapshot, &Snapshot),
     span: Span,
-    which: &Which<'_>,
+    which: &RowSelection<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::<Preset>::default();
@@ -132,7 +132,7 @@ pub(super) async fn window_by_id(
 }
 
 /// Fills in what was left out, from the table of the outbox or of the dead letters. Records whose rows are gone by now are
-/// left out too: somebody settled them.
+/// left out too: another session settled them.
 pub(super) async fn load_wide(conn: &mut PgConnection, table: &str, page: &mut Page) -> Result<(), StoreError> {
     if page.wide.is_empty() {
         return Ok(());
@@ -184,7 +184,14 @@ struct Statement<V> {
 
 impl<V: Values> Statement<V> {
     /// The select that is led by the index on xid.
-    fn by_xid(&mut self, table: &Table, prev: &Snapshot, upto: Upto<'_>, which: &Which<'_>, limit: Limit) -> String {
+    fn by_xid(
+        &mut self,
+        table: &Table,
+        prev: &Snapshot,
+        upto: Upto<'_>,
+        which: &RowSelection<'_>,
+        limit: Limit,
+    ) -> String {
         let (xmax, open) = (self.values.xid(prev.xmax), self.values.xids(&prev.open));
         let mut rest = self.rest(which);
         // Beyond the end there are only rows that were moved here, with ids of another cluster's transactions.
@@ -226,7 +233,7 @@ impl<V: Values> Statement<V> {
     }
 
     /// A condition on rows that a position does not call read.
-    fn unread_at(&mut self, at: &At) -> String {
+    fn unread_at(&mut self, at: &ReadPosition) -> String {
         let mut unread = self.unseen_in(&at.prev);
         if let Some(frozen) = &at.frozen {
             let (last, seen) = (self.values.number(frozen.last), self.seen_in(&frozen.cur));
@@ -236,7 +243,7 @@ impl<V: Values> Statement<V> {
     }
 
     /// A condition on rows that a position calls read, besides being visible where its window ends.
-    fn read_at(&mut self, at: &At) -> String {
+    fn read_at(&mut self, at: &ReadPosition) -> String {
         let Some(frozen) = &at.frozen else { return String::new() };
         let last = self.values.number(frozen.last);
         let before = if at.prev.is_nothing() { "and false".to_owned() } else { self.seen_in(&at.prev) };
@@ -244,7 +251,7 @@ impl<V: Values> Statement<V> {
     }
 
     /// Rows that are marked as sent are left out in every mode, so that changing it publishes nothing again.
-    fn rest(&mut self, which: &Which<'_>) -> String {
+    fn rest(&mut self, which: &RowSelection<'_>) -> String {
         let mut rest = "and sent_at is null".to_owned();
         if let Some(held) = which.holds.to_leave_out(which.wanted()) {
             rest = format!("{rest} and {}", not_held(&self.values.json(&held)));
@@ -271,10 +278,10 @@ impl Statement<Bound> {
         self,
         conn: &mut PgConnection,
         text: String,
-        which: &Which<'_>,
+        which: &RowSelection<'_>,
         limit: Limit,
     ) -> Result<Page, StoreError> {
-        bounded(READING, BACKLOG, async {
+        bounded(READING, BACKLOG_TIMEOUT, async {
             let mut page = Page::new(which.most);
             let mut rows = sqlx::query_with(sql(text), self.values.arguments).fetch(conn);
             while let Some(row) = rows.try_next().await.map_err(|error| classify(READING, error))? {
@@ -293,11 +300,11 @@ impl Statement<Preset> {
         self,
         conn: &mut PgConnection,
         text: &str,
-        which: &Which<'_>,
+        which: &RowSelection<'_>,
         limit: Limit,
     ) -> Result<Page, StoreError> {
         let failed = |error| classify(READING, error);
-        bounded(READING, BACKLOG, async {
+        bounded(READING, BACKLOG_TIMEOUT, async {
             self.values.set(conn).await.map_err(failed)?;
             let mut page = Page::new(which.most);
             let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;

@@ -16,10 +16,10 @@ use crate::postgres::session::{ask, ask_within, sql};
 use crate::postgres::store::Settings;
 
 /// A snapshot that is older keeps vacuum from rows that were removed long ago.
-const OLD: Duration = Duration::from_secs(600);
+const OLD_SNAPSHOT_AGE: Duration = Duration::from_secs(600);
 
 /// How long the second statement of the pooler's test may wait for a connection of the pool.
-const POOL: Duration = Duration::from_secs(5);
+const POOLER_PROBE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Looks at the tables and at what the role may do to them, and returns the warnings.
 pub(super) async fn check(
@@ -44,7 +44,7 @@ pub(super) async fn preflight(address: &Address, settings: &Settings) -> Result<
     warnings.extend(unflushed_commits(&mut conn).await?);
     warnings.extend(sequence_behind(&mut conn, table).await?);
     let age = oldest_snapshot(&mut conn).await?;
-    if age > OLD {
+    if age > OLD_SNAPSHOT_AGE {
         warnings.push(format!(
             "a transaction has been open for {} s: vacuum cannot remove what was sent since; end it, or see pg_stat_activity",
             age.as_secs()
@@ -75,7 +75,7 @@ async fn refuse_pooler(address: &Address, first: &mut PgConnection) -> Result<()
 
 async fn backend(conn: &mut PgConnection) -> Result<i32, StoreError> {
     let statement = sqlx::query_scalar("/* outboxd: backend_pid */ select pg_backend_pid()");
-    ask_within("looking for a pooler", POOL, statement.fetch_one(conn)).await
+    ask_within("looking for a pooler", POOLER_PROBE_PAUSE, statement.fetch_one(conn)).await
 }
 
 /// `PREPARE TRANSACTION` fails in a transaction that notified: the trigger would break the application.

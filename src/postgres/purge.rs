@@ -10,11 +10,11 @@ use crate::outbox::{Settle, Table, Term};
 use crate::postgres::checkpoint;
 use crate::postgres::holds::{Holds, left_to_a_lane};
 use crate::postgres::session::{ask, sql};
-use crate::postgres::snapshot::At;
+use crate::postgres::snapshot::ReadPosition;
 use crate::postgres::told;
 
 /// Rows that one call looks at: a few milliseconds, and one small transaction.
-const BITE: i64 = 2_000;
+const ROWS_PER_PURGE: i64 = 2_000;
 
 /// After so many rounds one begins at the lowest id instead of the stored mark: a transaction that was open for long
 /// may have written below it.
@@ -55,7 +55,7 @@ pub(super) async fn purge(
     if let Some(mark) = purging.removed_to {
         remember(conn, table, mark).await?;
     }
-    let more = bitten.looked_at >= BITE && !bitten.ends_young;
+    let more = bitten.looked_at >= ROWS_PER_PURGE && !bitten.ends_young;
     purging.after = bitten.last.filter(|_| more);
     Ok(Purge { removed: bitten.removed, more })
 }
@@ -91,7 +91,7 @@ async fn remember(conn: &mut PgConnection, table: &Table, mark: i64) -> Result<(
 struct Bite<'a> {
     after: i64,
     /// The position that settles rows, if one does.
-    by_position: Option<&'a At>,
+    by_position: Option<&'a ReadPosition>,
     holds: &'a Holds,
     retention: Duration,
 }
@@ -110,7 +110,7 @@ impl Bite<'_> {
         let statement = sqlx::query(sql(statement(table)))
             .bind(term.0)
             .bind(self.after)
-            .bind(BITE)
+            .bind(ROWS_PER_PURGE)
             .bind(self.retention.as_secs_f64())
             .bind(self.holds.to_told_json().map(Json));
         let statement = told::bind(statement, self.by_position);
@@ -130,7 +130,7 @@ impl Bite<'_> {
 
 /// A row is removed by its own marks, or, where none are written, if the stored position says that it was read. One that
 /// another session has locked is kept: nothing waits for it. The term is looked at and not locked, so that its renewal waits
-/// for no purge; what is settled stays so, whoever leads.
+/// for no purge; what is settled stays so, whichever relay leads.
 fn statement(table: &Table) -> String {
     format!(
         "/* outboxd: purge */

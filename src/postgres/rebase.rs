@@ -10,11 +10,11 @@ use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::StoreError;
 use crate::outbox::{Settle, Table};
-use crate::postgres::checkpoint::{self, Place, Stored};
+use crate::postgres::checkpoint::{self, CheckpointTarget, Stored};
 use crate::postgres::errors::{classify, is_denied, not_now};
 use crate::postgres::holds::{Holds, left_to_a_lane};
-use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
-use crate::postgres::snapshot::{At, Snapshot};
+use crate::postgres::session::{BACKLOG_TIMEOUT, ask, ask_within, bounded, sql};
+use crate::postgres::snapshot::{ReadPosition, Snapshot};
 use crate::postgres::told;
 use crate::postgres::xid::Xid;
 
@@ -54,10 +54,10 @@ pub(super) async fn is_foreign(
 }
 
 /// Begins a position in this cluster, and returns what is stored now.
-pub(super) async fn rebase(conn: &mut PgConnection, place: &Place) -> Result<Stored, StoreError> {
+pub(super) async fn rebase(conn: &mut PgConnection, place: &CheckpointTarget) -> Result<Stored, StoreError> {
     let doing = "taking over a moved outbox";
-    let Place { table, system, settle } = place;
-    bounded(doing, BACKLOG, async {
+    let CheckpointTarget { table, system, settle } = place;
+    bounded(doing, BACKLOG_TIMEOUT, async {
         let begin = "begin isolation level repeatable read";
         let mut transaction = conn.begin_with(begin).await.map_err(|error| classify(doing, error))?;
         let now = snapshot(&mut transaction).await?;
@@ -69,7 +69,7 @@ pub(super) async fn rebase(conn: &mut PgConnection, place: &Place) -> Result<Sto
         }
         let due = stamp_due(&mut transaction, table, &stored, *settle, &now).await?;
         let highest = stored.at.as_ref().map_or(0, |at| at.highest);
-        let at = At { prev: now, highest, system: system.clone(), ..At::default() };
+        let at = ReadPosition { prev: now, highest, system: system.clone(), ..ReadPosition::default() };
         replace_position(&mut transaction, place, &stored, &at).await?;
         transaction.commit().await.map_err(|error| classify(doing, error))?;
         tracing::warn!(
@@ -120,16 +120,16 @@ async fn stamp_due(
         .bind(Holds::new(&stored.held).to_told_json().map(Json))
         .bind(stored.saved_at);
     let statement = told::bind(statement, stored.settling(settle));
-    let row = ask_within("stamping what is due", BACKLOG, statement.fetch_one(conn)).await?;
+    let row = ask_within("stamping what is due", BACKLOG_TIMEOUT, statement.fetch_one(conn)).await?;
     Ok(row.get(0))
 }
 
 /// Stores the position, as the one that settles rows, too, where one did, and as what is told of held lanes.
 async fn replace_position(
     conn: &mut PgConnection,
-    Place { table, system, settle }: &Place,
+    CheckpointTarget { table, system, settle }: &CheckpointTarget,
     stored: &Stored,
-    at: &At,
+    at: &ReadPosition,
 ) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: replace_position */

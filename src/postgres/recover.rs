@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{Position, Proof, Proofs, Settle, Settlement, Table, Term};
-use crate::postgres::checkpoint::{self, Place, Stored};
+use crate::postgres::checkpoint::{self, CheckpointTarget, Stored};
 use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::holds::{Holds, not_held};
-use crate::postgres::session::{BACKLOG, ask, ask_within, bounded, sql};
+use crate::postgres::session::{BACKLOG_TIMEOUT, ask, ask_within, bounded, sql};
 use crate::postgres::settle;
-use crate::postgres::snapshot::At;
+use crate::postgres::snapshot::ReadPosition;
 use crate::postgres::xid::Xid;
 
 /// What there is to do about a progress that does not descend from what this database holds.
@@ -43,13 +43,13 @@ async fn proofs(conn: &mut PgConnection, table: &Table, term: Term) -> Result<Pr
 /// Records as delivered what was read up to a position, and what is named; moves the checkpoint there.
 pub(super) async fn recover(
     conn: &mut PgConnection,
-    place: &Place,
+    place: &CheckpointTarget,
     term: Term,
     position: Option<&Position>,
     beyond: &Settlement,
 ) -> Result<(), StoreError> {
-    let Place { table, settle, .. } = place;
-    bounded("taking over the progress", BACKLOG, async {
+    let CheckpointTarget { table, settle, .. } = place;
+    bounded("taking over the progress", BACKLOG_TIMEOUT, async {
         let proofs = proofs(conn, table, term).await?;
         let to = position.map(read_position).transpose()?;
         let stored = checkpoint::load(conn, table).await?;
@@ -79,8 +79,8 @@ struct Step {
 
 /// Judges a progress. One whose proof the database has can tell of nothing that the database does not hold; any other
 /// is of a future that this database never had, or of another one. Ids cannot tell: they come again.
-fn step(proofs: &Proofs, place: &Place, stored: &Stored, to: &At) -> Result<Step, StoreError> {
-    let is_ahead = to.is_after(stored.at.as_ref().unwrap_or(&At::default()));
+fn step(proofs: &Proofs, place: &CheckpointTarget, stored: &Stored, to: &ReadPosition) -> Result<Step, StoreError> {
+    let is_ahead = to.is_after(stored.at.as_ref().unwrap_or(&ReadPosition::default()));
     let Some(proof) = to.proof else {
         // Written by a version that made no proofs.
         return match is_ahead {
@@ -108,8 +108,8 @@ fn step(proofs: &Proofs, place: &Place, stored: &Stored, to: &At) -> Result<Step
     }
 }
 
-fn read_position(position: &Position) -> Result<At, StoreError> {
-    At::from_position(position.as_str()).map_err(|error| StoreError::Incompatible {
+fn read_position(position: &Position) -> Result<ReadPosition, StoreError> {
+    ReadPosition::from_position(position.as_str()).map_err(|error| StoreError::Incompatible {
         problem: "the progress in Kafka cannot be read".to_owned(),
         repair: "run the version of outboxd that wrote it, or a newer one".to_owned(),
         source: Some(Box::new(error)),
@@ -119,9 +119,9 @@ fn read_position(position: &Position) -> Result<At, StoreError> {
 /// Moves the checkpoint, and remembers the history, if the term is still the leader's.
 async fn conclude(
     conn: &mut PgConnection,
-    place: &Place,
+    place: &CheckpointTarget,
     (term, position): (Term, &Position),
-    to: &At,
+    to: &ReadPosition,
     step: &Step,
 ) -> Result<(), StoreError> {
     let doing = "taking over the progress";
@@ -148,7 +148,7 @@ async fn settle_between(
     conn: &mut PgConnection,
     table: &Table,
     how: Settle,
-    (from, to): (&At, &At),
+    (from, to): (&ReadPosition, &ReadPosition),
     holds: &Holds,
 ) -> Result<(), StoreError> {
     let change = match how {
@@ -176,7 +176,7 @@ async fn settle_between(
         .bind(frozen.map(|frozen| frozen.cur.to_string()))
         .bind(frozen.map(|frozen| frozen.last))
         .bind(holds.to_json().map(Json));
-    let done = ask_within("settling what was published", BACKLOG, statement.execute(conn)).await?;
+    let done = ask_within("settling what was published", BACKLOG_TIMEOUT, statement.execute(conn)).await?;
     if done.rows_affected() > 0 {
         tracing::info!(rows = done.rows_affected(), "recorded as published what the last leader had no time to record");
     }

@@ -14,14 +14,14 @@ use sqlx::PgConnection;
 use crate::contract::StoreError;
 use crate::outbox::{Lane, Limit, Table};
 use crate::postgres::holds::Holds;
-use crate::postgres::page::{self, Left, Which};
+use crate::postgres::page::{self, Left, RowSelection};
 use crate::postgres::rows::Page;
-use crate::postgres::snapshot::{At, Snapshot};
-use crate::postgres::walk::Walk;
+use crate::postgres::snapshot::{ReadPosition, Snapshot};
+use crate::postgres::walk::WindowWalk;
 
 /// Pages of a release for each page of the main flow, in its first round. Each further round has twice as many, so that it
 /// catches up with the main flow however much is written to the lane meanwhile.
-const PAGES: u32 = 2;
+const PAGES_PER_RELEASE: u32 = 2;
 
 /// Whose page is next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) struct Releases {
 struct Release {
     lane: Lane,
     /// What is left of the lane has come as far as this calls it read; nothing before the first round is over.
-    read: Option<At>,
+    read: Option<ReadPosition>,
     round: Option<Round>,
     rounds: u32,
     begun: bool,
@@ -65,11 +65,11 @@ struct Release {
 /// What is read of one lane up to where the main flow was when the round began.
 #[derive(Debug)]
 struct Round {
-    upto: At,
+    upto: ReadPosition,
     /// What is visible in it does not lead to rows of the round.
     since: Snapshot,
     /// Its walk by id, unless it may fit one page.
-    walk: Option<Walk>,
+    walk: Option<WindowWalk>,
 }
 
 impl Round {
@@ -78,14 +78,14 @@ impl Round {
     async fn begin(
         conn: &mut PgConnection,
         table: &Table,
-        read: Option<&At>,
-        (from_id, upto): (i64, &At),
+        read: Option<&ReadPosition>,
+        (from_id, upto): (i64, &ReadPosition),
     ) -> Result<Self, StoreError> {
-        let last = |at: &At| at.frozen.as_ref().map_or(0, |frozen| frozen.last);
+        let last = |at: &ReadPosition| at.frozen.as_ref().map_or(0, |frozen| frozen.last);
         let walk = match read.filter(|read| !read.prev.is_nothing() || read.is_in_the_window_of(upto)) {
-            None => Some(Walk::after(conn, table, from_id - 1).await?),
+            None => Some(WindowWalk::after(conn, table, from_id - 1).await?),
             Some(read) if read.is_in_the_window_of(upto) => {
-                Some(Walk::between(last(read).max(from_id - 1), last(upto)))
+                Some(WindowWalk::between(last(read).max(from_id - 1), last(upto)))
             }
             Some(_) => None,
         };
@@ -100,7 +100,7 @@ impl Release {
     }
 
     /// Whether nothing is left of the lane that the main flow has passed.
-    fn is_level_with(&self, at: &At) -> bool {
+    fn is_level_with(&self, at: &ReadPosition) -> bool {
         self.round.is_none() && self.read.as_ref().is_some_and(|read| read.is_level_with(at))
     }
 
@@ -151,7 +151,7 @@ impl Releases {
             return Turn::Main;
         };
         self.pages += 1;
-        if self.pages <= PAGES.saturating_mul(2_u32.saturating_pow(release.rounds)) {
+        if self.pages <= PAGES_PER_RELEASE.saturating_mul(2_u32.saturating_pow(release.rounds)) {
             return Turn::Release;
         }
         self.pages = 0;
@@ -164,7 +164,7 @@ impl Releases {
         conn: &mut PgConnection,
         table: &Table,
         holds: &Holds,
-        at: &At,
+        at: &ReadPosition,
         limit: Limit,
     ) -> Result<Page, StoreError> {
         let current = self.current(holds).map(|current| &mut self.queue[current]);
@@ -178,18 +178,18 @@ impl Releases {
         let window = (&round.since, round.upto.boundary());
         let without = [holds.held_after(&release.lane), release.read.as_ref()];
         let left = Left { lane: &release.lane, from_id, without, upto: &round.upto };
-        let which = Which { holds, left: Some(left), most: self.most };
+        let which = RowSelection { holds, left: Some(left), most: self.most };
         let page = match round.walk.as_mut() {
             Some(walk) => walk.page(conn, table, window, &which, limit).await?,
             None => {
                 let page = page::window_by_xid(conn, table, window, from_id - 1, &which, limit).await?;
                 if let Some(last) = page.last_id().filter(|_| page.is_full(limit)) {
-                    round.walk = Some(Walk::after(conn, table, last).await?);
+                    round.walk = Some(WindowWalk::after(conn, table, last).await?);
                 }
                 page
             }
         };
-        if round.walk.as_ref().is_none_or(Walk::is_over) {
+        if round.walk.as_ref().is_none_or(WindowWalk::is_over) {
             release.read = Some(round.upto);
             release.rounds += 1;
         } else {
@@ -199,7 +199,7 @@ impl Releases {
     }
 
     /// Ends the releases that stand where the main flow stands, and says what there is to tell.
-    pub(super) fn conclude(&mut self, at: &At, holds: &mut Holds) -> News {
+    pub(super) fn conclude(&mut self, at: &ReadPosition, holds: &mut Holds) -> News {
         let mut news = News::default();
         while let Some(current) = self.current(holds) {
             let release = &mut self.queue[current];

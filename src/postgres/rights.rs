@@ -1,5 +1,5 @@
-//! What the database must allow the relay's role, proven before anything is published: whoever finds out later has
-//! published what cannot be recorded.
+//! What the database must allow the relay's role, proven before anything is published: a relay that finds out later
+//! has published what cannot be recorded.
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};

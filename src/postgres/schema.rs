@@ -7,7 +7,7 @@ use crate::outbox::Table;
 use crate::postgres::address::{Address, no_schema};
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::rights;
-use crate::postgres::session::{ANSWER, Guc, ask, bounded, missing, sql};
+use crate::postgres::session::{ANSWER_TIMEOUT, Guc, ask, bounded, missing, sql};
 use crate::secret::Secret;
 
 /// Every migration, in order. A released one never changes.
@@ -17,10 +17,10 @@ const MIGRATIONS: [(&str, &str); 2] = [
 ];
 
 /// Key of the lock under which migrations run.
-const CLASS: i32 = 1_869_968_493;
+const MIGRATION_LOCK_CLASS: i32 = 1_869_968_493;
 
 /// A table that is being altered makes writers wait for as long as this waits for them.
-const PATIENCE: Guc = ("lock_timeout", "30s");
+const MIGRATION_LOCK_TIMEOUT: Guc = ("lock_timeout", "30s");
 
 /// What is needed of the outbox's columns: name, type, whether null is refused.
 const COLUMNS: [(&str, &str, bool); 10] = [
@@ -58,12 +58,13 @@ pub struct InvalidRole {
 pub async fn migrate(url: &Secret, table: &Table) -> Result<Migrated, StoreError> {
     let address = Address::new(url, table)?;
     let table = &address.table_to_be().await?;
-    let mut conn = address.connect("migrate", &[PATIENCE]).await?;
+    let mut conn = address.connect("migrate", &[MIGRATION_LOCK_TIMEOUT]).await?;
     let doing = "migrating";
-    bounded(doing, ANSWER, async {
+    bounded(doing, ANSWER_TIMEOUT, async {
         need_schema(&mut conn, table).await?;
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        let lock = sqlx::query("/* outboxd: lock_migrations */ select pg_advisory_xact_lock($1, 0)").bind(CLASS);
+        let lock = sqlx::query("/* outboxd: lock_migrations */ select pg_advisory_xact_lock($1, 0)")
+            .bind(MIGRATION_LOCK_CLASS);
         ask(doing, lock.execute(&mut *transaction)).await?;
         let applied = applied(&mut transaction, table).await?;
         refuse_newer(table, &applied)?;

@@ -9,7 +9,7 @@ use crate::postgres::session::{ask, connect, options, sql};
 use crate::postgres::{EnqueueError, enqueue_many_into, migrate};
 use crate::secret::Secret;
 
-/// An outbox that nobody else uses. [Remove](Self::remove) it when done.
+/// An outbox that only its maker uses. [Remove](Self::remove) it when done.
 #[derive(Debug, Clone)]
 pub struct Scratch {
     url: Secret,

@@ -11,26 +11,26 @@ use crate::postgres::errors::{classify, not_now, silent, unusable};
 use crate::secret::Secret;
 
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an answer may take: longer than any of our small statements, shorter than an operator's patience with
 /// a database host that vanished without closing the connection.
-pub(super) const ANSWER: Duration = Duration::from_secs(60);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long it may take where a statement looks at all that has piled up: two seconds for a million rows. That the
 /// host vanished in the meantime is noticed by the session that holds the lease.
-pub(super) const BACKLOG: Duration = Duration::from_secs(1800);
+pub(super) const BACKLOG_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// The oldest version that has what is needed (`xid8`, `pg_current_snapshot`), as `server_version_num` counts.
-const OLDEST: u32 = 130_000;
+const OLDEST_VERSION: u32 = 130_000;
 
 /// A setting of a session and its value.
 pub(super) type Guc = (&'static str, &'static str);
 
 /// A role or a database may carry these for its applications; our sessions wait and idle on purpose. The server gives a
-/// statement up before we do, and one whose client is gone, so that nothing goes on there that nobody waits for: what waits
-/// for a lock makes others wait behind it. The keepalives make the server notice within half a minute that a relay's host is
-/// gone.
+/// statement up before we do, and one whose client is gone, so that nothing goes on there that no client waits for:
+/// what waits for a lock makes others wait behind it. The keepalives make the server notice within half a minute that a
+/// relay's host is gone.
 const EVERY_SESSION: [Guc; 11] = [
     ("statement_timeout", "55s"),
     ("lock_timeout", "5s"),
@@ -46,8 +46,8 @@ const EVERY_SESSION: [Guc; 11] = [
     ("row_security", "off"),
 ];
 
-/// For the reader's sessions, whose statements look at all that has piled up: a little less than [`BACKLOG`], and than
-/// [`ANSWER`]. A session that ended over a lock would have to read again what no checkpoint tells of, and while it waits it
+/// For the reader's sessions, whose statements look at all that has piled up: a little less than [`BACKLOG_TIMEOUT`], and than
+/// [`ANSWER_TIMEOUT`]. A session that ended over a lock would have to read again what no checkpoint tells of, and while it waits it
 /// holds nothing for which others would have to.
 pub(super) const PATIENT: [Guc; 2] = [("statement_timeout", "1790s"), ("lock_timeout", "50s")];
 
@@ -93,12 +93,12 @@ pub(super) async fn connect(
 pub(super) async fn open(options: &PgConnectOptions, role: &str) -> Result<PgConnection, StoreError> {
     let options = options.clone().application_name(&format!("outboxd/{role}"));
     let connecting = PgConnection::connect_with(&options);
-    let conn = match tokio::time::timeout(CONNECT, connecting).await {
+    let conn = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(result) => result.map_err(|error| classify("connecting", error))?,
-        Err(_) => return Err(silent("connecting", CONNECT)),
+        Err(_) => return Err(silent("connecting", CONNECT_TIMEOUT)),
     };
     let version = conn.server_version_num().unwrap_or_default();
-    if version < OLDEST {
+    if version < OLDEST_VERSION {
         let found = format!("PostgreSQL {}.{} is too old", version / 10_000, version % 10_000);
         return Err(unusable(found, "PostgreSQL 13 or newer is needed"));
     }
@@ -150,7 +150,7 @@ pub(super) async fn ask<T>(
     doing: &'static str,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {
-    ask_within(doing, ANSWER, answer).await
+    ask_within(doing, ANSWER_TIMEOUT, answer).await
 }
 
 /// As [`ask`], with a patience of one's own.

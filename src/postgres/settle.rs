@@ -9,26 +9,26 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{Settle, Settlement, Table};
+use crate::outbox::{ReadToken, Settle, Settlement, Table};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{NO_LOCK, classify, has_code, unusable};
 use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, missing, sql, table_oid};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
-/// the database forgets in between is delivered again, and nothing after it is settled before that: see [`Place`].
+/// the database forgets in between is delivered again, and nothing after it is settled before that: see [`SettlingSlot`].
 const UNFLUSHED: Guc = ("synchronous_commit", "off");
 
 /// How long a settlement may wait for a row that another session has locked: all others wait behind it.
 const HURRIED: Guc = ("lock_timeout", "500ms");
 
 /// How long rows are settled without waiting for any, after one was locked.
-const WARY: Duration = Duration::from_secs(10);
+const WARY_FOR: Duration = Duration::from_secs(10);
 
 /// The session that settles.
 pub(super) struct Settling {
     pub(super) conn: PgConnection,
     /// Ends with the session: a crash, after which ids may come again, takes it along.
-    era: u64,
+    generation: u64,
     table: Relation,
     /// Until when no row is waited for.
     wary_until: Option<Instant>,
@@ -41,18 +41,18 @@ struct Relation {
     filenode: i64,
 }
 
-/// Where the settling session is kept while nobody uses it.
+/// Where the settling session is kept while no call uses it.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct SettlingSlot {
     session: Option<Settling>,
     /// Sessions begun so far.
-    eras: u64,
+    generations: u64,
     /// The row that was settled last since a reader was opened. A crash forgets commits from the end: while this one is
     /// remembered, so are all.
     last: Option<(i64, Uuid)>,
 }
 
-impl Place {
+impl SettlingSlot {
     /// A reader is opened, which sees what has been forgotten.
     pub(super) fn reader_opens(&mut self) {
         self.last = None;
@@ -68,8 +68,8 @@ impl Place {
             Some(session) => session,
             None => {
                 let table = address.table().await?;
-                let mut session = Settling::begin(address, table, self.eras).await?;
-                self.eras += 1;
+                let mut session = Settling::begin(address, table, self.generations).await?;
+                self.generations += 1;
                 if let Some(last) = self.last
                     && session.has_forgotten(table, how, last).await?
                 {
@@ -90,19 +90,19 @@ impl Place {
 }
 
 impl Settling {
-    async fn begin(address: &Address, table: &Table, era: u64) -> Result<Self, StoreError> {
+    async fn begin(address: &Address, table: &Table, generation: u64) -> Result<Self, StoreError> {
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED, HURRIED]).collect();
         let mut conn = address.connect("settle", &settings).await?;
         let oid = table_oid(&mut conn, table).await?;
         let statement = "/* outboxd: filenode */ select pg_relation_filenode($1::bigint::oid::regclass)::bigint";
         let filenode = sqlx::query_scalar::<_, Option<i64>>(statement).bind(oid).fetch_one(&mut conn);
         let filenode = ask("looking for the outbox table", filenode).await?.ok_or_else(|| missing(table))?;
-        Ok(Self { conn, era, table: Relation { oid, filenode }, wary_until: None })
+        Ok(Self { conn, generation, table: Relation { oid, filenode }, wary_until: None })
     }
 
-    /// The era that it stands for, if the server is still there.
-    pub(super) async fn era(&mut self) -> Result<u64, StoreError> {
-        ask("settling", self.conn.ping()).await.map(|()| self.era)
+    /// The token of its generation, if the server is still there.
+    pub(super) async fn token(&mut self) -> Result<ReadToken, StoreError> {
+        ask("settling", self.conn.ping()).await.map(|()| ReadToken::new(self.generation))
     }
 
     /// Whether a row that was settled is there as if it never had been.
@@ -119,7 +119,7 @@ impl Settling {
 
     /// Carries out a settlement. A row whose event id differs is another row than the one that was delivered.
     ///
-    /// Comparing it takes as long as everything else, so rows that were read in this session's era are looked up by
+    /// Comparing it takes as long as everything else, so rows that were read in this session's generation are looked up by
     /// their ids alone. When not all were found that way, they are compared, and those that another session has locked are
     /// left out.
     pub(super) async fn settle(
@@ -132,7 +132,7 @@ impl Settling {
             return Ok(());
         }
         let is_wary = self.wary_until.is_some_and(|until| Instant::now() < until);
-        if settlement.era() == Some(self.era)
+        if settlement.token() == Some(ReadToken::new(self.generation))
             && !is_wary
             && self.by_id(table, how, settlement).await? == settlement.len() as u64
         {
@@ -170,7 +170,7 @@ impl Settling {
         let done: Result<PgQueryResult, StoreError> = ask("settling", statement.execute(&mut self.conn)).await;
         match done {
             Err(error) if has_code(&error, &[NO_LOCK]) => {
-                self.wary_until = Some(Instant::now() + WARY);
+                self.wary_until = Some(Instant::now() + WARY_FOR);
                 Ok(0)
             }
             done => Ok(done?.rows_affected()),

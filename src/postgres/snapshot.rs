@@ -98,7 +98,7 @@ impl TryFrom<String> for Snapshot {
 /// How far a reader is. It tells of every row whether it was read: rows visible in `prev` were; of the rows
 /// visible in `frozen.cur` those up to `frozen.last` were; no other was.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct At {
+pub(super) struct ReadPosition {
     /// Everything visible in it was read.
     pub prev: Snapshot,
     /// A window that is larger than a batch, while it is being paged.
@@ -123,28 +123,28 @@ pub(super) struct Frozen {
     pub last: i64,
 }
 
-impl At {
+impl ReadPosition {
     /// The next snapshot at which no window is open: where everything visible was read.
     pub(super) fn boundary(&self) -> &Snapshot {
         self.frozen.as_ref().map_or(&self.prev, |frozen| &frozen.cur)
     }
 
     /// Whether the same was read there and here.
-    pub(super) fn is_level_with(&self, other: &At) -> bool {
+    pub(super) fn is_level_with(&self, other: &ReadPosition) -> bool {
         self.prev == other.prev && self.frozen == other.frozen
     }
 
     /// Whether both are inside one window.
-    pub(super) fn is_in_the_window_of(&self, other: &At) -> bool {
-        let end = |at: &At| at.frozen.as_ref().map(|frozen| frozen.cur.clone());
+    pub(super) fn is_in_the_window_of(&self, other: &ReadPosition) -> bool {
+        let end = |at: &ReadPosition| at.frozen.as_ref().map(|frozen| frozen.cur.clone());
         self.prev == other.prev && self.frozen.is_some() && end(self) == end(other)
     }
 
     /// Whether everything that was read there was read here, and more. Both must be of one succession of sessions,
     /// each begun where the one before had stored that it was.
-    pub(super) fn is_after(&self, other: &At) -> bool {
+    pub(super) fn is_after(&self, other: &ReadPosition) -> bool {
         // Of two snapshots that end at the same id the later one has fewer transactions open.
-        let place = |at: &At| {
+        let place = |at: &ReadPosition| {
             let last = at.frozen.as_ref().map(|frozen| frozen.last);
             (at.prev.xmax, std::cmp::Reverse(at.prev.open.len()), last)
         };
@@ -190,22 +190,23 @@ mod tests {
     #[test]
     fn a_position_survives_being_stored() {
         let frozen = Frozen { cur: "5:9:6".parse().expect("a snapshot"), last: 12 };
-        let at = At { prev: Snapshot::nothing(), frozen: Some(frozen), highest: 40, ..At::default() };
+        let at =
+            ReadPosition { prev: Snapshot::nothing(), frozen: Some(frozen), highest: 40, ..ReadPosition::default() };
         let text = at.to_position();
-        assert_eq!(At::from_position(text.as_str()).expect("a position"), at);
+        assert_eq!(ReadPosition::from_position(text.as_str()).expect("a position"), at);
         assert_eq!(text.as_str(), r#"{"prev":"0:0:","frozen":{"cur":"5:9:6","last":12},"highest":40}"#);
-        assert!(At::from_position("{}").is_err());
+        assert!(ReadPosition::from_position("{}").is_err());
     }
 
     #[test]
     fn positions_of_one_succession_follow_each_other() {
-        let at = |prev: &str, frozen: Option<i64>| At {
+        let at = |prev: &str, frozen: Option<i64>| ReadPosition {
             prev: prev.parse().expect("a snapshot"),
             frozen: frozen.map(|last| Frozen { cur: "9:9:".parse().expect("a snapshot"), last }),
-            ..At::default()
+            ..ReadPosition::default()
         };
         let succession = [
-            At::default(),
+            ReadPosition::default(),
             at("5:8:5,6", None),
             at("5:8:5", None),
             at("5:8:5", Some(3)),

@@ -1,26 +1,29 @@
-//! The store: settings, sessions, and the promises handed on to whoever keeps them.
+//! The store: settings, sessions, and the promises handed on to the modules that keep them.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Audit, Backlog, BoxFuture, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
-    Purge, Reader, Store as Promises, StoreError, WakeSource,
+    Audit, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    Store as Promises, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, ReadToken, Settle, Settlement, Table, Term};
 use crate::postgres::address::Address;
 use crate::postgres::delta::DeltaReader;
 use crate::postgres::inspect::{self, Sweep};
 use crate::postgres::leases::PgLease;
 use crate::postgres::notify::{Notify, PgWake};
 use crate::postgres::purge::{self, Purging};
-use crate::postgres::session::{ANSWER, Guc, INDEX_ONLY_PLANS, PATIENT, ask, bounded, configure_ttl, table_oid};
-use crate::postgres::settle::{Place, Settling};
+use crate::postgres::session::{
+    ANSWER_TIMEOUT, Guc, INDEX_ONLY_PLANS, PATIENT, ask, bounded, configure_ttl, table_oid,
+};
+use crate::postgres::settle::{Settling, SettlingSlot};
 use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
 use crate::secret::Secret;
 
@@ -46,7 +49,7 @@ pub struct Settings {
 pub struct Store {
     settings: Settings,
     address: Arc<Address>,
-    settling: Mutex<Place>,
+    settling: Mutex<SettlingSlot>,
     looking: Mutex<Option<Looking>>,
 }
 
@@ -115,57 +118,24 @@ impl Store {
         Ok(Box::new(audit::Audit::open(conn, table.clone(), self.settings.settle, since).await?))
     }
 
-    async fn read(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain(PATIENT).chain([FLUSHED]).collect();
-        // Together, since nobody publishes meanwhile; but nothing is read before its era has begun.
-        let (era, mut conn) = tokio::try_join!(self.era(), self.address.connect("reader", &settings))?;
-        let place = self.place(&mut conn).await?;
-        let mut stored = checkpoint::load(&mut conn, &place.table).await?;
-        if rebase::is_foreign(&mut conn, &place.table, &stored, &place.system).await? {
-            stored = rebase::rebase(&mut conn, &place).await?;
-        }
-        Ok(Box::new(DeltaReader::begin(conn, place, stored, era).await?))
-    }
-
-    async fn place(&self, conn: &mut PgConnection) -> Result<checkpoint::Place, StoreError> {
+    async fn place(&self, conn: &mut PgConnection) -> Result<checkpoint::CheckpointTarget, StoreError> {
         let system = rebase::system_identifier(conn).await?;
         let table = self.address.table().await?.clone();
-        Ok(checkpoint::Place { table, system, settle: self.settings.settle })
+        Ok(checkpoint::CheckpointTarget { table, system, settle: self.settings.settle })
     }
 
-    async fn record(&self, settlement: &Settlement) -> Result<(), StoreError> {
-        if settlement.is_empty() {
-            return Ok(());
-        }
-        let (table, settle) = (self.address.table().await?, self.settings.settle);
-        if settlement.is_out_of_line() {
-            let flushed = async |session: &mut Settling| {
-                settle::settle_flushed(&mut session.conn, table, settle, settlement).await
-            };
-            return self.settling(flushed).await;
-        }
-        if settle == Settle::Checkpoint {
-            return Ok(());
-        }
-        let mut place = self.settling.lock().await;
-        let settled = async |session: &mut Settling| session.settle(table, settle, settlement).await;
-        place.with((&self.address, settle), settled).await?;
-        place.settled(settlement);
-        Ok(())
-    }
-
-    /// The era of the settling session, which begins before the reader that asks for it.
-    async fn era(&self) -> Result<Option<u64>, StoreError> {
+    /// The token of what a reader reads: the generation of the settling session, which begins before the reader.
+    async fn token(&self) -> Result<Option<ReadToken>, StoreError> {
         if self.settings.settle == Settle::Checkpoint {
             return Ok(None);
         }
         self.settling.lock().await.reader_opens();
-        let era = match self.settling(Settling::era).await {
-            Ok(era) => era,
-            // One that was lost has left its place by now.
-            Err(_) => self.settling(Settling::era).await?,
+        let token = match self.settling(Settling::token).await {
+            Ok(token) => token,
+            // One that was lost has left its slot by now.
+            Err(_) => self.settling(Settling::token).await?,
         };
-        Ok(Some(era))
+        Ok(Some(token))
     }
 
     /// Works with the settling session.
@@ -189,21 +159,6 @@ impl Store {
         Ok(done)
     }
 
-    async fn take_over(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
-        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain(PATIENT).chain([FLUSHED]).collect();
-        let mut conn = self.address.connect("reader", &settings).await?;
-        let place = self.place(&mut conn).await?;
-        recover::recover(&mut conn, &place, term, position, beyond).await
-    }
-
-    async fn bidder(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
-        let table = self.address.table().await?;
-        let mut conn = self.address.connect("lease", &[FLUSHED]).await?;
-        configure_ttl(&mut conn, ttl).await?;
-        let oid = table_oid(&mut conn, table).await?;
-        Ok(Box::new(PgLease::new(conn, table.clone(), oid, holder, ttl)))
-    }
-
     async fn looking(&self, place: &mut Option<Looking>) -> Result<Looking, StoreError> {
         match place.take() {
             Some(looking) => Ok(looking),
@@ -212,30 +167,6 @@ impl Store {
                 Ok(Looking { conn, sweep: Sweep::default(), purging: Purging::default() })
             }
         }
-    }
-
-    async fn count(&self, count_limit: u64) -> Result<Backlog, StoreError> {
-        let mut place = self.looking.lock().await;
-        let mut looking = self.looking(&mut place).await?;
-        let Looking { conn, sweep, .. } = &mut looking;
-        let (table, settle) = (self.address.table().await?, self.settings.settle);
-        let backlog =
-            bounded("counting the backlog", ANSWER, inspect::backlog(conn, table, settle, sweep, count_limit)).await?;
-        *place = Some(looking);
-        Ok(backlog)
-    }
-
-    async fn remove(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
-        let mut place = self.looking.lock().await;
-        let mut looking = self.looking(&mut place).await?;
-        let Looking { conn, purging, .. } = &mut looking;
-        let (table, settle) = (self.address.table().await?, self.settings.settle);
-        let purged = bounded("purging", ANSWER, purge::purge(conn, table, settle, purging, term, retention)).await;
-        // A term that is over leaves the session as it was.
-        if matches!(purged, Ok(_) | Err(StoreError::TermOver { .. })) {
-            *place = Some(looking);
-        }
-        purged
     }
 }
 
@@ -246,79 +177,125 @@ impl fmt::Debug for Store {
     }
 }
 
+#[async_trait]
 impl OutboxStore for Store {
-    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
-        Box::pin(self.read())
+    async fn open(&self) -> Result<Box<dyn Reader>, StoreError> {
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain(PATIENT).chain([FLUSHED]).collect();
+        // Together, since nothing is published meanwhile; but nothing is read before its generation has begun.
+        let (token, mut conn) = tokio::try_join!(self.token(), self.address.connect("reader", &settings))?;
+        let place = self.place(&mut conn).await?;
+        let mut stored = checkpoint::load(&mut conn, &place.table).await?;
+        if rebase::is_foreign(&mut conn, &place.table, &stored, &place.system).await? {
+            stored = rebase::rebase(&mut conn, &place).await?;
+        }
+        Ok(Box::new(DeltaReader::begin(conn, place, stored, token).await?))
     }
 
-    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.record(settlement))
+    async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        if settlement.is_empty() {
+            return Ok(());
+        }
+        let (table, settle) = (self.address.table().await?, self.settings.settle);
+        if settlement.is_out_of_line() {
+            let flushed = async |session: &mut Settling| {
+                settle::settle_flushed(&mut session.conn, table, settle, settlement).await
+            };
+            return self.settling(flushed).await;
+        }
+        if settle == Settle::Checkpoint {
+            return Ok(());
+        }
+        let mut place = self.settling.lock().await;
+        let settled = async |session: &mut Settling| session.settle(table, settle, settlement).await;
+        place.with((&self.address, settle), settled).await?;
+        place.settled(settlement);
+        Ok(())
     }
 
-    fn recover<'a>(
-        &'a self,
-        term: Term,
-        position: Option<&'a Position>,
-        beyond: &'a Settlement,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.take_over(term, position, beyond))
+    async fn recover(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
+        let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain(PATIENT).chain([FLUSHED]).collect();
+        let mut conn = self.address.connect("reader", &settings).await?;
+        let place = self.place(&mut conn).await?;
+        recover::recover(&mut conn, &place, term, position, beyond).await
     }
 }
 
+#[async_trait]
 impl LeaseStore for Store {
-    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
-        Box::pin(self.bidder(holder, ttl))
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
+        let table = self.address.table().await?;
+        let mut conn = self.address.connect("lease", &[FLUSHED]).await?;
+        configure_ttl(&mut conn, ttl).await?;
+        let oid = table_oid(&mut conn, table).await?;
+        Ok(Box::new(PgLease::new(conn, table.clone(), oid, holder, ttl)))
     }
 }
 
+#[async_trait]
 impl Inspect for Store {
-    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
-        Box::pin(self.count(count_limit))
+    async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        let mut place = self.looking.lock().await;
+        let mut looking = self.looking(&mut place).await?;
+        let Looking { conn, sweep, .. } = &mut looking;
+        let (table, settle) = (self.address.table().await?, self.settings.settle);
+        let backlog =
+            bounded("counting the backlog", ANSWER_TIMEOUT, inspect::backlog(conn, table, settle, sweep, count_limit))
+                .await?;
+        *place = Some(looking);
+        Ok(backlog)
     }
 
-    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
-        Box::pin(self.remove(term, retention))
+    async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
+        let mut place = self.looking.lock().await;
+        let mut looking = self.looking(&mut place).await?;
+        let Looking { conn, purging, .. } = &mut looking;
+        let (table, settle) = (self.address.table().await?, self.settings.settle);
+        let purged =
+            bounded("purging", ANSWER_TIMEOUT, purge::purge(conn, table, settle, purging, term, retention)).await;
+        // A term that is over leaves the session as it was.
+        if matches!(purged, Ok(_) | Err(StoreError::TermOver { .. })) {
+            *place = Some(looking);
+        }
+        purged
     }
 }
 
+#[async_trait]
 impl DeadLetters for Store {
-    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let table = self.address.table().await?;
-            self.settling(async |session| dead::bury(&mut session.conn, table, letters).await).await
-        })
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let table = self.address.table().await?;
+        self.settling(async |session| dead::dead_letter(&mut session.conn, table, letters).await).await
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn, table| dead::due(conn, table, after, limit).await).await })
+    async fn due(&self, after: i64, limit: Limit) -> Result<Vec<DueLetter>, StoreError> {
+        self.inspecting(async |conn, table| dead::due(conn, table, after, limit).await).await
     }
 
-    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn, table| dead::delivered(conn, table, ids).await).await })
+    async fn delivered(&self, ids: &[i64]) -> Result<(), StoreError> {
+        self.inspecting(async |conn, table| dead::delivered(conn, table, ids).await).await
     }
 
-    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(
-            async move { self.inspecting(async |conn, table| dead::undeliverable(conn, table, id, why).await).await },
-        )
+    async fn undeliverable(&self, id: i64, why: &str) -> Result<(), StoreError> {
+        self.inspecting(async |conn, table| dead::undeliverable(conn, table, id, why).await).await
     }
 }
 
+#[async_trait]
 impl HeldLanes for Store {
-    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn, table| held::list(conn, table).await).await })
+    async fn held_lanes(&self) -> Result<Vec<HeldLane>, StoreError> {
+        self.inspecting(async |conn, table| held::list(conn, table).await).await
     }
 
-    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn, table| held::request(conn, table, lanes).await).await })
+    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
+        self.inspecting(async |conn, table| held::request(conn, table, lanes).await).await
     }
 
-    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn, table| held::requested(conn, table).await).await })
+    async fn release_requests(&self) -> Result<Vec<Held>, StoreError> {
+        self.inspecting(async |conn, table| held::requested(conn, table).await).await
     }
 
-    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.inspecting(async |conn, table| held::grant(conn, table, lanes).await).await })
+    async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
+        self.inspecting(async |conn, table| held::grant(conn, table, lanes).await).await
     }
 }
 

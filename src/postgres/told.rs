@@ -4,7 +4,7 @@ use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
-use crate::postgres::snapshot::At;
+use crate::postgres::snapshot::ReadPosition;
 use crate::postgres::xid::Xid;
 
 /// The condition on a row that a position says of it that it was read, given the number of the first of the five
@@ -21,7 +21,7 @@ pub(super) fn is_read(first: usize) -> String {
 /// Binds the five parameters of [`is_read`].
 pub(super) fn bind<'q>(
     statement: Query<'q, Postgres, PgArguments>,
-    at: Option<&At>,
+    at: Option<&ReadPosition>,
 ) -> Query<'q, Postgres, PgArguments> {
     let frozen = at.and_then(|at| at.frozen.as_ref());
     statement

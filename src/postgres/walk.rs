@@ -4,17 +4,17 @@ use sqlx::PgConnection;
 
 use crate::contract::StoreError;
 use crate::outbox::{Limit, Table};
-use crate::postgres::page::{self, Span, Which};
+use crate::postgres::page::{self, RowSelection, Span};
 use crate::postgres::rows::Page;
 use crate::postgres::session::{ask, sql};
 use crate::postgres::snapshot::Snapshot;
 
 /// How many ids a statement walks over at most: some 50 ms on a table whose rows are all sent.
-const SPAN: i64 = 100_000;
+const IDS_PER_STEP: i64 = 100_000;
 
 /// How far a walk is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Walk {
+pub(super) struct WindowWalk {
     /// The last id that was read.
     pub last: i64,
     /// The highest id that the window can hold.
@@ -23,7 +23,7 @@ pub(super) struct Walk {
     sparse: bool,
 }
 
-impl Walk {
+impl WindowWalk {
     /// A walk that begins after an id. Every row of the window is visible by now.
     pub(super) async fn after(conn: &mut PgConnection, table: &Table, last: i64) -> Result<Self, StoreError> {
         Ok(Self { last, top: edge(conn, table, Edge::Highest).await?, sparse: false })
@@ -52,13 +52,13 @@ impl Walk {
         conn: &mut PgConnection,
         table: &Table,
         window: (&Snapshot, &Snapshot),
-        which: &Which<'_>,
+        which: &RowSelection<'_>,
         limit: Limit,
     ) -> Result<Page, StoreError> {
         let (page, upto) = if self.sparse {
             (page::window_by_xid(conn, table, window, self.last, which, limit).await?, self.top)
         } else {
-            let span = Span { after: self.last, upto: self.last.saturating_add(SPAN).min(self.top) };
+            let span = Span { after: self.last, upto: self.last.saturating_add(IDS_PER_STEP).min(self.top) };
             (page::window_by_id(conn, table, window, span, which, limit).await?, span.upto)
         };
         self.last = page.last_id().filter(|_| page.is_full(limit)).unwrap_or(upto);

@@ -14,22 +14,22 @@ use crate::backoff::Backoff;
 use crate::contract::{DueLetter, Outcome, Rejection, Sink, SinkError, Store, StoreError};
 use crate::observe::{chain, metrics};
 use crate::outbox::{DeadLetter, Lane, Limit, Record, Term, Unreadable};
-use crate::relay::probation::PROBE;
+use crate::relay::probation::PROBE_RECORDS;
 
 /// How many are read and published at once.
-const PAGE: usize = 500;
+const PAGE_RECORDS: usize = 500;
 
 /// Rounds begin no closer to each other than this: each looks at all dead letters that are due.
-const PAUSE: Duration = Duration::from_secs(1);
+const ROUND_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often dead letters are looked for that nobody told of, and topics that are missing are asked for again.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often dead letters are looked for that no task told of, and topics that are missing are asked for again.
+const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Publishes dead letters.
-pub(crate) struct Courier {
+pub(crate) struct DeadLetterPublisher {
     store: Arc<dyn Store>,
     sink: Box<dyn Sink>,
-    buried: Arc<Notify>,
+    dead_lettered: Arc<Notify>,
     /// How much is read and published at once: no letter that is larger is loaded.
     page: Limit,
     /// Published, and not recorded yet.
@@ -51,10 +51,15 @@ enum Interrupted {
     Unacknowledged,
 }
 
-impl Courier {
-    pub(crate) fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, buried: Arc<Notify>, record_bytes: usize) -> Self {
-        let page = Limit { records: PAGE, bytes: record_bytes };
-        Self { store, sink, buried, page, unrecorded: Vec::new(), refused: VecDeque::new(), has_recorded: false }
+impl DeadLetterPublisher {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        sink: Box<dyn Sink>,
+        dead_lettered: Arc<Notify>,
+        record_bytes: usize,
+    ) -> Self {
+        let page = Limit { records: PAGE_RECORDS, bytes: record_bytes };
+        Self { store, sink, dead_lettered, page, unrecorded: Vec::new(), refused: VecDeque::new(), has_recorded: false }
     }
 
     /// Publishes what is due, and what becomes due; never returns. May be cancelled.
@@ -68,8 +73,8 @@ impl Courier {
                     backoff.reset();
                     failing = false;
                     self.sink.close(Duration::ZERO).await;
-                    sleep_until(began + PAUSE).await;
-                    let _ = timeout_at(began + LOOK, self.buried.notified()).await;
+                    sleep_until(began + ROUND_PAUSE).await;
+                    let _ = timeout_at(began + ROUND_INTERVAL, self.dead_lettered.notified()).await;
                 }
                 Err(error) => {
                     self.sink.abort();
@@ -88,7 +93,7 @@ impl Courier {
         let mut waiting = BTreeSet::new();
         let mut after = i64::MIN;
         loop {
-            let records = if self.has_recorded { PAGE } else { PROBE };
+            let records = if self.has_recorded { PAGE_RECORDS } else { PROBE_RECORDS };
             let letters = self.store.due(after, Limit { records, ..self.page }).await?;
             let Some((last, _)) = letters.last() else { break };
             after = last.id;
@@ -117,7 +122,7 @@ impl Courier {
                 }
             }
         }
-        self.sink.open(term).await?;
+        self.sink.open(term, None).await?;
         loop {
             let refusals = self.sink.examine(&records).await?;
             if refusals.is_empty() {
@@ -129,7 +134,7 @@ impl Courier {
         }
         let outcomes = match records.is_empty() {
             true => Vec::new(),
-            false => self.sink.submit(&records).await?.await,
+            false => self.sink.submit(&records, None).await?.await,
         };
         let mut unknown = false;
         for (record, outcome) in records.iter().zip(outcomes) {

@@ -3,90 +3,21 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::observe::metrics;
 use crate::outbox::{Batch, Held, Limit, Position, Term};
-use crate::relay::lanes::{Command, Lanes};
+use crate::relay::flow::{Credit, Ending, Fetched, Frontier, LastCheckpoint, Permit, SessionEnd};
+use crate::relay::lanes::{Command, HeldLaneStates};
 use crate::relay::pacer::{Found, Pacer};
-use crate::relay::probation::{PROBE, Probation};
-use crate::relay::session::{Ending, LastCheckpoint, Verdict};
-use crate::relay::settler::Frontier;
-use crate::relay::{Status, store_verdict};
+use crate::relay::probation::{PROBE_RECORDS, Probation};
+use crate::relay::status::Status;
 
 /// While nothing flows the position still moves with the database's other work; this often it is stored, so
 /// that a restart need not look at more of it.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(60);
-
-/// A batch on its way to the publisher.
-pub(crate) struct Fetched {
-    /// Counts the batches of a session from 1.
-    pub(crate) number: u64,
-    /// The position before it was read.
-    pub(crate) start: Position,
-    pub(crate) batch: Batch,
-    /// How many commands about lanes the reader had heard when it read this.
-    pub(crate) heard: u64,
-    /// Returned when the batch is settled.
-    pub(crate) permit: Permit,
-}
-
-/// How much may be read and not settled.
-pub(crate) struct Credit {
-    records: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    batch: Limit,
-    /// How many bytes may be read and not settled.
-    bytes_in_all: usize,
-}
-
-/// The part of the credit that a batch holds.
-pub(crate) struct Permit {
-    records: OwnedSemaphorePermit,
-    bytes: OwnedSemaphorePermit,
-}
-
-impl Credit {
-    /// Credit for `in_flight`, and at least for one `batch`.
-    pub(crate) fn new(in_flight: Limit, batch: Limit) -> Self {
-        Self {
-            records: Arc::new(Semaphore::new(in_flight.records.max(batch.records))),
-            bytes: Arc::new(Semaphore::new(in_flight.bytes.max(batch.bytes))),
-            batch,
-            bytes_in_all: in_flight.bytes.max(batch.bytes),
-        }
-    }
-
-    /// Waits until there is credit for all of a batch too, where one record is larger than a batch should be; or for all
-    /// that there is.
-    async fn extend(&self, permit: &mut Permit, batch: &Batch) {
-        let missing = batch.footprint().min(self.bytes_in_all).saturating_sub(permit.bytes.num_permits());
-        if missing > 0 {
-            let more = Arc::clone(&self.bytes).acquire_many_owned(u32::try_from(missing).unwrap_or(u32::MAX));
-            permit.bytes.merge(more.await.expect("the semaphores are never closed"));
-        }
-    }
-
-    /// Waits until there is credit for a whole batch.
-    async fn reserve(&self) -> Permit {
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let never = "the semaphores are never closed";
-        Permit {
-            records: Arc::clone(&self.records).acquire_many_owned(count(self.batch.records)).await.expect(never),
-            bytes: Arc::clone(&self.bytes).acquire_many_owned(count(self.batch.bytes)).await.expect(never),
-        }
-    }
-}
-
-impl Permit {
-    /// Gives back what the batch did not need.
-    fn shrink_to(&mut self, batch: &Batch) {
-        drop(self.records.split(self.records.num_permits().saturating_sub(batch.len())));
-        drop(self.bytes.split(self.bytes.num_permits().saturating_sub(batch.footprint())));
-    }
-}
 
 /// The first stage.
 pub(crate) struct Fetcher {
@@ -99,7 +30,7 @@ pub(crate) struct Fetcher {
     pub(crate) checkpoint_interval: Duration,
     /// Whether what was read must be proven durable before it is published.
     pub(crate) proves: bool,
-    pub(crate) lanes: Arc<Mutex<Lanes>>,
+    pub(crate) lanes: Arc<Mutex<HeldLaneStates>>,
     /// Signalled when a lane is to flow again.
     pub(crate) released: Arc<Notify>,
     pub(crate) batches: mpsc::Sender<Fetched>,
@@ -131,11 +62,11 @@ struct Stored {
 
 impl Fetcher {
     /// Reads until the session ends. Gives back the reader, if it is still good, with the last checkpoint.
-    pub(crate) async fn run(mut self) -> (Option<LastCheckpoint>, Result<(), Verdict>) {
+    pub(crate) async fn run(mut self) -> (Option<LastCheckpoint>, Result<(), SessionEnd>) {
         let position = self.reader.position();
         let mut reached = Reached { sent: 0, untried: 0, position, heard: 0, stored: None, stored_at: Instant::now() };
         if let Err(error) = self.fetch_all(&mut reached).await {
-            return (None, Err(store_verdict(error)));
+            return (None, Err(error.into()));
         }
         let Self { reader, batches, progress, lanes, term, .. } = self;
         drop(batches);
@@ -203,7 +134,7 @@ impl Fetcher {
     async fn be_tried(&mut self, reached: &mut Reached) {
         if !self.probation.is_on() {
             reached.untried = 0;
-        } else if reached.untried >= PROBE {
+        } else if reached.untried >= PROBE_RECORDS {
             tokio::select! {
                 biased;
                 () = self.ending.soft.cancelled() => {}
@@ -256,7 +187,7 @@ impl Fetcher {
 
     /// Stores the checkpoint when it is time and there is news.
     async fn store_checkpoint(&mut self, reached: &mut Reached) -> Result<(), StoreError> {
-        // Whoever may not store it publishes nothing: where only the checkpoint tells, all would come again.
+        // A relay that may not store it publishes nothing: where only the checkpoint tells, all would come again.
         let is_first = self.probation.is_on() && reached.stored.is_none();
         if reached.stored_at.elapsed() < self.checkpoint_interval && !is_first {
             return Ok(());
@@ -289,7 +220,7 @@ impl Fetcher {
 fn due(
     reached: &Reached,
     progress: &watch::Receiver<Frontier>,
-    lanes: &Mutex<Lanes>,
+    lanes: &Mutex<HeldLaneStates>,
     term: Term,
 ) -> Option<Checkpoint> {
     let settled = progress.borrow().clone();

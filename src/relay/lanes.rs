@@ -17,8 +17,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use tokio::sync::Notify;
 
 use crate::outbox::{Held, HoldCause, Lane, Position, Record, Unreadable};
-use crate::relay::publisher::Row;
-use crate::relay::settler::Frontier;
+use crate::relay::flow::{Before, Frontier, Row};
 
 /// What the reader must be told before its next read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,15 +36,6 @@ enum State {
     Open,
 }
 
-/// Where a batch begins.
-#[derive(Debug, Clone)]
-pub(crate) struct Before {
-    /// The batch's number.
-    pub(crate) batch: u64,
-    /// The position before it.
-    pub(crate) position: Position,
-}
-
 #[derive(Debug)]
 struct Entry {
     held: Held,
@@ -58,7 +48,7 @@ struct Entry {
 
 /// The held lanes of a session.
 #[derive(Debug, Default)]
-pub(crate) struct Lanes {
+pub(crate) struct HeldLaneStates {
     entries: HashMap<Lane, Entry>,
     /// How many of them are being released.
     releasing: usize,
@@ -77,7 +67,7 @@ pub(crate) struct Lanes {
     news: Arc<Notify>,
 }
 
-impl Lanes {
+impl HeldLaneStates {
     /// Begins with what the reader's session found stored.
     pub(crate) fn restore(held: &[Held]) -> Self {
         let entry =
@@ -265,7 +255,7 @@ impl Lanes {
         (std::mem::take(&mut self.commands), self.given)
     }
 
-    /// Lanes whose release nobody has asked for yet.
+    /// Lanes whose release the publisher has not asked for yet.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &Held> {
         self.entries.values().filter(|entry| entry.state == State::Held).map(|entry| &entry.held)
     }

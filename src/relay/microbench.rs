@@ -4,18 +4,18 @@ use tokio::time::Instant;
 
 use crate::contract::Outcome;
 use crate::outbox::{Held, Position, Record, Settlement};
-use crate::relay::lanes::{Before, Lanes};
-use crate::relay::publisher::Row;
-use crate::relay::settler::{Fold, Submitted};
+use crate::relay::flow::{Before, Row, Submitted};
+use crate::relay::lanes::HeldLaneStates;
+use crate::relay::settler::SettlementBatch;
 
 /// The held lanes of a session.
 #[derive(Debug)]
-pub struct HeldLanes(Lanes);
+pub struct HeldLanes(HeldLaneStates);
 
 impl HeldLanes {
     /// Holds these.
     pub fn of(held: &[Held]) -> Self {
-        Self(Lanes::restore(held))
+        Self(HeldLaneStates::restore(held))
     }
 
     /// Takes out what belongs to a held lane.
@@ -37,7 +37,7 @@ impl Delivered {
 
 /// Folds batches into one settlement.
 pub fn fold(batches: Vec<Delivered>) -> Settlement {
-    let (mut fold, mut verdict) = (Fold::default(), Ok(()));
+    let (mut fold, mut session_end) = (SettlementBatch::default(), Ok(()));
     for (number, Delivered(rows, outcomes)) in (1..).zip(batches) {
         let batch = Submitted {
             before: Before { batch: number, position: Position::new("start") },
@@ -47,11 +47,12 @@ pub fn fold(batches: Vec<Delivered>) -> Settlement {
             receipt: Box::pin(std::future::pending()),
             began: Instant::now(),
             end: Position::new("end"),
+            token: None,
             out_of_line: false,
             closed: Vec::new(),
             permits: Vec::new(),
         };
-        fold.add(batch, outcomes, false, &mut verdict);
+        fold.add(batch, outcomes, false, &mut session_end);
     }
     fold.into_settlement()
 }

@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::beat::beat;
+use crate::aligned_tick::aligned_tick;
 use crate::contract::{StoreError, WakeSource};
 use crate::observe::chain;
 use crate::outbox::Batch;
-use crate::relay::Settings;
+use crate::relay::settings::Settings;
 
 /// So many commits within so long are a rush.
 const RUSH: (u32, Duration) = (100, Duration::from_millis(250));
 
 /// After a rush, or a wake-up that failed, the table is polled for so long before another one is armed. That bounds how
 /// often it is armed in vain, and how many writers pay for it.
-const POLLING: Duration = Duration::from_secs(1);
+const POLLING_AFTER_RUSH: Duration = Duration::from_secs(1);
 
 /// What a read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Pacer {
     pub(crate) async fn pause(&mut self, found: Found) {
         if let Err(error) = self.try_pause(found).await {
             self.armed = None;
-            self.polls_until = Instant::now() + POLLING;
+            self.polls_until = Instant::now() + POLLING_AFTER_RUSH;
             if !std::mem::replace(&mut self.failing, true) {
                 tracing::warn!(error = %chain(&error), "wake-ups are not available; polling instead");
             }
@@ -117,12 +117,12 @@ impl Pacer {
                 if found != Found::Part && !commits.are_a_rush() {
                     tokio::select! {
                         woken = wake.wait() => commits.add(woken?),
-                        () = beat(self.slow) => {}
+                        () = aligned_tick(self.slow) => {}
                     }
                     return Ok(());
                 }
                 self.armed = None;
-                self.polls_until = Instant::now() + POLLING;
+                self.polls_until = Instant::now() + POLLING_AFTER_RUSH;
                 wake.disarm().await?;
             } else if is_quiet && wake.arm().await? {
                 // The caller reads once more before it waits.

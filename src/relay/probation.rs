@@ -14,10 +14,10 @@ use crate::backoff::Backoff;
 use crate::contract::StoreError;
 use crate::observe::chain;
 use crate::outbox::Limit;
-use crate::relay::Status;
+use crate::relay::status::Status;
 
 /// Records that are published at most before one of them was recorded: what a restart can repeat for nothing.
-pub(crate) const PROBE: usize = 100;
+pub(crate) const PROBE_RECORDS: usize = 100;
 
 /// The pause after the first refusal; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often a cause that stays the same is said again.
-const REMINDER: Duration = Duration::from_secs(300);
+const REMINDER_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What is known of the database's consent. Clones share it; it outlives sessions and terms.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Probation {
 
     /// How much of a batch may be read, and so be published, after so many records of which nothing is known yet.
     pub(crate) fn limit(&self, batch: Limit, untried: usize) -> Limit {
-        let records = if self.is_on() { PROBE.saturating_sub(untried).max(1) } else { batch.records };
+        let records = if self.is_on() { PROBE_RECORDS.saturating_sub(untried).max(1) } else { batch.records };
         Limit { records: batch.records.min(records), ..batch }
     }
 
@@ -88,7 +88,7 @@ impl Probation {
         let (cause, now) = (chain(error), Instant::now());
         let mut shared = self.shared();
         shared.is_on = true;
-        let is_known = |refusal: &Refusal| refusal.cause == cause && now - refusal.said < REMINDER;
+        let is_known = |refusal: &Refusal| refusal.cause == cause && now - refusal.said < REMINDER_INTERVAL;
         if !shared.refusal.as_ref().is_some_and(is_known) {
             tracing::error!(error = %cause, "the database refuses what the relay needs: it waits for an operator, and goes on by itself then");
             self.status.send_modify(|status| status.refusal = Some(cause.clone()));
@@ -114,13 +114,13 @@ mod tests {
     async fn little_is_read_until_something_was_recorded_and_again_after_a_refusal() {
         let probation = Probation::begin(watch::Sender::new(Status::new()));
         let batch = Limit { records: 10_000, bytes: 1 << 20 };
-        assert_eq!(probation.limit(batch, 0), Limit { records: PROBE, bytes: 1 << 20 });
-        assert_eq!(probation.limit(batch, 70).records, PROBE - 70);
+        assert_eq!(probation.limit(batch, 0), Limit { records: PROBE_RECORDS, bytes: 1 << 20 });
+        assert_eq!(probation.limit(batch, 70).records, PROBE_RECORDS - 70);
         probation.passed();
         assert_eq!(probation.limit(batch, 5_000), batch);
         probation.refused(&denied("no update"));
         probation.mended();
-        assert_eq!(probation.limit(batch, 0).records, PROBE, "nothing was recorded since");
+        assert_eq!(probation.limit(batch, 0).records, PROBE_RECORDS, "nothing was recorded since");
     }
 
     #[tokio::test(start_paused = true)]

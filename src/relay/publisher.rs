@@ -12,48 +12,20 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use uuid::Uuid;
 
 use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
-use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, Record, Unreadable};
-use crate::relay::fetcher::{Fetched, Permit};
-use crate::relay::lanes::{Before, Lanes};
+use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, ReadToken, Record, Unreadable};
+use crate::relay::flow::{Before, Ending, Fetched, Permit, Row, SessionEnd, Submitted};
+use crate::relay::lanes::HeldLaneStates;
 use crate::relay::rejections::{Rejected, Rejections};
-use crate::relay::session::{Ending, Verdict};
-use crate::relay::settler::{Submitted, tell_held};
-use crate::relay::{Status, sink_verdict};
-
-/// What is remembered of a record once the sink has it: it is read again if it must be sent again.
-pub(crate) struct Row {
-    pub(crate) id: i64,
-    pub(crate) event_id: Uuid,
-    pub(crate) topic: Arc<str>,
-    key: Option<String>,
-    partition: Option<i32>,
-    pub(crate) created_at: DateTime<Utc>,
-}
-
-impl From<Record> for Row {
-    fn from(record: Record) -> Self {
-        let Record { id, event_id, topic, key, partition, created_at, .. } = record;
-        Self { id, event_id, topic, key, partition, created_at }
-    }
-}
-
-impl Row {
-    /// The lane in which its record keeps its order, if it does.
-    pub(crate) fn lane(&self) -> Option<Lane> {
-        let has_lane = self.key.is_some() || self.partition.is_some();
-        has_lane.then(|| Lane::from_columns(&self.topic, self.key.as_deref(), self.partition))
-    }
-}
+use crate::relay::status::{Status, tell_held};
 
 /// The second stage.
 pub(crate) struct Publisher<'a> {
     pub(crate) sink: &'a mut dyn Sink,
     pub(crate) leadership: &'a Leadership,
-    pub(crate) lanes: Arc<Mutex<Lanes>>,
+    pub(crate) lanes: Arc<Mutex<HeldLaneStates>>,
     /// To be signalled when a lane is to flow again.
     pub(crate) released: Arc<Notify>,
     pub(crate) fetched: mpsc::Receiver<Fetched>,
@@ -63,7 +35,7 @@ pub(crate) struct Publisher<'a> {
     /// How much of what was read goes into one submission; `None`: one batch.
     pub(crate) together: Option<Limit>,
     /// Whether the position that the broker remembers moves.
-    pub(crate) standing: Standing,
+    pub(crate) position_state: PositionState,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -81,6 +53,8 @@ struct Gathered {
     read: usize,
     /// The position after the last of them.
     end: Position,
+    /// The token with which they were read, if it is the same.
+    token: Option<ReadToken>,
     closed: Vec<(Lane, u64)>,
     permits: Vec<Permit>,
     /// Whether something was kept back, or a release begins or ends: the position does not tell all then.
@@ -94,6 +68,7 @@ impl Gathered {
         self.is_exceptional |= next.is_exceptional;
         self.out_of_line |= next.out_of_line;
         (self.number, self.end) = (next.number, next.end);
+        self.token = self.token.filter(|_| self.token == next.token);
         self.read += next.read;
         self.records.extend(next.records);
         self.unreadable.extend(next.unreadable);
@@ -115,7 +90,7 @@ const ONE_BY_ONE: usize = 10_000;
 /// Whether the position that the broker remembers still moves with what is published. Once something was kept back or
 /// came out of line it stands still, until the database knows of all that and a new session begins.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Standing {
+pub(crate) enum PositionState {
     /// The broker remembers no position.
     Nowhere,
     /// It moves.
@@ -124,10 +99,10 @@ pub(crate) enum Standing {
     Still(usize),
 }
 
-impl Standing {
+impl PositionState {
     /// At the beginning of a session.
     pub(crate) fn of(exactly_once: bool) -> Self {
-        if exactly_once { Standing::Moving } else { Standing::Nowhere }
+        if exactly_once { PositionState::Moving } else { PositionState::Nowhere }
     }
 }
 
@@ -148,11 +123,11 @@ enum Answer {
 
 impl Publisher<'_> {
     /// Publishes until the session ends.
-    pub(crate) async fn run(mut self) -> Result<(), Verdict> {
+    pub(crate) async fn run(mut self) -> Result<(), SessionEnd> {
         let mut questions = Questions::new();
         let mut tick = interval(self.release_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // While nothing waits no timer need wake anybody.
+        // While nothing waits no timer need wake the publisher.
         let (mut is_ticking, news) = (true, self.lanes().news());
         loop {
             tokio::select! {
@@ -172,7 +147,7 @@ impl Publisher<'_> {
         }
     }
 
-    async fn publish(&mut self, fetched: Fetched) -> Result<(), Verdict> {
+    async fn publish(&mut self, fetched: Fetched) -> Result<(), SessionEnd> {
         let mut gathered = self.release_and_keep_back(fetched);
         if !self.prepare(&gathered.records).await? {
             return Ok(());
@@ -180,41 +155,46 @@ impl Publisher<'_> {
         self.gather(&mut gathered);
         if !self.leadership.is_trusted() {
             self.ending.abort.cancel();
-            return Err(Verdict::LeaseLost);
+            return Err(SessionEnd::LeaseLost);
         }
         gathered.is_exceptional |= self.give_up_the_impossible(&mut gathered).await?;
         let ends = self.stand(&gathered);
-        let Gathered { before, number, records, read, end, closed, permits, out_of_line, .. } = gathered;
-        let after = matches!(self.standing, Standing::Moving).then_some(&end);
+        let Gathered { before, number, records, read, end, token, closed, permits, out_of_line, .. } = gathered;
+        let after = matches!(self.position_state, PositionState::Moving).then_some(&end);
         let began = Instant::now();
         let receipt = self.submit(&records, after).await?;
         // Payloads and headers end here: what must be sent again is read again.
         let rows: Vec<Row> = records.into_iter().map(Row::from).collect();
-        let submitted = Submitted { before, number, rows, read, receipt, began, end, out_of_line, closed, permits };
+        let submitted =
+            Submitted { before, number, rows, read, receipt, began, end, token, out_of_line, closed, permits };
         // An error says that the settler has ended, and so does the session.
         let _ = self.submissions.send(submitted).await;
-        if ends { Err(Verdict::Afresh) } else { Ok(()) }
+        if ends { Err(SessionEnd::Afresh) } else { Ok(()) }
     }
 
     /// Lets the position stand still if this is exceptional. Says whether the session ends with it, so that the
     /// database knows of everything and the position can move on: unless lanes are being released, for a while.
     fn stand(&mut self, gathered: &Gathered) -> bool {
         let is_exceptional = gathered.is_exceptional || gathered.out_of_line;
-        self.standing = match self.standing {
-            Standing::Moving if is_exceptional => Standing::Still(gathered.records.len()),
-            Standing::Still(rows) => Standing::Still(rows + gathered.records.len()),
+        self.position_state = match self.position_state {
+            PositionState::Moving if is_exceptional => PositionState::Still(gathered.records.len()),
+            PositionState::Still(rows) => PositionState::Still(rows + gathered.records.len()),
             unmoved => unmoved,
         };
-        match self.standing {
-            Standing::Still(rows) => rows >= ONE_BY_ONE || !gathered.closed.is_empty() || !self.lanes().is_releasing(),
-            Standing::Nowhere | Standing::Moving => false,
+        match self.position_state {
+            PositionState::Still(rows) => {
+                rows >= ONE_BY_ONE || !gathered.closed.is_empty() || !self.lanes().is_releasing()
+            }
+            PositionState::Nowhere | PositionState::Moving => false,
         }
     }
 
     /// Adds what was read meanwhile, where a submission may be of several batches: the more share a transaction, the
     /// less it costs each.
     fn gather(&mut self, gathered: &mut Gathered) {
-        let Some(most) = self.together.filter(|_| !matches!(self.standing, Standing::Still(_))) else { return };
+        let Some(most) = self.together.filter(|_| !matches!(self.position_state, PositionState::Still(_))) else {
+            return;
+        };
         let mut bytes: usize = gathered.records.iter().map(Record::footprint).sum();
         while gathered.records.len() < most.records
             && bytes < most.bytes
@@ -239,14 +219,14 @@ impl Publisher<'_> {
         let is_exceptional = releases || batch.len() < read;
         let closed = batch.closed.into_iter().map(|lane| (lane, heard)).collect();
         let before = Before { batch: number, position: start };
-        let Batch { records, unreadable, end, .. } = batch;
+        let Batch { records, unreadable, end, token, .. } = batch;
         let permits = vec![permit];
-        Gathered { before, number, records, unreadable, read, end, closed, permits, is_exceptional, out_of_line }
+        Gathered { before, number, records, unreadable, read, end, token, closed, permits, is_exceptional, out_of_line }
     }
 
     /// Waits until the sink has room. Says whether the session still wants it: while nothing of a batch is handed
     /// over, an end need not wait for it.
-    async fn prepare(&mut self, records: &[Record]) -> Result<bool, Verdict> {
+    async fn prepare(&mut self, records: &[Record]) -> Result<bool, SessionEnd> {
         if records.is_empty() {
             return Ok(true);
         }
@@ -257,13 +237,13 @@ impl Publisher<'_> {
         };
         prepared.map(|()| true).map_err(|error| {
             self.sink.abort();
-            sink_verdict(error)
+            SessionEnd::from(error)
         })
     }
 
     /// Takes out what can never be published, and what must not overtake it, once it is decided what becomes of it.
     /// Says whether a lane is held because of that.
-    async fn give_up_the_impossible(&mut self, gathered: &mut Gathered) -> Result<bool, Verdict> {
+    async fn give_up_the_impossible(&mut self, gathered: &mut Gathered) -> Result<bool, SessionEnd> {
         // Decided first: what follows in their lanes may be published ahead.
         let mut holds = !gathered.unreadable.is_empty() && self.give_up(Vec::new(), gathered).await?;
         while !gathered.records.is_empty() {
@@ -278,7 +258,7 @@ impl Publisher<'_> {
 
     /// Decides what becomes of these and of the rows that cannot be read, and takes them out. Says whether a lane is held
     /// because of that.
-    async fn give_up(&mut self, refusals: Vec<Refusal>, gathered: &mut Gathered) -> Result<bool, Verdict> {
+    async fn give_up(&mut self, refusals: Vec<Refusal>, gathered: &mut Gathered) -> Result<bool, SessionEnd> {
         let Gathered { before, records, unreadable, .. } = gathered;
         let mut rejected: Vec<Rejected> = unreadable.drain(..).map(Rejected::from).collect();
         for Refusal { index, rejection } in refusals.into_iter().rev() {
@@ -296,25 +276,25 @@ impl Publisher<'_> {
     }
 
     /// Asks the sink which of these can never be published.
-    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, Verdict> {
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SessionEnd> {
         let examining = self.sink.examine(records);
         let examined = while_trusted(self.leadership, &self.ending, examining).await?;
         examined.map_err(|error| {
             self.sink.abort();
-            sink_verdict(error)
+            SessionEnd::from(error)
         })
     }
 
     /// Hands records over while the lease is trusted, and not one record longer than the sink takes to give way.
-    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, Verdict> {
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SessionEnd> {
         if records.is_empty() {
             return Ok(Box::pin(std::future::ready(Vec::new())));
         }
-        let submitting = self.sink.submit_with_progress(records, after);
+        let submitting = self.sink.submit(records, after);
         let submitted = while_trusted(self.leadership, &self.ending, submitting).await?;
         submitted.map_err(|error| {
             self.sink.abort();
-            sink_verdict(error)
+            SessionEnd::from(error)
         })
     }
 
@@ -405,7 +385,7 @@ impl Publisher<'_> {
         }));
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+    fn lanes(&self) -> MutexGuard<'_, HeldLaneStates> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -415,13 +395,13 @@ async fn while_trusted<T>(
     leadership: &Leadership,
     ending: &Ending,
     publishing: impl Future<Output = T>,
-) -> Result<T, Verdict> {
+) -> Result<T, SessionEnd> {
     tokio::select! {
         biased;
         () = ending.abort.cancelled() => Err(cut_off()),
         () = mistrust(leadership) => {
             ending.abort.cancel();
-            Err(Verdict::LeaseLost)
+            Err(SessionEnd::LeaseLost)
         }
         done = publishing => Ok(done),
     }
@@ -441,6 +421,6 @@ async fn mistrust(leadership: &Leadership) {
     .await;
 }
 
-fn cut_off() -> Verdict {
-    Verdict::Again("publishing was cut off".to_owned())
+fn cut_off() -> SessionEnd {
+    SessionEnd::Again("publishing was cut off".to_owned())
 }

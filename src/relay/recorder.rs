@@ -1,8 +1,8 @@
 //! Writing settlements, for as long as it takes, and what of them the database refuses.
 //!
-//! A row that the database refuses to record while it records others holds nobody up: it is set aside and tried again
-//! now and then. Until it is recorded too the position stands still, so that a restart repeats it and no other. What is
-//! refused as a whole is waited for.
+//! A row that the database refuses to record while it records others holds no other row up: it is set aside and tried
+//! again now and then. Until it is recorded too the position stands still, so that a restart repeats it and no other.
+//! What is refused as a whole is waited for.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::backoff::Backoff;
 use crate::contract::{Store, StoreError};
 use crate::observe::{chain, metrics};
 use crate::outbox::Settlement;
+use crate::relay::flow::{Ending, SessionEnd};
 use crate::relay::probation::Probation;
-use crate::relay::session::{Ending, Verdict};
-use crate::relay::{Status, store_verdict};
+use crate::relay::status::Status;
 
 /// How long an attempt to settle that was under way may still take once the session has to end.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
+const LAST_SETTLEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Refusals after which all of a settlement counts as refused, if nothing of it was recorded until then.
-const HOPELESS: u32 = 24;
+const REFUSALS_OF_A_WHOLE: u32 = 24;
 
 /// The longest pause between attempts at what is refused once the session has to end.
 const HURRIED_PAUSE: Duration = Duration::from_millis(500);
@@ -32,10 +32,10 @@ const HURRIED_PAUSE: Duration = Duration::from_millis(500);
 const MOST_ASIDE: usize = 10_000;
 
 /// The pause before rows that were set aside are tried again when the database was away.
-const RETRY: Duration = Duration::from_secs(1);
+const SET_ASIDE_RETRY: Duration = Duration::from_secs(1);
 
 /// Ids that an error names.
-const NAMED: usize = 5;
+const NAMED_IDS: usize = 5;
 
 /// Writes settlements.
 pub(crate) struct Recorder {
@@ -102,13 +102,13 @@ impl Recorder {
             Ok(Settled::Except(refused, error)) => self.set_aside(&refused, error),
             Err(_away) => {
                 self.aside.rows = rows;
-                self.aside.retry_at = Some(Instant::now() + RETRY);
+                self.aside.retry_at = Some(Instant::now() + SET_ASIDE_RETRY);
             }
         }
     }
 
     /// Writes the settlement, for as long as it takes. Rows that are refused while others are not are set aside.
-    pub(crate) async fn record(&mut self, settlement: &Settlement) -> Result<(), Verdict> {
+    pub(crate) async fn record(&mut self, settlement: &Settlement) -> Result<(), SessionEnd> {
         if settlement.is_empty() {
             return Ok(());
         }
@@ -133,7 +133,7 @@ impl Recorder {
                 Ok(Settled::Except(refused, error)) => {
                     let pause = self.probation.refused(&error);
                     if !self.wait_for_an_operator(pause).await {
-                        return Err(Verdict::Refused(error));
+                        return Err(SessionEnd::Refused(error));
                     }
                     rest = Cow::Owned(refused);
                 }
@@ -147,7 +147,7 @@ impl Recorder {
                         () = self.ending.give_up.cancelled() => {}
                     }
                 }
-                Err(error) => return Err(store_verdict(error)),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -178,7 +178,7 @@ impl Recorder {
                 }
                 Err(error) => return Err(error),
             }
-            if !settled_some && refusals >= HOPELESS {
+            if !settled_some && refusals >= REFUSALS_OF_A_WHOLE {
                 return Ok(Settled::Except(settlement.clone(), error));
             }
         }
@@ -223,13 +223,13 @@ impl Recorder {
     async fn try_settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
         let last_chance = async {
             self.ending.give_up.cancelled().await;
-            sleep(LAST_CHANCE).await;
+            sleep(LAST_SETTLEMENT_TIMEOUT).await;
         };
         // An attempt that was under way when the lease was lost may go through the same dead connection.
         let began_before = !self.ending.abort.is_cancelled();
         let new_chance = async {
             self.ending.abort.cancelled().await;
-            sleep(LAST_CHANCE).await;
+            sleep(LAST_SETTLEMENT_TIMEOUT).await;
         };
         let unanswered = |doing| {
             let source = "it did not answer in time".into();
@@ -245,8 +245,8 @@ impl Recorder {
 
 /// Says of which rows an error is.
 fn naming(rows: &Settlement, error: StoreError) -> StoreError {
-    let ids: Vec<String> = rows.ids().iter().take(NAMED).map(i64::to_string).collect();
-    let more = if rows.len() > NAMED { ", …" } else { "" };
+    let ids: Vec<String> = rows.ids().iter().take(NAMED_IDS).map(i64::to_string).collect();
+    let more = if rows.len() > NAMED_IDS { ", …" } else { "" };
     StoreError::Unusable {
         problem: format!(
             "{} published records cannot be recorded, of the rows with id {}{more}",

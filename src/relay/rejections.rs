@@ -12,11 +12,10 @@ use uuid::Uuid;
 use crate::contract::{Rejection, Store};
 use crate::observe::metrics;
 use crate::outbox::{DeadLetter, DeadLetterTopic, HoldCause, Lane, OnReject, RejectPolicy, Unreadable};
-use crate::relay::lanes::{Before, Lanes};
+use crate::relay::error::Error;
+use crate::relay::flow::{Before, Ending, Row, SessionEnd};
+use crate::relay::lanes::HeldLaneStates;
 use crate::relay::probation::Probation;
-use crate::relay::publisher::Row;
-use crate::relay::session::{Ending, Verdict};
-use crate::relay::{Error, store_verdict};
 
 /// A row whose record can never be published, and why.
 pub(crate) struct Rejected {
@@ -49,9 +48,9 @@ pub(crate) struct Rejections {
     pub(crate) policy: RejectPolicy,
     /// Where dead letters are published, if anywhere.
     pub(crate) topic: Option<DeadLetterTopic>,
-    pub(crate) lanes: Arc<Mutex<Lanes>>,
+    pub(crate) lanes: Arc<Mutex<HeldLaneStates>>,
     /// Signalled when there are dead letters to publish.
-    pub(crate) buried: Arc<Notify>,
+    pub(crate) dead_lettered: Arc<Notify>,
     pub(crate) probation: Probation,
     pub(crate) ending: Ending,
 }
@@ -62,7 +61,7 @@ impl Rejections {
     ///
     /// # Errors
     /// When the relay is to stop because of one, or a dead letter was not stored.
-    pub(crate) async fn decide(&self, rejected: Vec<Rejected>, before: &Before) -> Result<bool, Verdict> {
+    pub(crate) async fn decide(&self, rejected: Vec<Rejected>, before: &Before) -> Result<bool, SessionEnd> {
         let (mut held, mut letters) = (Vec::new(), Vec::new());
         let (mut holds, mut halt) = (false, None);
         for row in rejected {
@@ -84,12 +83,12 @@ impl Rejections {
         if let Some(Rejected { id, lane: Some(lane), rejection, .. }) = held.first() {
             tracing::warn!(lanes = held.len(), %lane, from_id = id, error = %rejection, "held until it is released: a record can never be published as it is; the first one is named here, and `outboxd held` lists and releases lanes");
         }
-        self.bury(letters).await?;
+        self.dead_letter(letters).await?;
         match halt {
             None => Ok(holds),
             Some(Rejected { id, event_id, topic, rejection, .. }) => {
                 let rejection = Box::new(rejection);
-                Err(Verdict::Failed(Error::Rejected { id, event_id, topic, rejection }))
+                Err(SessionEnd::Failed(Error::Rejected { id, event_id, topic, rejection }))
             }
         }
     }
@@ -100,11 +99,11 @@ impl Rejections {
         DeadLetter { id: row.id, event_id: row.event_id, code: code.to_owned(), message, topic }
     }
 
-    async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), Verdict> {
+    async fn dead_letter(&self, letters: Vec<DeadLetter>) -> Result<(), SessionEnd> {
         let Some(first) = letters.first() else { return Ok(()) };
-        while let Err(error) = self.store.bury(&letters).await {
+        while let Err(error) = self.store.dead_letter(&letters).await {
             if !error.is_refusal() || self.ending.soft.is_cancelled() {
-                return Err(store_verdict(error));
+                return Err(error.into());
             }
             // Another session would read, judge and publish again what is delivered or rejected by now.
             let pause = self.probation.refused(&error);
@@ -122,7 +121,7 @@ impl Rejections {
             "gave up records that can never be published: they are dead letters; the first one is named here"
         );
         if letters.iter().any(|letter| letter.topic.is_some()) {
-            self.buried.notify_one();
+            self.dead_lettered.notify_one();
         }
         Ok(())
     }

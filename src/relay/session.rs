@@ -20,56 +20,31 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::contract::{Reader, Sink, Store, StoreError};
+use crate::contract::{Reader, Sink, Store};
 use crate::coordination::Leadership;
 use crate::observe::metrics;
 use crate::outbox::{Delivery, Progress, Term};
-use crate::relay::fetcher::{Credit, Fetched, Fetcher};
-use crate::relay::lanes::Lanes;
+use crate::relay::error::{Ended, Error};
+use crate::relay::fetcher::Fetcher;
+use crate::relay::flow::{Credit, Ending, Fetched, Frontier, LastCheckpoint, SessionEnd, Submitted};
+use crate::relay::lanes::HeldLaneStates;
 use crate::relay::pacer::Pacer;
 use crate::relay::probation::Probation;
-use crate::relay::publisher::{Publisher, Standing};
+use crate::relay::publisher::{PositionState, Publisher};
 use crate::relay::recorder::Recorder;
 use crate::relay::rejections::Rejections;
-use crate::relay::settler::{Frontier, Settler, Submitted, count_held};
-use crate::relay::{Ended, Error, Phase, Settings, Status, sink_verdict, store_verdict};
+use crate::relay::settings::Settings;
+use crate::relay::settler::Settler;
+use crate::relay::status::{Phase, Status, count_held};
 
 /// Batches read ahead of the publisher; their records are bounded by the credit.
 const READ_AHEAD: usize = 4;
 
 /// Submissions that may wait for the settler; their records are bounded by the credit.
-const SUBMISSIONS: usize = 256;
+const SUBMISSIONS_AHEAD: usize = 256;
 
 /// How long the last words to the database may take once a stop's deadline has passed.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// How a session ended.
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    /// The relay was told to stop.
-    Stopped(Ended),
-    /// Something was decided that another session begins with.
-    Afresh,
-    /// Something failed that another session may mend.
-    Again(String),
-    /// The database refuses something until an operator changes that; another session tries again.
-    Refused(StoreError),
-    /// Another relay leads, or may.
-    LeaseLost,
-    /// The relay cannot go on by itself.
-    Failed(Error),
-}
-
-/// What ends a session, from mild to hard.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Ending {
-    /// Nothing new is begun.
-    pub(crate) soft: CancellationToken,
-    /// The sink forgets what is not delivered yet.
-    pub(crate) abort: CancellationToken,
-    /// The settler tries once more, and no more.
-    pub(crate) give_up: CancellationToken,
-}
+const LAST_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a session works with.
 pub(crate) struct Session<'a> {
@@ -81,23 +56,23 @@ pub(crate) struct Session<'a> {
     pub(crate) leadership: &'a Leadership,
     pub(crate) stop: &'a CancellationToken,
     /// Signalled when there are dead letters to publish.
-    pub(crate) buried: &'a Arc<Notify>,
+    pub(crate) dead_lettered: &'a Arc<Notify>,
 }
 
 impl Session<'_> {
     /// Runs until something ends it. `failing` says why the last session failed, if it did; it is cleared once this one
     /// stands.
-    pub(crate) async fn run(&mut self, failing: &mut Option<String>) -> Verdict {
+    pub(crate) async fn run(&mut self, failing: &mut Option<String>) -> SessionEnd {
         let opened = tokio::select! {
             biased;
-            () = self.stop.cancelled() => Err(Verdict::Stopped(Ended::Graceful)),
-            () = self.leadership.fading().cancelled() => Err(Verdict::LeaseLost),
-            () = self.leadership.lost().cancelled() => Err(Verdict::LeaseLost),
+            () = self.stop.cancelled() => Err(SessionEnd::Stopped(Ended::Graceful)),
+            () = self.leadership.fading().cancelled() => Err(SessionEnd::LeaseLost),
+            () = self.leadership.lost().cancelled() => Err(SessionEnd::LeaseLost),
             opened = self.open() => opened,
         };
         let reader = match opened {
             Ok(reader) => reader,
-            Err(verdict) => return verdict,
+            Err(session_end) => return session_end,
         };
         self.status.send_modify(|status| {
             status.connected = true;
@@ -106,19 +81,18 @@ impl Session<'_> {
         if failing.take().is_some() {
             tracing::info!(term = %self.leadership.term(), "reading on from the checkpoint");
         }
-        let verdict = self.relay(reader).await;
-        self.status.send_modify(|status| status.connected = !matches!(verdict, Verdict::Again(_)));
-        verdict
+        let session_end = self.relay(reader).await;
+        self.status.send_modify(|status| status.connected = !matches!(session_end, SessionEnd::Again(_)));
+        session_end
     }
 
-    async fn open(&mut self) -> Result<Box<dyn Reader>, Verdict> {
-        self.sink.appoint(self.leadership.mandate());
-        self.sink.open(self.leadership.term()).await.map_err(sink_verdict)?;
-        if let Some(progress) = self.sink.progress() {
-            take_over(self.store.as_ref(), self.leadership.term(), &progress).await?;
-            self.sink.taken_over();
+    async fn open(&mut self) -> Result<Box<dyn Reader>, SessionEnd> {
+        let (term, mandate) = (self.leadership.term(), self.leadership.mandate());
+        if let Some(progress) = self.sink.open(term, Some(mandate)).await? {
+            recover_progress(self.store.as_ref(), term, &progress).await?;
+            self.sink.progress_stored();
         }
-        let mut reader = self.store.open().await.map_err(store_verdict)?;
+        let mut reader = self.store.open().await?;
         reader.load_at_most(self.settings.record_bytes);
         Ok(reader)
     }
@@ -127,17 +101,17 @@ impl Session<'_> {
         self.settings.delivery == Delivery::ExactlyOnce
     }
 
-    async fn relay(&mut self, reader: Box<dyn Reader>) -> Verdict {
-        let (era, ending) = (reader.era(), Ending::default());
+    async fn relay(&mut self, reader: Box<dyn Reader>) -> SessionEnd {
+        let ending = Ending::default();
         count_held(reader.held());
-        let lanes = Arc::new(Mutex::new(Lanes::restore(reader.held())));
+        let lanes = Arc::new(Mutex::new(HeldLaneStates::restore(reader.held())));
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
-        let (submissions, submitted) = mpsc::channel(SUBMISSIONS);
+        let (submissions, submitted) = mpsc::channel(SUBMISSIONS_AHEAD);
         let (progress, reached) = watch::channel(Frontier::at(reader.position()));
 
         let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
         let released = Arc::clone(&fetcher.released);
-        let settler = self.settler(&lanes, submitted, progress, era, &ending);
+        let settler = self.settler(&lanes, submitted, progress, &ending);
         // A relay that is dropped must not go on in the background.
         let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher.run()));
         let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
@@ -153,26 +127,26 @@ impl Session<'_> {
             ended = stages => ended,
             () = watchdog => unreachable!("the watchdog never ends"),
         };
-        let panicked = |_| (None, Err(Verdict::Failed(Error::Panicked("fetcher"))));
+        let panicked = |_| (None, Err(SessionEnd::Failed(Error::Panicked("fetcher"))));
         let (reader, fetched) = fetched.unwrap_or_else(panicked);
-        let all_settled = matches!(settled, Ok(()) | Err(Verdict::Afresh));
-        let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(graver);
+        let all_settled = matches!(settled, Ok(()) | Err(SessionEnd::Afresh));
+        let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(SessionEnd::graver);
         if let Some(reader) = reader {
             self.store_last_checkpoint(reader).await;
         }
         match failed {
-            Some(verdict @ Verdict::Failed(_)) => verdict,
-            _ if self.stop.is_cancelled() && all_settled => Verdict::Stopped(Ended::Graceful),
-            _ if self.stop.is_cancelled() => Verdict::Stopped(Ended::CutOff),
-            Some(verdict) => verdict,
-            None => Verdict::LeaseLost,
+            Some(session_end @ SessionEnd::Failed(_)) => session_end,
+            _ if self.stop.is_cancelled() && all_settled => SessionEnd::Stopped(Ended::Graceful),
+            _ if self.stop.is_cancelled() => SessionEnd::Stopped(Ended::CutOff),
+            Some(session_end) => session_end,
+            None => SessionEnd::LeaseLost,
         }
     }
 
     fn fetcher(
         &self,
         reader: Box<dyn Reader>,
-        lanes: &Arc<Mutex<Lanes>>,
+        lanes: &Arc<Mutex<HeldLaneStates>>,
         batches: mpsc::Sender<Fetched>,
         progress: watch::Receiver<Frontier>,
         ending: &Ending,
@@ -197,10 +171,9 @@ impl Session<'_> {
 
     fn settler(
         &self,
-        lanes: &Arc<Mutex<Lanes>>,
+        lanes: &Arc<Mutex<HeldLaneStates>>,
         submitted: mpsc::Receiver<Submitted>,
         progress: watch::Sender<Frontier>,
-        era: Option<u64>,
         ending: &Ending,
     ) -> Settler {
         Settler {
@@ -213,7 +186,6 @@ impl Session<'_> {
             lanes: Arc::clone(lanes),
             rejections: self.rejections(lanes, ending),
             exactly_once: self.is_exactly_once(),
-            era,
             submitted,
             progress,
             beyond: None,
@@ -222,13 +194,13 @@ impl Session<'_> {
         }
     }
 
-    fn rejections(&self, lanes: &Arc<Mutex<Lanes>>, ending: &Ending) -> Rejections {
+    fn rejections(&self, lanes: &Arc<Mutex<HeldLaneStates>>, ending: &Ending) -> Rejections {
         Rejections {
             store: Arc::clone(self.store),
             policy: self.settings.on_reject.clone(),
             topic: self.settings.dead_letter_topic.clone(),
             lanes: Arc::clone(lanes),
-            buried: Arc::clone(self.buried),
+            dead_lettered: Arc::clone(self.dead_lettered),
             probation: self.probation.clone(),
             ending: ending.clone(),
         }
@@ -237,14 +209,14 @@ impl Session<'_> {
     /// Publishes until the session ends, then waits until all that was submitted is settled.
     async fn publish_and_drain(
         &mut self,
-        lanes: &Arc<Mutex<Lanes>>,
+        lanes: &Arc<Mutex<HeldLaneStates>>,
         released: Arc<Notify>,
         (fetched, submissions): (mpsc::Receiver<Fetched>, mpsc::Sender<Submitted>),
-        mut settler: AbortOnDropHandle<Result<(), Verdict>>,
+        mut settler: AbortOnDropHandle<Result<(), SessionEnd>>,
         ending: &Ending,
-    ) -> (Result<(), Verdict>, Result<(), Verdict>) {
+    ) -> (Result<(), SessionEnd>, Result<(), SessionEnd>) {
         let rejections = self.rejections(lanes, ending);
-        let standing = Standing::of(self.is_exactly_once());
+        let position_state = PositionState::of(self.is_exactly_once());
         let publisher = Publisher {
             rejections,
             sink: &mut *self.sink,
@@ -254,7 +226,7 @@ impl Session<'_> {
             fetched,
             submissions,
             release_interval: self.settings.release_interval,
-            standing,
+            position_state,
             status: self.status.clone(),
             together: self.settings.delivery.fences().then_some(self.settings.transaction),
             ending: ending.clone(),
@@ -269,7 +241,7 @@ impl Session<'_> {
             }
             settled = &mut settler => settled,
         };
-        let panicked = |_| Err(Verdict::Failed(Error::Panicked("settler")));
+        let panicked = |_| Err(SessionEnd::Failed(Error::Panicked("settler")));
         (published, settled.unwrap_or_else(panicked))
     }
 
@@ -278,7 +250,7 @@ impl Session<'_> {
         if !self.leadership.is_trusted() {
             return;
         }
-        match timeout(LAST_WORDS, last.reader.save(&last.checkpoint)).await {
+        match timeout(LAST_CHECKPOINT_TIMEOUT, last.reader.save(&last.checkpoint)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = %crate::observe::chain(&error), "the last checkpoint was not stored; settled records are skipped by the next session");
@@ -289,28 +261,9 @@ impl Session<'_> {
 }
 
 /// Lets the database know what the broker remembers: that decides what is published.
-async fn take_over(store: &dyn Store, mine: Term, progress: &Progress) -> Result<(), Verdict> {
+async fn recover_progress(store: &dyn Store, mine: Term, progress: &Progress) -> Result<(), SessionEnd> {
     let Progress { position, beyond, .. } = progress;
-    store.recover(mine, position.as_ref(), beyond).await.map_err(store_verdict)
-}
-
-/// A reader that is still good, and what is to be stored through it.
-pub(crate) struct LastCheckpoint {
-    pub(crate) reader: Box<dyn Reader>,
-    pub(crate) checkpoint: crate::contract::Checkpoint,
-}
-
-/// The one of two verdicts that says more.
-pub(crate) fn graver(a: Verdict, b: Verdict) -> Verdict {
-    let gravity = |verdict: &Verdict| match verdict {
-        Verdict::Failed(_) => 5,
-        Verdict::LeaseLost => 4,
-        Verdict::Refused(_) => 3,
-        Verdict::Afresh => 2,
-        Verdict::Again(_) => 1,
-        Verdict::Stopped(_) => 0,
-    };
-    if gravity(&b) > gravity(&a) { b } else { a }
+    Ok(store.recover(mine, position.as_ref(), beyond).await?)
 }
 
 /// Turns the outside world into endings; never returns.

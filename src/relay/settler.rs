@@ -7,94 +7,36 @@ use std::time::Duration;
 use chrono::Utc;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use crate::contract::{Outcome, Receipt};
+use crate::contract::Outcome;
 use crate::observe::metrics;
-use crate::outbox::{Held, HoldCause, Lane, Position, Settlement};
-use crate::relay::Status;
-use crate::relay::fetcher::Permit;
-use crate::relay::lanes::{Before, Lanes};
-use crate::relay::publisher::Row;
+use crate::outbox::{HoldCause, Lane, Position, Settlement};
+use crate::relay::flow::{Before, Ending, Frontier, Permit, Row, SessionEnd, Submitted};
+use crate::relay::lanes::HeldLaneStates;
 use crate::relay::recorder::Recorder;
 use crate::relay::rejections::{Rejected, Rejections};
-use crate::relay::session::{Ending, Verdict, graver};
+use crate::relay::status::{Status, tell_held};
 
 /// Records in one settlement at most: enough for few commits, small enough to be quick.
-const SETTLEMENT: usize = 10_000;
+const SETTLEMENT_RECORDS: usize = 10_000;
 
 /// A settlement of fewer records is followed by a pause, in which more are delivered: the next one settles them together.
-const FEW: usize = 500;
+const FEW_RECORDS: usize = 500;
 
 /// That pause.
-const PAUSE: Duration = Duration::from_millis(10);
+const SETTLEMENT_PAUSE: Duration = Duration::from_millis(10);
 
 /// So many held lanes are shown whenever they change; of more the [publisher](crate::relay::publisher) tells now and then.
 const TOLD_LANES: usize = 1_000;
 
-/// Batches that the sink has taken over together.
-pub(crate) struct Submitted {
-    /// Where the first of them begins.
-    pub(crate) before: Before,
-    /// The number of the last of them.
-    pub(crate) number: u64,
-    pub(crate) rows: Vec<Row>,
-    /// How many records were read with it, those kept back included.
-    pub(crate) read: usize,
-    pub(crate) receipt: Receipt,
-    pub(crate) began: Instant,
-    pub(crate) end: Position,
-    /// Whether some of them came out of line: no position tells of those.
-    pub(crate) out_of_line: bool,
-    /// Lanes whose release is complete with them, and how many commands the reader had heard when it said so.
-    pub(crate) closed: Vec<(Lane, u64)>,
-    pub(crate) permits: Vec<Permit>,
-}
-
-/// How far everything is settled or held.
-#[derive(Debug, Clone)]
-pub(crate) struct Frontier {
-    /// The number of the last batch.
-    pub(crate) number: u64,
-    /// The position after it, or, if it stands still, before it.
-    pub(crate) position: Position,
-    /// The number of the batch after which the position stands.
-    pub(crate) stands_after: u64,
-    /// Whether the position stands still before a row that cannot be recorded.
-    is_still: bool,
-}
-
-impl Frontier {
-    /// At the beginning of a session.
-    pub(crate) fn at(position: Position) -> Self {
-        Self::after(0, position)
-    }
-
-    /// Everything up to this batch is settled or held, and nothing is set aside.
-    pub(crate) fn after(number: u64, position: Position) -> Self {
-        Self { number, position, stands_after: number, is_still: false }
-    }
-
-    /// As many batches are settled or held, but for what is set aside: the position stays where it is.
-    pub(crate) fn still(self, number: u64) -> Self {
-        Self { number, is_still: true, ..self }
-    }
-
-    /// Whether everything up to this batch is settled or held.
-    pub(crate) fn covers(&self, number: u64) -> bool {
-        self.number == number && !self.is_still
-    }
-}
-
 /// The third stage. It outlives the others: what was delivered is recorded.
 pub(crate) struct Settler {
     pub(crate) recorder: Recorder,
-    pub(crate) lanes: Arc<Mutex<Lanes>>,
+    pub(crate) lanes: Arc<Mutex<HeldLaneStates>>,
     pub(crate) rejections: Rejections,
     /// Whether the broker remembers a position, which stands still once a record waits.
     pub(crate) exactly_once: bool,
-    /// The era in which the session reads.
-    pub(crate) era: Option<u64>,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
     pub(crate) progress: watch::Sender<Frontier>,
     /// How far the session would be without what was set aside.
@@ -105,7 +47,7 @@ pub(crate) struct Settler {
 
 /// Batches whose outcomes are known, about to be settled together.
 #[derive(Default)]
-pub(crate) struct Fold {
+pub(crate) struct SettlementBatch {
     settlement: Settlement,
     rejected: Vec<Rejected>,
     /// Where the first batch begins of which a record was rejected.
@@ -121,18 +63,17 @@ impl Settler {
     ///
     /// # Errors
     /// When something submitted is not delivered, or not settled.
-    pub(crate) async fn run(mut self) -> Result<(), Verdict> {
+    pub(crate) async fn run(mut self) -> Result<(), SessionEnd> {
         let mut ready = VecDeque::new();
-        let mut verdict = Ok(());
+        let mut session_end = Ok(());
         while let Some((first, outcomes)) = self.next(&mut ready).await {
-            let mut fold = Fold::default();
-            self.fold(&mut fold, first, outcomes, &mut verdict);
-            while fold.settlement.len() < SETTLEMENT
+            let mut fold = SettlementBatch::default();
+            self.fold(&mut fold, first, outcomes, &mut session_end);
+            while fold.settlement.len() < SETTLEMENT_RECORDS
                 && let Some((next, outcomes)) = self.next_ready(&mut ready)
             {
-                self.fold(&mut fold, next, outcomes, &mut verdict);
+                self.fold(&mut fold, next, outcomes, &mut session_end);
             }
-            fold.settlement.set_era(self.era);
             if let Err(failed) = self.recorder.record(&fold.settlement).await {
                 self.ending.soft.cancel();
                 return Err(failed);
@@ -141,21 +82,21 @@ impl Settler {
             if let Some(before) = fold.rejected_in.take()
                 && let Err(failed) = self.rejections.decide(rejected, &before).await
             {
-                verdict = Err(failed);
+                session_end = Err(failed);
             }
-            let were_few = fold.settlement.len() < FEW;
+            let were_few = fold.settlement.len() < FEW_RECORDS;
             self.settled(fold);
             if were_few {
                 tokio::select! {
-                    () = sleep(PAUSE) => {}
+                    () = sleep(SETTLEMENT_PAUSE) => {}
                     () = self.ending.soft.cancelled() => {}
                 }
             }
         }
         self.record_the_rest().await;
         match self.recorder.into_refusal() {
-            None => verdict,
-            Some(refusal) => Err(verdict.err().into_iter().fold(Verdict::Refused(refusal), graver)),
+            None => session_end,
+            Some(refusal) => Err(session_end.err().into_iter().fold(SessionEnd::Refused(refusal), SessionEnd::graver)),
         }
     }
 
@@ -180,7 +121,13 @@ impl Settler {
     }
 
     /// Adds what became of one batch.
-    fn fold(&self, fold: &mut Fold, mut batch: Submitted, outcomes: Vec<Outcome>, verdict: &mut Result<(), Verdict>) {
+    fn fold(
+        &self,
+        fold: &mut SettlementBatch,
+        mut batch: Submitted,
+        outcomes: Vec<Outcome>,
+        session_end: &mut Result<(), SessionEnd>,
+    ) {
         if !batch.rows.is_empty() {
             metrics::record_publish_ack(batch.began.elapsed());
         }
@@ -188,9 +135,9 @@ impl Settler {
         let waits = |outcome: &Outcome| matches!(outcome, Outcome::Held(_) | Outcome::Rejected(_));
         batch.out_of_line |= outcomes.iter().any(waits) || self.lanes().came_to_wait(batch.number, &batch.rows);
         let before = batch.before.clone();
-        let held = fold.add(batch, outcomes, self.exactly_once, verdict);
+        let held = fold.add(batch, outcomes, self.exactly_once, session_end);
         held.iter().for_each(|(row, cause)| self.hold(row, *cause, &before));
-        if verdict.is_err() {
+        if session_end.is_err() {
             self.ending.soft.cancel();
         }
     }
@@ -209,8 +156,8 @@ impl Settler {
         }
     }
 
-    fn settled(&mut self, fold: Fold) {
-        let Fold { settlement, read, end, closed, permits, .. } = fold;
+    fn settled(&mut self, fold: SettlementBatch) {
+        let SettlementBatch { settlement, read, end, closed, permits, .. } = fold;
         drop(permits);
         let held = {
             let mut lanes = self.lanes();
@@ -256,7 +203,7 @@ impl Settler {
         }
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+    fn lanes(&self) -> MutexGuard<'_, HeldLaneStates> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -273,19 +220,20 @@ async fn told(
     Some((ready.pop_front()?, outcomes))
 }
 
-impl Fold {
+impl SettlementBatch {
     /// Adds what became of one batch; returns the rows whose topics wait. From the first record on with which another
-    /// session has to begin, as the verdict tells, the position stands still.
+    /// session has to begin, as `session_end` tells, the position stands still.
     pub(crate) fn add(
         &mut self,
         batch: Submitted,
         outcomes: Vec<Outcome>,
         exactly_once: bool,
-        verdict: &mut Result<(), Verdict>,
+        session_end: &mut Result<(), SessionEnd>,
     ) -> Vec<(Row, HoldCause)> {
         if batch.out_of_line {
             self.settlement.set_out_of_line();
         }
+        self.settlement.add_token(batch.token);
         let (now, commit_to_ack) = (Utc::now(), metrics::commit_to_ack());
         let mut held = Vec::new();
         let mut published = Published::default();
@@ -298,26 +246,27 @@ impl Fold {
                 }
                 Outcome::Held(cause) => {
                     held.push((row, cause));
-                    if exactly_once && verdict.is_ok() {
-                        *verdict = Err(Verdict::Afresh);
+                    if exactly_once && session_end.is_ok() {
+                        *session_end = Err(SessionEnd::Afresh);
                     }
                 }
                 Outcome::Rejected(rejection) => {
                     self.rejected.push(Rejected::of(&row, *rejection));
                     self.rejected_in.get_or_insert_with(|| batch.before.clone());
                     // What follows in its lane was not sent: the next session reads it again.
-                    if !matches!(verdict, Err(Verdict::Failed(_))) {
-                        *verdict = Err(Verdict::Afresh);
+                    if !matches!(session_end, Err(SessionEnd::Failed(_))) {
+                        *session_end = Err(SessionEnd::Afresh);
                     }
                 }
-                Outcome::Unknown if verdict.is_ok() => {
-                    *verdict = Err(Verdict::Again("the broker's client gave records up unacknowledged".to_owned()));
+                Outcome::Unknown if session_end.is_ok() => {
+                    *session_end =
+                        Err(SessionEnd::Again("the broker's client gave records up unacknowledged".to_owned()));
                 }
                 Outcome::Unknown => {}
             }
         }
         published.record();
-        if verdict.is_ok() {
+        if session_end.is_ok() {
             self.end = Some((batch.number, batch.end));
             self.closed.extend(batch.closed);
         }
@@ -328,23 +277,10 @@ impl Fold {
 }
 
 #[cfg(feature = "microbench")]
-impl Fold {
+impl SettlementBatch {
     /// What is settled.
     pub(crate) fn into_settlement(self) -> Settlement {
         self.settlement
-    }
-}
-
-/// Shows what is held.
-pub(crate) fn tell_held(status: &watch::Sender<Status>, held: Vec<Held>) {
-    count_held(&held);
-    status.send_modify(|status| status.held = held);
-}
-
-/// Shows how many lanes are held, by cause.
-pub(crate) fn count_held(held: &[Held]) {
-    for cause in HoldCause::ALL {
-        metrics::set_held(cause.as_str(), held.iter().filter(|held| held.cause == cause).count());
     }
 }
 

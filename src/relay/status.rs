@@ -1,9 +1,11 @@
 //! What the relay is doing: a snapshot for probes, the status page and housekeeping.
 
 use chrono::{DateTime, Utc};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::outbox::{Held, Term};
+use crate::observe::metrics;
+use crate::outbox::{Held, HoldCause, Term};
 
 /// What the relay is doing right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,5 +79,18 @@ impl Status {
     pub(crate) fn progressed(&mut self) {
         self.last_progress = Instant::now();
         self.last_progress_at = Utc::now();
+    }
+}
+
+/// Shows what is held.
+pub(crate) fn tell_held(status: &watch::Sender<Status>, held: Vec<Held>) {
+    count_held(&held);
+    status.send_modify(|status| status.held = held);
+}
+
+/// Shows how many lanes are held, by cause.
+pub(crate) fn count_held(held: &[Held]) {
+    for cause in HoldCause::ALL {
+        metrics::set_held(cause.as_str(), held.iter().filter(|held| held.cause == cause).count());
     }
 }

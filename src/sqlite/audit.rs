@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use uuid::Uuid;
 
-use crate::contract::{Audit as Contract, AuditedRow, BoxFuture, KnownRow, Removable, SetAside, StoreError};
+use crate::contract::{Audit as Contract, AuditedRow, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::sqlite::errors::classify;
 use crate::sqlite::inspect::covered;
@@ -36,8 +37,11 @@ impl Audit {
         let published_to = published_to.map_err(|error| classify("reading the checkpoint", error))?;
         Ok(Self { connection, table, since: since.unwrap_or(DateTime::UNIX_EPOCH), published_to })
     }
+}
 
-    async fn page(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
+#[async_trait]
+impl Contract for Audit {
+    async fn rows(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
         let doing = |error| classify("reading rows", error);
         let sql = format!(
             "/* outboxd: audit_rows */ select o.id, o.topic, o.sent_at is not null or o.id <= ?4 and not {covered}
@@ -59,7 +63,7 @@ impl Audit {
             .collect()
     }
 
-    async fn find(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
+    async fn known(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
         let doing = |error| classify("looking rows up", error);
         let sql = format!(
             "/* outboxd: audit_known */ with wanted (id) as materialized (select value from json_each(?))
@@ -86,8 +90,7 @@ impl Audit {
             .collect()
     }
 
-    /// Ids are given without gaps here, so that what is missing below the first row that stayed was removed.
-    async fn horizon(&mut self, retention: Duration) -> Result<Removable, StoreError> {
+    async fn removable(&mut self, retention: Duration) -> Result<Removable, StoreError> {
         let doing = |error| classify("asking what was removed", error);
         let sql = format!(
             "/* outboxd: audit_removable */
@@ -103,7 +106,7 @@ impl Audit {
         Ok(Removable { up_to: row.try_get(0).map_err(doing)?, written_before })
     }
 
-    async fn count(&mut self) -> Result<SetAside, StoreError> {
+    async fn set_aside(&mut self) -> Result<SetAside, StoreError> {
         let sql = format!(
             "/* outboxd: audit_set_aside */ select (select count(*) from {}), (select count(*) from {})",
             self.table.dead(),
@@ -112,23 +115,5 @@ impl Audit {
         let counted = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(sql)).fetch_one(&mut self.connection).await;
         let (dead, held) = counted.map_err(|error| classify("counting what is set aside", error))?;
         Ok(SetAside { dead_letters: dead.unsigned_abs(), held_lanes: held.unsigned_abs() })
-    }
-}
-
-impl Contract for Audit {
-    fn rows(&mut self, after: i64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditedRow>, StoreError>> {
-        Box::pin(self.page(after, limit))
-    }
-
-    fn known<'a>(&'a mut self, ids: &'a [i64]) -> BoxFuture<'a, Result<Vec<KnownRow>, StoreError>> {
-        Box::pin(self.find(ids))
-    }
-
-    fn removable(&mut self, retention: Duration) -> BoxFuture<'_, Result<Removable, StoreError>> {
-        Box::pin(self.horizon(retention))
-    }
-
-    fn set_aside(&mut self) -> BoxFuture<'_, Result<SetAside, StoreError>> {
-        Box::pin(self.count())
     }
 }

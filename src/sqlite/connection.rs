@@ -94,7 +94,7 @@ async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
 
 /// A connection that is opened when it is first needed, used by one at a time, and thrown away after an error.
 #[derive(Debug, Default)]
-pub(super) struct Seat {
+pub(super) struct ConnectionSlot {
     connection: Mutex<Option<SqliteConnection>>,
 }
 
@@ -105,7 +105,7 @@ pub(super) struct Taken<'a> {
     pub(super) connection: SqliteConnection,
 }
 
-impl Seat {
+impl ConnectionSlot {
     pub(super) async fn take(&self, file: &File) -> Result<Taken<'_>, StoreError> {
         let mut seat = self.connection.lock().await;
         let connection = match seat.take() {

@@ -11,13 +11,13 @@ use crate::sqlite::row::{COLUMNS, Rows, WIDTH};
 /// Moves rows that are not settled to the dead letters, all or none. What a row lacks that a dead letter must have is filled
 /// in: it may lack it only where the outbox's own constraints were dropped. The connection must be one whose commits are
 /// flushed.
-pub(super) async fn bury(
+pub(super) async fn dead_letter(
     connection: &mut SqliteConnection,
     table: &Table,
     letters: &[DeadLetter],
 ) -> Result<(), StoreError> {
     let doing = |error| classify("giving records up", error);
-    // An event id that cannot be read is told of nobody; ids are never given twice here.
+    // A letter does not tell an event id that cannot be read; ids are never given twice here.
     let named = "id = ?1 and (event_id = ?2 or ?2 is null) and sent_at is null";
     let keep = format!(
         "/* outboxd: keep_dead_letter */

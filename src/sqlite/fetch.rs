@@ -1,11 +1,12 @@
 //! What the next batch is: everything after the last id, and what is left of lanes being released.
 
+use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::contract::{BoxFuture, Checkpoint, Reader, StoreError};
+use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::outbox::{
-    Batch, Held, HeldChanges, Lane, Limit, Place, Position, Proof, Record, Settle, Table, Term, Unreadable,
+    Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ProvenPosition, Record, Settle, Table, Term, Unreadable,
 };
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
@@ -48,27 +49,6 @@ impl Session {
         let (table, proof) = (table.clone(), Proof::first());
         let (most, turn_of_release, proven) = (usize::MAX, false, false);
         Ok(Self { connection, table, settle, held, holding, last, most, turn_of_release, proof, proven })
-    }
-
-    async fn read(&mut self, limit: Limit) -> Result<Batch, StoreError> {
-        let doing = |error| classify("reading the outbox", error);
-        // What is read from here on needs another proof, and positions tell of it.
-        if std::mem::take(&mut self.proven) {
-            self.proof = self.proof.next();
-        }
-        let highest = highest_id(&mut self.connection, &self.table).await.map_err(doing)?;
-        let opened: Vec<Lane> = self.holding.begin_release().into_iter().collect();
-        let mut closed = Vec::new();
-        let mut page = Page::new(limit);
-        self.turn_of_release = self.holding.under_way().is_some() && (!self.turn_of_release || highest <= self.last);
-        if self.turn_of_release {
-            closed.extend(self.read_left_out(&mut page).await?);
-        } else if highest > self.last {
-            self.read_new(&mut page, highest).await?;
-        }
-        let more = self.holding.is_releasing() || self.last < highest;
-        let (records, unreadable) = page.load(&mut self.connection, &self.table).await?;
-        Ok(Batch { records, unreadable, end: self.position(), more, opened, closed })
     }
 
     async fn read_new(&mut self, page: &mut Page, highest: i64) -> Result<(), StoreError> {
@@ -127,23 +107,6 @@ impl Session {
         }
         Ok(None)
     }
-
-    async fn store(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let position = recover::parse(&checkpoint.position)?.at;
-        let held = held::as_stored(&checkpoint.held);
-        let changes = HeldChanges::between(&self.held, &held);
-        settle::save(&mut self.connection, &self.table, self.settle, checkpoint, (position, &changes)).await?;
-        self.held = held;
-        Ok(())
-    }
-
-    async fn make_proof(&mut self, term: Term) -> Result<(), StoreError> {
-        if !self.proven {
-            recover::prove(&mut self.connection, &self.table, term, self.proof).await?;
-            self.proven = true;
-        }
-        Ok(())
-    }
 }
 
 /// A batch being filled.
@@ -195,25 +158,47 @@ async fn highest_id(connection: &mut SqliteConnection, table: &Table) -> Result<
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 
+#[async_trait]
 impl Reader for Session {
     fn held(&self) -> &[Held] {
         &self.held
     }
 
     fn position(&self) -> Position {
-        Position::new(Place { at: self.last, proof: Some(self.proof) }.to_string())
+        Position::new(ProvenPosition { at: self.last, proof: Some(self.proof) }.to_string())
     }
 
     fn load_at_most(&mut self, bytes: usize) {
         self.most = bytes;
     }
 
-    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
-        Box::pin(self.read(limit))
+    async fn fetch(&mut self, limit: Limit) -> Result<Batch, StoreError> {
+        let doing = |error| classify("reading the outbox", error);
+        // What is read from here on needs another proof, and positions tell of it.
+        if std::mem::take(&mut self.proven) {
+            self.proof = self.proof.next();
+        }
+        let highest = highest_id(&mut self.connection, &self.table).await.map_err(doing)?;
+        let opened: Vec<Lane> = self.holding.begin_release().into_iter().collect();
+        let mut closed = Vec::new();
+        let mut page = Page::new(limit);
+        self.turn_of_release = self.holding.under_way().is_some() && (!self.turn_of_release || highest <= self.last);
+        if self.turn_of_release {
+            closed.extend(self.read_left_out(&mut page).await?);
+        } else if highest > self.last {
+            self.read_new(&mut page, highest).await?;
+        }
+        let more = self.holding.is_releasing() || self.last < highest;
+        let (records, unreadable) = page.load(&mut self.connection, &self.table).await?;
+        Ok(Batch { records, unreadable, end: self.position(), more, token: None, opened, closed })
     }
 
-    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.make_proof(term))
+    async fn prove(&mut self, term: Term) -> Result<(), StoreError> {
+        if !self.proven {
+            recover::prove(&mut self.connection, &self.table, term, self.proof).await?;
+            self.proven = true;
+        }
+        Ok(())
     }
 
     fn hold(&mut self, held: Held) {
@@ -224,7 +209,12 @@ impl Reader for Session {
         self.holding.release(lane);
     }
 
-    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.store(checkpoint))
+    async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let position = recover::parse(&checkpoint.position)?.at;
+        let held = held::as_stored(&checkpoint.held);
+        let changes = HeldChanges::between(&self.held, &held);
+        settle::save(&mut self.connection, &self.table, self.settle, checkpoint, (position, &changes)).await?;
+        self.held = held;
+        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::sqlite::errors::classify;
 const AGE: &str = "max(0.0, (julianday('now') - julianday(o.created_at)) * 86400.0)";
 
 /// Rows that one call looks at in search of those that became due behind the reader.
-const BITE: i64 = 5_000;
+const ROWS_PER_SWEEP: i64 = 5_000;
 
 /// Counts what waits, looking at no more rows than it may count. Rows that became due behind the reader are brought
 /// back before it, and counted as late this once.
@@ -97,8 +97,9 @@ async fn count_below(connection: &mut SqliteConnection, table: &Table, limit: i6
 }
 
 /// Looks at the next unsettled rows below the checkpoint, and gives the next ids to those that no held lane covers: they
-/// are due, and no reader would come to them. Whoever moves rows back by hand, or takes their `sent_at` away, leaves such
-/// rows. Says how many they were. `after` then stands where the next look begins: at the start again after the last.
+/// are due, and no reader would come to them. An operator who moves rows back by hand, or takes their `sent_at` away,
+/// leaves such rows. Says how many they were. `after` then stands where the next look begins: at the start again after
+/// the last.
 async fn renumber_late(connection: &mut SqliteConnection, table: &Table, after: &mut i64) -> Result<u64, sqlx::Error> {
     let sql = format!(
         "/* outboxd: look_for_late */ select count(*), coalesce(max(id), 0), coalesce(sum(is_late), 0) from (
@@ -108,10 +109,10 @@ async fn renumber_late(connection: &mut SqliteConnection, table: &Table, after: 
         outbox = table.outbox(),
         checkpoint = table.checkpoint()
     );
-    let query = sqlx::query_as::<_, (i64, i64, i64)>(AssertSqlSafe(sql)).bind(*after).bind(BITE);
+    let query = sqlx::query_as::<_, (i64, i64, i64)>(AssertSqlSafe(sql)).bind(*after).bind(ROWS_PER_SWEEP);
     let (looked, last, late) = query.fetch_one(&mut *connection).await?;
     let renumbered = if late > 0 { renumber(connection, table, *after, last).await? } else { 0 };
-    *after = if looked == BITE { last } else { 0 };
+    *after = if looked == ROWS_PER_SWEEP { last } else { 0 };
     Ok(renumbered)
 }
 

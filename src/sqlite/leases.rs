@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use crate::contract::{Bid, BoxFuture, LeaseSession, StoreError, Watched};
+use crate::contract::{Bid, LeaseSession, StoreError, Watched};
 use crate::outbox::{Table, Term};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 
 /// A session that bids. SQLite has no lock that dies with its process and nothing else, so the row alone decides:
-/// a bid is won or the lease is taken, and nobody waits in line for it.
+/// a bid is won or the lease is taken, and no bidder waits in line for it.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: SqliteConnection,
@@ -47,17 +48,6 @@ impl Session {
         Ok(Self { connection, table, holder, ttl, fence: None, watched: Watched::default() })
     }
 
-    async fn bid(&mut self) -> Result<Bid, StoreError> {
-        let doing = |error| classify("bidding for the lease", error);
-        let Seen { renewal, is_ours, ttl } = self.look().await.map_err(doing)?;
-        let unchanged = self.watched.see(renewal.clone());
-        if renewal.expires_at.is_some() && !is_ours && unchanged < ttl.max(self.ttl) {
-            return Ok(Bid::Taken);
-        }
-        let won = self.take_over(&renewal).await.map_err(doing)?;
-        Ok(won.map_or(Bid::Taken, |term| Bid::Won(Term(term))))
-    }
-
     async fn look(&mut self) -> Result<Seen, sqlx::Error> {
         let sql = format!(
             "/* outboxd: look_at_lease */ select term, expires_at, holder is ?, coalesce(ttl_ms, 0) from {}",
@@ -70,9 +60,9 @@ impl Session {
     }
 
     /// Begins a term, if the lease is still what was seen.
-    async fn take_over(&mut self, seen: &Renewal) -> Result<Option<i64>, sqlx::Error> {
+    async fn claim(&mut self, seen: &Renewal) -> Result<Option<i64>, sqlx::Error> {
         let sql = format!(
-            "/* outboxd: take_over */ update {}
+            "/* outboxd: claim */ update {}
              set term = term + 1, holder = ?1, fence = ?2, ttl_ms = ?3,
                  expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?4)
              where term = ?5 and expires_at is ?6 returning term",
@@ -92,11 +82,6 @@ impl Session {
         format!("+{:.3} seconds", self.ttl.as_secs_f64())
     }
 
-    async fn renew(&mut self, term: Term) -> Result<(), StoreError> {
-        let is_ours = self.prolong(term).await.map_err(|error| classify("renewing the lease", error))?;
-        if is_ours { Ok(()) } else { Err(StoreError::TermOver { term }) }
-    }
-
     async fn prolong(&mut self, term: Term) -> Result<bool, sqlx::Error> {
         let sql = format!(
             "/* outboxd: prolong */ update {} set expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?)
@@ -105,6 +90,35 @@ impl Session {
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.prolonged()).bind(term.0);
         Ok(query.execute(&mut self.connection).await?.rows_affected() == 1)
+    }
+}
+
+/// Rounded up: others wait for no less than the holder trusts.
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl LeaseSession for Session {
+    async fn bid(&mut self) -> Result<Bid, StoreError> {
+        let doing = |error| classify("bidding for the lease", error);
+        let Seen { renewal, is_ours, ttl } = self.look().await.map_err(doing)?;
+        let unchanged = self.watched.see(renewal.clone());
+        if renewal.expires_at.is_some() && !is_ours && unchanged < ttl.max(self.ttl) {
+            return Ok(Bid::Taken);
+        }
+        let won = self.claim(&renewal).await.map_err(doing)?;
+        Ok(won.map_or(Bid::Taken, |term| Bid::Won(Term(term))))
+    }
+
+    /// Nothing but renewals tells here whether a holder lives, so its lease is waited out all the same.
+    fn fence(&mut self, name: &str) {
+        self.fence = Some(name.to_owned());
+    }
+
+    async fn renew(&mut self, term: Term) -> Result<(), StoreError> {
+        let is_ours = self.prolong(term).await.map_err(|error| classify("renewing the lease", error))?;
+        if is_ours { Ok(()) } else { Err(StoreError::TermOver { term }) }
     }
 
     async fn resign(&mut self, term: Term) -> Result<(), StoreError> {
@@ -115,29 +129,5 @@ impl Session {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(term.0);
         let done = query.execute(&mut self.connection).await;
         done.map(|_| ()).map_err(|error| classify("resigning", error))
-    }
-}
-
-/// Rounded up: others wait for no less than the holder trusts.
-fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
-}
-
-impl LeaseSession for Session {
-    fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
-        Box::pin(self.bid())
-    }
-
-    /// Nothing but renewals tells here whether a holder lives, so its lease is waited out all the same.
-    fn fence(&mut self, name: &str) {
-        self.fence = Some(name.to_owned());
-    }
-
-    fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.renew(term))
-    }
-
-    fn resign(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.resign(term))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! SQLite has one writer at a time, so ids agree with the order of commits and `id > last` misses nothing. It
 //! promises all that [`contract`](crate::contract) asks of a store, to relays on the machine that has the file;
-//! a file on a network drive is nobody's to promise. Writers of messages need [`enqueue()`] only: the rest comes
+//! for a file on a network drive it promises nothing. Writers of messages need [`enqueue()`] only: the rest comes
 //! with the feature `relay`.
 
 #[cfg(feature = "relay")]

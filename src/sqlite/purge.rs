@@ -10,13 +10,13 @@ use crate::sqlite::errors::classify;
 use crate::sqlite::inspect::covered;
 
 /// Rows that one round looks at.
-const ROUND: i64 = 1_000;
+const ROWS_PER_PURGE: i64 = 1_000;
 
 /// One round: looks at the rows above `cursor` and up to the checkpoint, and removes what is settled and old.
 /// The cursor then stands where the next round begins: at the start again once a row is found that is too young.
 pub(super) async fn purge(
     connection: &mut SqliteConnection,
-    walk: Walk<'_>,
+    walk: PurgeScope<'_>,
     term: Term,
     cursor: &mut i64,
 ) -> Result<Purge, StoreError> {
@@ -28,14 +28,14 @@ pub(super) async fn purge(
     let seen = walk.look(&mut transaction, *cursor).await.map_err(doing)?;
     let removed = walk.remove(&mut transaction, *cursor, seen.last).await.map_err(doing)?;
     transaction.commit().await.map_err(doing)?;
-    let more = seen.looked == ROUND && seen.young == 0;
+    let more = seen.looked == ROWS_PER_PURGE && seen.young == 0;
     *cursor = if more { seen.last } else { 0 };
     Ok(Purge { removed, more })
 }
 
 /// What is walked, and what counts as old.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Walk<'a> {
+pub(super) struct PurgeScope<'a> {
     pub(super) table: &'a Table,
     pub(super) settle: Settle,
     pub(super) retention: Duration,
@@ -48,7 +48,7 @@ struct Seen {
     young: i64,
 }
 
-impl Walk<'_> {
+impl PurgeScope<'_> {
     async fn look(&self, connection: &mut SqliteConnection, cursor: i64) -> Result<Seen, sqlx::Error> {
         let sql = format!(
             "/* outboxd: look_for_old */ select count(*), coalesce(max(id), 0), coalesce(sum(is_young), 0) from (
@@ -60,7 +60,7 @@ impl Walk<'_> {
             outbox = self.table.outbox(),
             checkpoint = self.table.checkpoint()
         );
-        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(cursor).bind(self.days()).bind(ROUND);
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(cursor).bind(self.days()).bind(ROWS_PER_PURGE);
         let (looked, last, young) = query.fetch_one(connection).await?;
         Ok(Seen { looked, last, young })
     }

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{Place, Position, Proof, Proofs, Settle, Table, Term};
+use crate::outbox::{Position, Proof, Proofs, ProvenPosition, Settle, Table, Term};
 use crate::sqlite::errors::{classify, incompatible};
 use crate::sqlite::inspect::covered;
 use crate::sqlite::settle;
@@ -54,7 +54,7 @@ pub(super) async fn recover(
 /// Judges a progress, and returns the last proof of its history. A progress whose proof the database has can tell of
 /// nothing that the database does not hold; any other is of a future that this database never had, or of another one.
 /// Ids cannot tell: they come again.
-fn judge(proofs: &Proofs, stored: i64, to: Place<i64>) -> Result<Option<Proof>, StoreError> {
+fn judge(proofs: &Proofs, stored: i64, to: ProvenPosition<i64>) -> Result<Option<Proof>, StoreError> {
     match to.proof {
         // Written by a version that made no proofs.
         None if to.at <= stored => Ok(None),
@@ -69,7 +69,7 @@ fn judge(proofs: &Proofs, stored: i64, to: Place<i64>) -> Result<Option<Proof>, 
 }
 
 /// Reads a position back.
-pub(super) fn parse(position: &Position) -> Result<Place<i64>, StoreError> {
+pub(super) fn parse(position: &Position) -> Result<ProvenPosition<i64>, StoreError> {
     position.as_str().parse().map_err(|_invalid| {
         let problem = format!("{:?} is no position in a SQLite outbox", position.as_str());
         incompatible(problem, "save only positions that this store's readers gave")

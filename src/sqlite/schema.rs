@@ -58,7 +58,7 @@ pub async fn check(url: &str, table: &Table) -> Result<(), StoreError> {
     check_tables(&mut connection, table).await
 }
 
-/// A file that is not there does not come by waiting: whoever has the database makes it.
+/// A file that is not there does not come by waiting: the operator makes it.
 pub(super) fn check_file(file: &File) -> Result<(), StoreError> {
     if file.path().exists() {
         return Ok(());

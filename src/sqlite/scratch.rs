@@ -10,7 +10,7 @@ use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::unusable;
 use crate::sqlite::{EnqueueError, enqueue_many, migrate};
 
-/// An outbox that nobody else uses. [Remove](Self::remove) it when done.
+/// An outbox that only its maker uses. [Remove](Self::remove) it when done.
 #[derive(Debug, Clone)]
 pub struct Scratch {
     path: PathBuf,

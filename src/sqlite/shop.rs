@@ -11,7 +11,7 @@ use crate::outbox::Message;
 use crate::sqlite::{EnqueueError, enqueue_many};
 
 /// How long the shop waits for its turn to write.
-const PATIENCE: Duration = Duration::from_secs(30);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The shop's own connection to its database.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Shop {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(PATIENCE)
+            .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
         let mut connection = options.connect().await?;
         sqlx::query(

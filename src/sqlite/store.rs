@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Audit, Backlog, BoxFuture, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
-    Purge, Reader, StoreError, WakeSource,
+    Audit, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Table, Term};
-use crate::sqlite::connection::{Durability, File, Seat};
+use crate::sqlite::connection::{ConnectionSlot, Durability, File};
 use crate::sqlite::errors::classify;
 use crate::sqlite::{audit, dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
 
@@ -35,8 +36,8 @@ pub struct Store {
     file: File,
     table: Table,
     settle: Settle,
-    settling: Seat,
-    chores: Seat,
+    settling: ConnectionSlot,
+    chores: ConnectionSlot,
     /// Where the next round of purging begins.
     purged_to: Mutex<i64>,
     /// Where the next look for rows begins that became due behind the reader.
@@ -51,7 +52,7 @@ impl Store {
     pub fn new(settings: Settings) -> Result<Self, StoreError> {
         let Settings { url, table, settle } = settings;
         let file = schema::file(&url, &table)?;
-        let (settling, chores) = (Seat::default(), Seat::default());
+        let (settling, chores) = (ConnectionSlot::default(), ConnectionSlot::default());
         let [purged_to, swept_to] = [0, 0].map(Mutex::new);
         Ok(Self { file, table, settle, settling, chores, purged_to, swept_to })
     }
@@ -107,7 +108,36 @@ impl Store {
         Ok(Box::new(audit::Audit::open(connection, self.table.clone(), self.settle, since).await?))
     }
 
-    async fn write(&self, settlement: &Settlement) -> Result<(), StoreError> {
+    /// Works with the connection for chores.
+    async fn chore<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut chores = self.chores.take(&self.file).await?;
+        let done = work(&mut chores.connection).await?;
+        chores.give_back();
+        Ok(done)
+    }
+}
+
+async fn journal_mode(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("/* outboxd: journal_mode */ pragma journal_mode").fetch_one(connection).await
+}
+
+impl crate::contract::Store for Store {
+    fn wake(&self) -> Option<Box<dyn WakeSource>> {
+        Some(Box::new(wake::Watch::new(self.file.clone())))
+    }
+}
+
+#[async_trait]
+impl OutboxStore for Store {
+    async fn open(&self) -> Result<Box<dyn Reader>, StoreError> {
+        let session: Box<dyn Reader> = Box::new(fetch::Session::open(&self.file, &self.table, self.settle).await?);
+        Ok(session)
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
         if settlement.is_out_of_line() && !settlement.is_empty() {
             // Rare enough for a connection of its own, whose commits are flushed.
             let mut connection = self.file.connect(Durability::Flushed).await?;
@@ -122,18 +152,29 @@ impl Store {
         Ok(())
     }
 
-    /// Works with the connection for chores.
-    async fn chore<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut chores = self.chores.take(&self.file).await?;
-        let done = work(&mut chores.connection).await?;
-        chores.give_back();
-        Ok(done)
+    async fn recover(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
+        let mut connection = self.file.connect(Durability::Flushed).await?;
+        if let Some(position) = position {
+            recover::recover(&mut connection, &self.table, self.settle, term, position).await?;
+        }
+        let mut beyond = beyond.clone();
+        beyond.set_out_of_line();
+        settle::settle(&mut connection, &self.table, self.settle, &beyond).await
     }
+}
 
-    async fn look(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+#[async_trait]
+impl LeaseStore for Store {
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
+        let session = leases::Session::open(&self.file, &self.table, holder, ttl).await?;
+        let session: Box<dyn LeaseSession> = Box::new(session);
+        Ok(session)
+    }
+}
+
+#[async_trait]
+impl Inspect for Store {
+    async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
         let mut swept_to = self.swept_to.lock().await;
         self.chore(async |connection| {
             inspect::backlog(connection, &self.table, self.settle, count_limit, &mut swept_to).await
@@ -141,117 +182,49 @@ impl Store {
         .await
     }
 
-    async fn remove_old(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
-        let walk = purge::Walk { table: &self.table, settle: self.settle, retention };
+    async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
+        let walk = purge::PurgeScope { table: &self.table, settle: self.settle, retention };
         let mut cursor = self.purged_to.lock().await;
         self.chore(async |connection| purge::purge(connection, walk, term, &mut cursor).await).await
     }
 }
 
-async fn journal_mode(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
-    sqlx::query_scalar("/* outboxd: journal_mode */ pragma journal_mode").fetch_one(connection).await
-}
-
-impl crate::contract::Store for Store {
-    fn wake(&self) -> Option<Box<dyn WakeSource>> {
-        Some(Box::new(wake::Watch::new(self.file.clone())))
-    }
-}
-
-impl OutboxStore for Store {
-    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
-        Box::pin(async {
-            let session: Box<dyn Reader> = Box::new(fetch::Session::open(&self.file, &self.table, self.settle).await?);
-            Ok(session)
-        })
-    }
-
-    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.write(settlement))
-    }
-
-    fn recover<'a>(
-        &'a self,
-        term: Term,
-        position: Option<&'a Position>,
-        beyond: &'a Settlement,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let mut connection = self.file.connect(Durability::Flushed).await?;
-            if let Some(position) = position {
-                recover::recover(&mut connection, &self.table, self.settle, term, position).await?;
-            }
-            let mut beyond = beyond.clone();
-            beyond.set_out_of_line();
-            settle::settle(&mut connection, &self.table, self.settle, &beyond).await
-        })
-    }
-}
-
-impl LeaseStore for Store {
-    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
-        Box::pin(async move {
-            let session = leases::Session::open(&self.file, &self.table, holder, ttl).await?;
-            let session: Box<dyn LeaseSession> = Box::new(session);
-            Ok(session)
-        })
-    }
-}
-
-impl Inspect for Store {
-    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
-        Box::pin(self.look(count_limit))
-    }
-
-    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
-        Box::pin(self.remove_old(term, retention))
-    }
-}
-
+#[async_trait]
 impl DeadLetters for Store {
-    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            // Rare enough for a connection of its own, whose commits are flushed.
-            let mut connection = self.file.connect(Durability::Flushed).await?;
-            dead::bury(&mut connection, &self.table, letters).await
-        })
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        // Rare enough for a connection of its own, whose commits are flushed.
+        let mut connection = self.file.connect(Durability::Flushed).await?;
+        dead::dead_letter(&mut connection, &self.table, letters).await
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
-        Box::pin(
-            async move { self.chore(async |connection| dead::due(connection, &self.table, after, limit).await).await },
-        )
+    async fn due(&self, after: i64, limit: Limit) -> Result<Vec<DueLetter>, StoreError> {
+        self.chore(async |connection| dead::due(connection, &self.table, after, limit).await).await
     }
 
-    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(
-            async move { self.chore(async |connection| dead::delivered(connection, &self.table, ids).await).await },
-        )
+    async fn delivered(&self, ids: &[i64]) -> Result<(), StoreError> {
+        self.chore(async |connection| dead::delivered(connection, &self.table, ids).await).await
     }
 
-    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.chore(async |connection| dead::undeliverable(connection, &self.table, id, why).await).await
-        })
+    async fn undeliverable(&self, id: i64, why: &str) -> Result<(), StoreError> {
+        self.chore(async |connection| dead::undeliverable(connection, &self.table, id, why).await).await
     }
 }
 
+#[async_trait]
 impl HeldLanes for Store {
-    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
-        Box::pin(async move { self.chore(async |connection| held::list(connection, &self.table).await).await })
+    async fn held_lanes(&self) -> Result<Vec<HeldLane>, StoreError> {
+        self.chore(async |connection| held::list(connection, &self.table).await).await
     }
 
-    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(
-            async move { self.chore(async |connection| held::request(connection, &self.table, lanes).await).await },
-        )
+    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
+        self.chore(async |connection| held::request(connection, &self.table, lanes).await).await
     }
 
-    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
-        Box::pin(async move { self.chore(async |connection| held::requested(connection, &self.table).await).await })
+    async fn release_requests(&self) -> Result<Vec<Held>, StoreError> {
+        self.chore(async |connection| held::requested(connection, &self.table).await).await
     }
 
-    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.chore(async |connection| held::grant(connection, &self.table, lanes).await).await })
+    async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
+        self.chore(async |connection| held::grant(connection, &self.table, lanes).await).await
     }
 }

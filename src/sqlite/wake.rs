@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-use crate::contract::{BoxFuture, StoreError, WakeSource};
+use crate::contract::{StoreError, WakeSource};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 
 /// How often it asks while armed. Asking reads a counter in shared memory: no table, no lock, no disk.
-const INTERVAL: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// No count that SQLite gives.
 const UNKNOWN: i64 = -1;
@@ -27,22 +28,6 @@ impl Watch {
         Self { file, connection: None, seen: UNKNOWN }
     }
 
-    async fn arm(&mut self) -> Result<bool, StoreError> {
-        self.seen = self.version().await?;
-        Ok(true)
-    }
-
-    /// The count tells that there were commits, and not how many.
-    async fn wait(&mut self) -> Result<u32, StoreError> {
-        loop {
-            let version = self.version().await?;
-            if std::mem::replace(&mut self.seen, version) != version {
-                return Ok(1);
-            }
-            tokio::time::sleep(INTERVAL).await;
-        }
-    }
-
     /// The connection stays in its place while it is asked: the counts of two connections cannot be compared, so a
     /// cancelled call must not lose it.
     async fn version(&mut self) -> Result<i64, StoreError> {
@@ -50,7 +35,7 @@ impl Watch {
             Some(connection) => connection,
             vacant => {
                 let connection = vacant.insert(self.file.connect(Durability::Lazy).await?);
-                // Whoever waits reads once more: a commit may have gone unnoticed.
+                // The reader that waits reads once more: a commit may have gone unnoticed.
                 self.seen = UNKNOWN;
                 connection
             }
@@ -67,16 +52,24 @@ async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Er
     sqlx::query_scalar("/* outboxd: data_version */ pragma data_version").fetch_one(connection).await
 }
 
+#[async_trait]
 impl WakeSource for Watch {
-    fn arm(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(self.arm())
+    async fn arm(&mut self) -> Result<bool, StoreError> {
+        self.seen = self.version().await?;
+        Ok(true)
     }
 
-    fn wait(&mut self) -> BoxFuture<'_, Result<u32, StoreError>> {
-        Box::pin(self.wait())
+    async fn wait(&mut self) -> Result<u32, StoreError> {
+        loop {
+            let version = self.version().await?;
+            if std::mem::replace(&mut self.seen, version) != version {
+                return Ok(1);
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 
-    fn disarm(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(std::future::ready(Ok(())))
+    async fn disarm(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! First the rows that are recorded as published, then the topics up to the ends they have after that: so nothing
 //! that is on its way is called lost. Every record is explained by a row that there is, or else was rolled back; rows
-//! that housekeeping may have removed by now explain nothing and accuse nobody.
+//! that housekeeping may have removed by now explain nothing and do not accuse the relay.
 
 mod judge;
 mod origin;
@@ -19,7 +19,7 @@ use roaring::RoaringTreemap;
 use tokio::time::{Instant, sleep};
 
 use crate::contract::Audit;
-use crate::kafka::{ConsumerError, Extent, Extents, Isolation, Start};
+use crate::kafka::{ConsumerError, IsolationLevel, Start, WatermarkSource, Watermarks};
 use crate::outbox::Settle;
 use crate::verify::judge::{Everything, Part, Pass, Seen};
 use crate::verify::origin::{Origin, lane_of, origins};
@@ -29,13 +29,13 @@ use crate::verify::report::{Finding, Where};
 pub use report::{Findings, Report};
 
 /// Rows and records that are handled at once.
-const CHUNK: usize = 5_000;
+const ROWS_PER_LOOKUP: usize = 5_000;
 
 /// How long open transactions are waited for, all in all: as long as a commit may take to become visible.
-const OPEN: Duration = Duration::from_secs(10);
+const OPEN_TRANSACTION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often they are looked at.
-const STEP: Duration = Duration::from_millis(20);
+const OPEN_TRANSACTION_POLL: Duration = Duration::from_millis(20);
 
 /// What is audited, and how.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ pub struct Settings {
     /// Only what was written since then.
     pub since: Option<DateTime<Utc>>,
     /// Which records of transactions are seen.
-    pub isolation: Isolation,
+    pub isolation: IsolationLevel,
     /// How the relay records what was published.
     pub settle: Settle,
     /// How long published rows are kept.
@@ -61,23 +61,23 @@ pub struct Settings {
 /// # Errors
 /// When the database or the brokers do not answer, or there is nothing that says which topics to read.
 pub async fn run(audit: Box<dyn Audit>, settings: Settings) -> anyhow::Result<Report> {
-    let extents = Arc::new(Extents::new(&settings.properties)?);
+    let watermark_source = Arc::new(WatermarkSource::new(&settings.properties)?);
     let visible = Reader::new(&settings, settings.isolation)?;
-    let all = Reader::new(&settings, Isolation::ReadUncommitted)?;
+    let all = Reader::new(&settings, IsolationLevel::ReadUncommitted)?;
     let (report, everything) = (Report::default(), Everything::default());
-    let mut auditor = Auditor { audit, extents, visible, all, settings, report, everything };
+    let mut auditor = Auditor { audit, watermark_source, visible, all, settings, report, everything };
     let expected = auditor.read_rows().await?;
     let places = auditor.places().await?;
-    let deadline = Instant::now() + OPEN;
-    for Place { at, extent } in places {
-        auditor.read_partition(&at, extent, deadline).await?;
+    let deadline = Instant::now() + OPEN_TRANSACTION_PATIENCE;
+    for PartitionRange { at, watermarks } in places {
+        auditor.read_partition(&at, watermarks, deadline).await?;
     }
     auditor.conclude(expected).await
 }
 
 struct Auditor {
     audit: Box<dyn Audit>,
-    extents: Arc<Extents>,
+    watermark_source: Arc<WatermarkSource>,
     /// Reads what consumers see.
     visible: Reader,
     /// Reads what is hidden from them too.
@@ -94,7 +94,7 @@ impl Auditor {
         let mut topics = BTreeSet::new();
         let mut after = i64::MIN;
         loop {
-            let rows = self.audit.rows(after, CHUNK).await?;
+            let rows = self.audit.rows(after, ROWS_PER_LOOKUP).await?;
             let Some(last) = rows.last() else { break };
             after = last.id;
             let wanted = |topic: &str| {
@@ -135,9 +135,9 @@ impl Auditor {
     }
 
     /// The partitions of all topics, and how far each reaches by now.
-    async fn places(&mut self) -> anyhow::Result<Vec<Place>> {
-        let (extents, topics) = (Arc::clone(&self.extents), self.report.topics.clone());
-        let found = tokio::task::spawn_blocking(move || reach(&extents, &topics)).await??;
+    async fn places(&mut self) -> anyhow::Result<Vec<PartitionRange>> {
+        let (watermark_source, topics) = (Arc::clone(&self.watermark_source), self.report.topics.clone());
+        let found = tokio::task::spawn_blocking(move || reach(&watermark_source, &topics)).await??;
         let mut places = Vec::new();
         for (topic, partitions) in self.report.topics.iter().zip(found) {
             if partitions.is_empty() && self.settings.topics.contains(topic) && self.report.rows == 0 {
@@ -146,7 +146,7 @@ impl Auditor {
                 self.report.notes.push(format!("topic {topic} does not exist"));
             }
             let expects = self.settings.since.is_none() && self.settings.settle != Settle::Delete;
-            if expects && partitions.iter().any(|place| place.extent.first > 0) {
+            if expects && partitions.iter().any(|place| place.watermarks.low > 0) {
                 self.report.notes.push(format!(
                     "topic {topic} has dropped its oldest records: rows from before then count as lost; leave them out with --since"
                 ));
@@ -156,32 +156,32 @@ impl Auditor {
         Ok(places)
     }
 
-    async fn read_partition(&mut self, at: &Where, extent: Extent, deadline: Instant) -> anyhow::Result<()> {
+    async fn read_partition(&mut self, at: &Where, watermarks: Watermarks, deadline: Instant) -> anyhow::Result<()> {
         let visible = match self.settings.isolation {
-            Isolation::ReadCommitted => self.stable_until(at, extent, deadline).await?,
-            Isolation::ReadUncommitted => extent.end,
+            IsolationLevel::ReadCommitted => self.stable_until(at, watermarks, deadline).await?,
+            IsolationLevel::ReadUncommitted => watermarks.high,
         };
-        let mut parts = if extent.first < visible { vec![Part::ALL] } else { Vec::new() };
+        let mut parts = if watermarks.low < visible { vec![Part::ALL] } else { Vec::new() };
         while let Some(part) = parts.pop() {
             parts.extend(self.pass(at, part, visible).await?);
         }
-        if visible < extent.end {
-            self.look_behind(at, visible, extent.end).await?;
+        if visible < watermarks.high {
+            self.look_behind(at, visible, watermarks.high).await?;
         }
         Ok(())
     }
 
     /// Waits until no transaction is open below the end, or the deadline is over; returns how far it is true by then.
     /// A relay's transaction may have committed, and be recorded, a moment before its records become visible.
-    async fn stable_until(&self, at: &Where, extent: Extent, deadline: Instant) -> anyhow::Result<i64> {
-        let mut stable = extent.stable;
-        while stable < extent.end && Instant::now() < deadline {
-            sleep(STEP).await;
-            let (extents, place) = (Arc::clone(&self.extents), at.clone());
-            let now = tokio::task::spawn_blocking(move || extents.of(&place.topic, place.partition)).await??;
-            stable = now.stable;
+    async fn stable_until(&self, at: &Where, watermarks: Watermarks, deadline: Instant) -> anyhow::Result<i64> {
+        let mut stable = watermarks.last_stable;
+        while stable < watermarks.high && Instant::now() < deadline {
+            sleep(OPEN_TRANSACTION_POLL).await;
+            let (watermark_source, place) = (Arc::clone(&self.watermark_source), at.clone());
+            let now = tokio::task::spawn_blocking(move || watermark_source.of(&place.topic, place.partition)).await??;
+            stable = now.last_stable;
         }
-        Ok(stable.min(extent.end))
+        Ok(stable.min(watermarks.high))
     }
 
     /// One pass through a partition; returns the parts of its lanes for which there was no room.
@@ -235,7 +235,7 @@ impl Auditor {
         let (missing, hidden) = self.everything.missing(expected);
         let mut missing = missing.into_iter().map(u64::cast_signed);
         loop {
-            let chunk: Vec<i64> = missing.by_ref().take(CHUNK).collect();
+            let chunk: Vec<i64> = missing.by_ref().take(ROWS_PER_LOOKUP).collect();
             if chunk.is_empty() {
                 break;
             }
@@ -261,17 +261,18 @@ impl Auditor {
 }
 
 /// A partition, and how far it reached before anything was read.
-struct Place {
+struct PartitionRange {
     at: Where,
-    extent: Extent,
+    watermarks: Watermarks,
 }
 
 /// The partitions of each of these topics, and how far they reach by now. Blocks.
-fn reach(extents: &Extents, topics: &[String]) -> Result<Vec<Vec<Place>>, ConsumerError> {
+fn reach(watermark_source: &WatermarkSource, topics: &[String]) -> Result<Vec<Vec<PartitionRange>>, ConsumerError> {
     let place = |topic: &str, partition| {
         let at = Where { topic: topic.to_owned(), partition };
-        Ok(Place { at, extent: extents.of(topic, partition)? })
+        Ok(PartitionRange { at, watermarks: watermark_source.of(topic, partition)? })
     };
-    let places = |topic: &String| extents.partitions(topic)?.into_iter().map(|number| place(topic, number)).collect();
+    let places =
+        |topic: &String| watermark_source.partitions(topic)?.into_iter().map(|number| place(topic, number)).collect();
     topics.iter().map(places).collect()
 }

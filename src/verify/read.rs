@@ -8,15 +8,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::kafka::{Consumed, Consumer, ConsumerError, Isolation, Start};
+use crate::kafka::{Consumed, Consumer, ConsumerError, IsolationLevel, Start};
 use crate::verify::report::Where;
-use crate::verify::{CHUNK, Settings};
+use crate::verify::{ROWS_PER_LOOKUP, Settings};
 
 /// How long one look for a record takes at most.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a partition may say nothing before it counts as silent.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is kept of a record of this outbox.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(crate) enum Unread {
     #[error(transparent)]
     Consumer(#[from] ConsumerError),
     /// The broker went quiet.
-    #[error("nothing came for {SILENCE:?} before the end was reached")]
+    #[error("nothing came for {SILENCE_TIMEOUT:?} before the end was reached")]
     Silent,
 }
 
@@ -83,7 +83,7 @@ impl Reader {
     ///
     /// # Errors
     /// When a client cannot be created.
-    pub(crate) fn new(settings: &Settings, isolation: Isolation) -> Result<Self, ConsumerError> {
+    pub(crate) fn new(settings: &Settings, isolation: IsolationLevel) -> Result<Self, ConsumerError> {
         let consumer = Consumer::new(&settings.properties, isolation)?;
         Ok(Self { settings: settings.clone(), consumer: Arc::new(Mutex::new(consumer)) })
     }
@@ -106,21 +106,21 @@ fn pump(settings: &Settings, consumer: &mut Consumer, chunks: &mpsc::Sender<Chun
     let mut chunk = Chunk::default();
     let mut heard = Instant::now();
     while !consumer.is_at_end() {
-        let Some(consumed) = consumer.next(LOOK)? else {
-            if heard.elapsed() > SILENCE {
+        let Some(consumed) = consumer.next(POLL_TIMEOUT)? else {
+            if heard.elapsed() > SILENCE_TIMEOUT {
                 return Err(Unread::Silent);
             }
             continue;
         };
         heard = Instant::now();
         chunk.take(settings, consumed);
-        if chunk.records.len() + chunk.illegible.len() >= CHUNK
+        if chunk.records.len() + chunk.illegible.len() >= ROWS_PER_LOOKUP
             && chunks.blocking_send(std::mem::take(&mut chunk)).is_err()
         {
             return Ok(());
         }
     }
-    // Nobody may be listening any more.
+    // The receiver may not be listening any more.
     let _ = chunks.blocking_send(chunk);
     Ok(())
 }

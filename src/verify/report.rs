@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 /// Examples of each kind that are shown.
-const EXAMPLES: usize = 10;
+const EXAMPLES_SHOWN: usize = 10;
 
 /// A partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Findings {
     /// Adds several of which one is an example.
     pub(crate) fn add_many(&mut self, count: u64, finding: impl FnOnce() -> Finding) {
         self.count += count;
-        if self.examples.len() < EXAMPLES {
+        if self.examples.len() < EXAMPLES_SHOWN {
             self.examples.push(finding());
         }
     }

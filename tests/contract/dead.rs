@@ -32,7 +32,7 @@ pub(crate) async fn a_dead_letter_is_kept_whole_and_leaves_the_outbox(implementa
         let messages = [whole.expect("a valid message"), tombstone.expect("a valid message")];
         let records = written(&*outbox, &store, &messages).await;
         let letters = [letter(&records[0], Some("orders.dlq")), letter(&records[1], Some("orders.dlq"))];
-        store.bury(&letters).await.expect("buried");
+        store.dead_letter(&letters).await.expect("dead_lettered");
         assert_eq!(outbox.rows().await, [], "{settle}");
         assert!(Session::open(&store).await.read(ALL).await.is_empty(), "{settle}");
         let due = store.due(i64::MIN, MANY).await.expect("dead letters");
@@ -51,8 +51,8 @@ pub(crate) async fn a_row_of_another_event_or_a_settled_one_does_not_die(impleme
     store.settle(&settlement).await.expect("settled");
     let other = DeadLetter { event_id: Some(Uuid::now_v7()), ..letter(&records[1], Some("t")) };
     let letters = [letter(&records[0], Some("t")), other, letter(&records[2], Some("t"))];
-    store.bury(&letters).await.expect("buried");
-    store.bury(&letters).await.expect("burying again does no harm");
+    store.dead_letter(&letters).await.expect("dead_lettered");
+    store.dead_letter(&letters).await.expect("burying again does no harm");
     let ids: Vec<i64> = outbox.rows().await.iter().map(|row| row.id).collect();
     assert_eq!(ids, [records[0].id, records[1].id]);
     let due = store.due(i64::MIN, MANY).await.expect("dead letters");
@@ -65,7 +65,7 @@ pub(crate) async fn dead_letters_are_due_until_they_are_published(implementation
     let records = written(&*outbox, &store, &messages(5, "orders", "a")).await;
     let topics = [Some("t"), None, Some("t"), Some("t"), Some("t")];
     let letters: Vec<_> = records.iter().zip(topics).map(|(record, topic)| letter(record, topic)).collect();
-    store.bury(&letters).await.expect("buried");
+    store.dead_letter(&letters).await.expect("dead_lettered");
     let due = async |after: i64, records: usize| -> Vec<i64> {
         let due = store.due(after, Limit { records, ..MANY }).await.expect("dead letters");
         due.iter().map(|(letter, _)| letter.id).collect()
@@ -87,7 +87,7 @@ pub(crate) async fn dead_letters_that_are_large_together_come_one_by_one_and_tho
     let sized = |size: usize| Message::to("orders").key("k").bytes(vec![b'x'; size]).expect("a valid message");
     let records = written(&*outbox, &store, &[sized(30_000), sized(30_000), sized(60_000), sized(10)]).await;
     let letters: Vec<_> = records.iter().map(|record| letter(record, Some("t"))).collect();
-    store.bury(&letters).await.expect("buried");
+    store.dead_letter(&letters).await.expect("dead_lettered");
     let (mut after, mut read) = (i64::MIN, Vec::new());
     loop {
         let due = store.due(after, Limit { bytes: 50_000, ..MANY }).await.expect("dead letters");
@@ -106,7 +106,7 @@ pub(crate) async fn what_cannot_be_published_to_its_topic_stays_and_says_why(imp
     let outbox = implementation.outbox(Settle::Mark).await;
     let store = outbox.store();
     let records = written(&*outbox, &store, &messages(1, "orders", "a")).await;
-    store.bury(&[letter(&records[0], Some("t"))]).await.expect("buried");
+    store.dead_letter(&[letter(&records[0], Some("t"))]).await.expect("dead_lettered");
     store.undeliverable(records[0].id, "refused as well").await.expect("noted");
     assert_eq!(store.due(i64::MIN, MANY).await.expect("dead letters"), []);
     assert_eq!(store.backlog(100).await.expect("a backlog").dead_letters, 1);

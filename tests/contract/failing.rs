@@ -46,7 +46,7 @@ struct Scene {
     outbox: Arc<dyn Outbox>,
     broker: memory::Sink,
     script: Script,
-    /// What is going on, for whoever reads of a failure.
+    /// What is going on, for a developer who reads of a failure.
     what: String,
 }
 
@@ -200,9 +200,9 @@ pub(crate) async fn a_rejected_record_dies_alone_whatever_fails_around_it(implem
             for id in rejected {
                 scene.broker.reject(id, Rejection { code: "test", message: "never".to_owned() });
             }
-            scene.script.times(3, Call::Bury, fault.clone()).on(Call::Receipt, fault.clone());
+            scene.script.times(3, Call::DeadLetter, fault.clone()).on(Call::Receipt, fault.clone());
             scene.come_to_an_end(scene.start(), &rejected).await;
-            assert!(scene.script.count(Call::Bury).ended >= 2, "{}", scene.what);
+            assert!(scene.script.count(Call::DeadLetter).ended >= 2, "{}", scene.what);
             let backlog = scene.outbox.store().backlog(100).await.expect("the backlog is measured");
             assert_eq!(backlog.dead_letters, 3, "{}", scene.what);
         }

@@ -92,18 +92,18 @@ async fn a_receipt_is_kept_back_and_ends_with_the_sink() {
     let (.., records) = scripted(&Memory).await;
     let (broker, script) = (memory::Sink::new(), Script::new());
     let mut sink = faults::Sink::new(Box::new(broker.clone()), script.clone());
-    sink.open(Term(1)).await.expect("opened");
+    sink.open(Term(1), None).await.expect("opened");
     let gate = Gate::new();
     script.on(Call::Receipt, Fault::Hold(gate.clone())).on(Call::Receipt, Fault::Hold(Gate::new()));
-    let told = tokio::spawn(sink.submit(&records[..1]).await.expect("taken over"));
-    let never = tokio::spawn(sink.submit(&records[1..2]).await.expect("taken over"));
+    let told = tokio::spawn(sink.submit(&records[..1], None).await.expect("taken over"));
+    let never = tokio::spawn(sink.submit(&records[1..2], None).await.expect("taken over"));
     assert_eq!((broker.ids().len(), script.count(Call::Receipt).ended), (2, 0));
     gate.open();
     assert!(matches!(told.await.expect("no panic")[..], [Outcome::Delivered { .. }]));
     sink.abort();
     assert_eq!(never.await.expect("no panic"), [Outcome::Unknown]);
-    sink.open(Term(1)).await.expect("opened again");
+    sink.open(Term(1), None).await.expect("opened again");
     script.on(Call::Submit, Fault::LoseReply);
-    assert!(sink.submit(&records[2..]).await.is_err());
+    assert!(sink.submit(&records[2..], None).await.is_err());
     assert_eq!(broker.ids().len(), 3, "the work was done");
 }

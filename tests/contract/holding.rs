@@ -1,4 +1,4 @@
-//! Held lanes are left out, remembered, and hold up nobody else.
+//! Held lanes are left out, remembered, and hold up no other lane.
 
 use chrono::TimeDelta;
 use outboxd::Message;

@@ -27,6 +27,7 @@ mod workload;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use outboxd::Message;
 use outboxd::contract::{BoxFuture, Store};
 use outboxd::outbox::{Position, Settle};
@@ -36,9 +37,10 @@ use uuid::Uuid;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A kind of store under test.
+#[async_trait]
 trait Implementation: Sync {
-    /// Makes an outbox that nobody else uses.
-    fn outbox(&self, settle: Settle) -> BoxFuture<'_, Arc<dyn Outbox>>;
+    /// Makes an outbox that no other test uses.
+    async fn outbox(&self, settle: Settle) -> Arc<dyn Outbox>;
 
     /// A position that no outbox here has come to yet, made from one that another has come to.
     fn ahead(&self, position: Position) -> Position {
@@ -47,35 +49,37 @@ trait Implementation: Sync {
 }
 
 /// A fresh outbox: what its applications and its operators do with it.
+#[async_trait]
 trait Outbox: Send + Sync {
     /// A store over it, as a newly started relay makes one.
     fn store(&self) -> Arc<dyn Store>;
 
     /// Begins a writer's transaction. Where the database has one writer at a time, its turn begins with the first
     /// message.
-    fn begin(&self) -> BoxFuture<'_, Box<dyn Writer>>;
+    async fn begin(&self) -> Box<dyn Writer>;
 
     /// The committed rows by id.
-    fn rows(&self) -> BoxFuture<'_, Vec<Row>>;
+    async fn rows(&self) -> Vec<Row>;
 
     /// Sets the clock of the database, by so many hours, as its lease shows it: a time in the row is that much older by
     /// it. Does nothing where the clock cannot be set.
-    fn set_clock(&self, hours: i64) -> BoxFuture<'_, ()>;
+    async fn set_clock(&self, hours: i64);
 
     /// Deletes by hand what is stored of held lanes.
-    fn delete_held(&self) -> BoxFuture<'_, ()>;
+    async fn delete_held(&self);
 }
 
 /// A writer's transaction; dropped without a commit it is rolled back.
+#[async_trait]
 trait Writer: Send {
     /// Does other work first, so that the transaction gets whatever number the database gives to transactions.
-    fn work(&mut self) -> BoxFuture<'_, ()>;
+    async fn work(&mut self);
 
     /// Enqueues a message.
-    fn enqueue<'a>(&'a mut self, message: &'a Message) -> BoxFuture<'a, ()>;
+    async fn enqueue(&mut self, message: &Message);
 
     /// Enqueues messages at once, in their order.
-    fn enqueue_many<'a>(&'a mut self, messages: &'a [Message]) -> BoxFuture<'a, ()>;
+    async fn enqueue_many(&mut self, messages: &[Message]);
 
     /// Commits; returns when the rows are visible.
     fn commit(self: Box<Self>) -> BoxFuture<'static, ()>;

@@ -17,7 +17,7 @@ pub(crate) trait Broker: Sync {
     /// A sink over it, as a newly started relay makes one.
     fn sink(&self) -> Box<dyn Sink>;
 
-    /// A topic that nobody else uses, of three partitions at least.
+    /// A topic that no other test uses, of three partitions at least.
     fn topic(&self) -> LocalBoxFuture<'_, Box<dyn Topic>>;
 
     /// A topic that does not exist.
@@ -68,12 +68,12 @@ fn records(ids: std::ops::Range<i64>, topic: &str) -> Vec<Record> {
 
 async fn opened(broker: &dyn Broker) -> Box<dyn Sink> {
     let mut sink = broker.sink();
-    sink.open(Term(1)).await.expect("the sink opens");
+    sink.open(Term(1), None).await.expect("the sink opens");
     sink
 }
 
 async fn submit(sink: &mut Box<dyn Sink>, records: &[Record]) -> Vec<Outcome> {
-    sink.submit(records).await.expect("the sink takes the records over").await
+    sink.submit(records, None).await.expect("the sink takes the records over").await
 }
 
 fn is_delivered(outcome: &Outcome) -> bool {
@@ -105,7 +105,7 @@ pub(crate) async fn a_lane_arrives_in_the_order_of_submission(broker: &dyn Broke
     let submitted = records(0..1_000, topic.name());
     let mut receipts = Vec::new();
     for some in submitted.chunks(37) {
-        receipts.push(sink.submit(some).await.expect("taken over"));
+        receipts.push(sink.submit(some, None).await.expect("taken over"));
     }
     for receipt in receipts.into_iter().rev() {
         assert!(receipt.await.iter().all(is_delivered));
@@ -184,10 +184,10 @@ pub(crate) async fn a_rejected_record_is_followed_by_none_of_its_lane(broker: &d
     assert!(is_delivered(&outcomes[0]), "{outcomes:?}");
     assert!(matches!(outcomes[1], Outcome::Rejected(_)), "{outcomes:?}");
     assert!(!outcomes[2..].iter().any(is_delivered), "{outcomes:?}");
-    if let Ok(receipt) = sink.submit(&[record(4, topic.name(), Some("a"))]).await {
+    if let Ok(receipt) = sink.submit(&[record(4, topic.name(), Some("a"))], None).await {
         assert!(!receipt.await.iter().any(is_delivered), "nothing follows in a later submission either");
     }
-    sink.open(Term(1)).await.expect("the sink opens again");
+    sink.open(Term(1), None).await.expect("the sink opens again");
     assert!(submit(&mut sink, &submitted[2..]).await.iter().all(is_delivered));
     let arrived: Vec<_> = topic.arrived().await.into_iter().map(|arrival| arrival.payload).collect();
     assert_eq!(arrived, [payload(0), payload(2), payload(3)]);
@@ -196,12 +196,12 @@ pub(crate) async fn a_rejected_record_is_followed_by_none_of_its_lane(broker: &d
 pub(crate) async fn an_aborted_sink_tells_and_opens_again(broker: &dyn Broker) {
     let topic = broker.topic().await;
     let mut sink = opened(broker).await;
-    let receipt = sink.submit(&records(0..500, topic.name())).await.expect("taken over");
+    let receipt = sink.submit(&records(0..500, topic.name()), None).await.expect("taken over");
     sink.abort();
     let outcomes = receipt.await;
     assert_eq!(outcomes.len(), 500);
     assert!(outcomes.iter().all(|outcome| is_delivered(outcome) || *outcome == Outcome::Unknown), "{outcomes:?}");
-    sink.open(Term(2)).await.expect("the sink opens again");
+    sink.open(Term(2), None).await.expect("the sink opens again");
     assert!(submit(&mut sink, &records(500..600, topic.name())).await.iter().all(is_delivered));
     let arrived = topic.arrived().await;
     assert!(arrived.len() >= 100 + outcomes.iter().filter(|outcome| is_delivered(outcome)).count());
@@ -211,7 +211,7 @@ pub(crate) async fn opening_an_open_sink_does_no_harm(broker: &dyn Broker) {
     let topic = broker.topic().await;
     let mut sink = opened(broker).await;
     for term in 1..4 {
-        sink.open(Term(term)).await.expect("the sink opens");
+        sink.open(Term(term), None).await.expect("the sink opens");
         assert!(submit(&mut sink, &records(term..term + 1, topic.name())).await.iter().all(is_delivered));
     }
     assert_eq!(topic.arrived().await.len(), 3);
@@ -220,7 +220,7 @@ pub(crate) async fn opening_an_open_sink_does_no_harm(broker: &dyn Broker) {
 pub(crate) async fn closing_lets_everything_submitted_arrive(broker: &dyn Broker) {
     let topic = broker.topic().await;
     let mut sink = opened(broker).await;
-    let receipt = sink.submit(&records(0..500, topic.name())).await.expect("taken over");
+    let receipt = sink.submit(&records(0..500, topic.name()), None).await.expect("taken over");
     let (outcomes, ()) = tokio::join!(receipt, sink.close(Duration::from_secs(30)));
     assert!(outcomes.iter().all(is_delivered));
     assert_eq!(topic.arrived().await.len(), 500);

@@ -1,6 +1,6 @@
 //! The smallest place where the binary can work: a SQLite file and a broker in this process.
 
-use outboxd::kafka::{Broker, Isolation, read_to_end};
+use outboxd::kafka::{Broker, IsolationLevel, read_to_end};
 use outboxd::outbox::Table;
 use outboxd::{Message, sqlite};
 use sqlx::{Connection, SqliteConnection};
@@ -56,7 +56,7 @@ impl Small {
     pub(crate) async fn published(&self) -> usize {
         let brokers = self.broker.bootstrap_servers().to_owned();
         let properties = [("bootstrap.servers".to_owned(), brokers)].into();
-        read_to_end(&properties, TOPIC, Isolation::ReadCommitted).await.expect("the topic can be read").len()
+        read_to_end(&properties, TOPIC, IsolationLevel::ReadCommitted).await.expect("the topic can be read").len()
     }
 
     /// Runs a statement.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outboxd::contract::{BoxFuture, Mandate, Receipt, Sink as Contract, SinkError};
+use async_trait::async_trait;
+use outboxd::contract::{BoxFuture, Mandate, Receipt, Refusal, Sink as Contract, SinkError};
 use outboxd::memory::faults::{self, Call, Fault, Gate, Script};
 use outboxd::memory::{Sink, Store};
-use outboxd::outbox::{Record, Term};
+use outboxd::outbox::{Lane, Position, Progress, Record, Term};
 use outboxd::relay::Ended;
 use tokio::time::timeout;
 
@@ -65,41 +66,61 @@ async fn a_renewal_without_an_answer_ends_the_leadership_before_the_trust_does()
 /// A sink that finds, at its first submission, that another relay leads.
 struct Overtaken {
     sink: Sink,
-    mandate: Option<Arc<dyn Mandate>>,
     was_overtaken: bool,
 }
 
+#[async_trait]
 impl Contract for Overtaken {
-    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
-        self.mandate = Some(mandate);
+    async fn open(&mut self, term: Term, mandate: Option<Arc<dyn Mandate>>) -> Result<Option<Progress>, SinkError> {
+        let whom = mandate.clone().expect("the relay says whom to ask");
+        assert!(whom.stands().await, "the term of a session that begins stands");
+        self.sink.open(term, mandate).await
     }
 
-    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(async move {
-            let mandate = self.mandate.as_ref().expect("the relay says whom to ask");
-            assert!(mandate.stands().await, "the term of a session that begins stands");
-            self.sink.open(term).await
-        })
+    async fn prepare(&mut self, records: &[Record]) -> Result<(), SinkError> {
+        self.sink.prepare(records).await
     }
 
-    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(async move {
-            match std::mem::replace(&mut self.was_overtaken, true) {
-                false => Err(SinkError::TermOver),
-                true => self.sink.submit(records).await,
-            }
-        })
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        self.sink.examine(records).await
+    }
+
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
+        match std::mem::replace(&mut self.was_overtaken, true) {
+            false => Err(SinkError::TermOver),
+            true => self.sink.submit(records, after).await,
+        }
+    }
+
+    fn fence(&self) -> Option<&str> {
+        self.sink.fence()
+    }
+
+    fn progress_stored(&mut self) {
+        self.sink.progress_stored();
+    }
+
+    fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
+        self.sink.accepts(lanes)
+    }
+
+    fn has_learnt(&mut self) -> bool {
+        self.sink.has_learnt()
     }
 
     fn abort(&mut self) {
         self.sink.abort();
+    }
+
+    async fn close(&mut self, deadline: Duration) {
+        self.sink.close(deadline).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_sink_finds_that_its_term_is_over_bids_anew_and_does_not_go_on_in_it() {
     let (store, sink) = (store(), Sink::new());
-    let overtaken = Overtaken { sink: sink.clone(), mandate: None, was_overtaken: false };
+    let overtaken = Overtaken { sink: sink.clone(), was_overtaken: false };
     let mut relay = Running::over(Arc::new(store.clone()), Box::new(overtaken));
     relay.until("leading", |status| status.term == Some(Term(1))).await;
     store.enqueue(&message("t", "k", 1));

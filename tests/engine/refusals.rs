@@ -131,7 +131,7 @@ async fn a_death_that_cannot_be_stored_is_waited_for_and_repeats_nothing() {
             true => sink.refuse(30, rejection.clone()),
             false => sink.reject(30, rejection.clone()),
         }
-        script.times(5, Call::Bury, Fault::Forbid);
+        script.times(5, Call::DeadLetter, Fault::Forbid);
         let mut relay = scripted(&store, &sink, settings(), &script);
         relay.until("it says what is refused", |status| status.refusal.is_some()).await;
         timeout(LONG, store.until(|store| store.dead_letters().len() == 1)).await.expect("it is stored later");

@@ -224,10 +224,10 @@ async fn nothing_follows_a_record_before_its_death_is_stored() {
             let (store, sink, script) = (store(), Sink::new(), Script::new());
             write(&store, 20);
             found.out(&sink, 5);
-            script.times(3, Call::Bury, fault);
+            script.times(3, Call::DeadLetter, fault);
             let scripted = faults::Store::new(Arc::new(store.clone()), script.clone());
             let running = Running::of(Relay::new(Arc::new(scripted), Box::new(sink.clone()), settings()));
-            timeout(LONG, script.until(Call::Bury, |count| count.ended >= 1)).await.expect("a death is stored");
+            timeout(LONG, script.until(Call::DeadLetter, |count| count.ended >= 1)).await.expect("a death is stored");
             until(&store, "all others are sent", |store| store.dead_letters().len() == 1 && all_sent(store)).await;
             running.stop().await;
             assert_eq!(delivered(&sink, "a"), [1, 3, 7, 9, 11, 13, 15, 17, 19], "{found:?}");

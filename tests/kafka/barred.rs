@@ -26,7 +26,7 @@ async fn rows_for_topics_of_ours_and_of_kafka_and_for_others_than_named_are_reje
         let (mut sink, progress) = sink(&broker, delivery);
         let other = format!("other.{}", Uuid::new_v4().simple());
         let internal = format!("__{}", Uuid::new_v4().simple());
-        sink.open(TERM).await.expect("opens");
+        sink.open(TERM, None).await.expect("opens");
         let barred = [
             (progress.as_str(), "reserved_topic"),
             ("__consumer_offsets", "reserved_topic"),

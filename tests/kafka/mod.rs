@@ -1,11 +1,11 @@
 //! The Kafka wing, on the testbed's Apache Kafka, and on the client's in-process broker for outages and errors.
 
 mod barred;
-mod isolation;
 mod judging;
 mod outages;
 mod progress;
 mod publishing;
+mod quarantine;
 mod rejections;
 mod rights;
 mod strays;
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use outboxd::contract::{Outcome, Sink as _};
-use outboxd::kafka::{Broker, Consumed, Isolation, Settings, Sink, read_to_end};
+use outboxd::kafka::{Broker, Consumed, IsolationLevel, Settings, Sink, read_to_end};
 use outboxd::outbox::{Lane, Record, Term};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
@@ -56,7 +56,7 @@ fn settings(properties: &BTreeMap<String, String>) -> Settings {
 
 async fn open(settings: Settings) -> Sink {
     let mut sink = Sink::new(settings).expect("valid settings");
-    sink.open(TERM).await.expect("the sink opens");
+    sink.open(TERM, None).await.expect("the sink opens");
     sink
 }
 
@@ -94,7 +94,7 @@ fn records(ids: std::ops::Range<i64>, topic: &str, keys: i64) -> Vec<Record> {
 
 async fn publish(sink: &mut Sink, records: &[Record]) -> Vec<Outcome> {
     within(async {
-        let receipt = sink.submit(records).await.expect("the records are taken over");
+        let receipt = sink.submit(records, None).await.expect("the records are taken over");
         receipt.await
     })
     .await
@@ -102,7 +102,7 @@ async fn publish(sink: &mut Sink, records: &[Record]) -> Vec<Outcome> {
 
 /// As the relay does: an error of the submission says that nothing is known.
 async fn publish_or_reopen(sink: &mut Sink, records: &[Record]) -> Vec<Outcome> {
-    match within(sink.submit(records)).await {
+    match within(sink.submit(records, None)).await {
         Ok(receipt) => within(receipt).await,
         Err(_unavailable) => {
             sink.abort();
@@ -122,7 +122,7 @@ fn is_delivered(outcome: &Outcome) -> bool {
 async fn read(properties: &BTreeMap<String, String>, topic: &str) -> Vec<Consumed> {
     let partitions = i32::try_from(partition_count(properties, topic).await).expect("few partitions");
     transactions_ended(&properties["bootstrap.servers"], topic, partitions).await;
-    within(read_to_end(properties, topic, Isolation::ReadCommitted)).await.expect("the topic can be read")
+    within(read_to_end(properties, topic, IsolationLevel::ReadCommitted)).await.expect("the topic can be read")
 }
 
 /// The row ids of each key, in the order of the topic.

@@ -21,7 +21,7 @@ async fn an_outage_costs_time_and_nothing_else() {
     broker.down().expect("down");
     let mut receipts = Vec::new();
     for begin in (300..3_000).step_by(300) {
-        receipts.push(within(sink.submit(&records(begin..begin + 300, "t", 7))).await.expect("taken over"));
+        receipts.push(within(sink.submit(&records(begin..begin + 300, "t", 7), None)).await.expect("taken over"));
     }
     assert!(receipts[0].as_mut().now_or_never().is_none());
     broker.up().expect("up");
@@ -41,7 +41,7 @@ async fn nothing_more_is_handed_over_while_the_broker_is_behind() {
     let late = records(300..600, "t", 7);
     within(sink.prepare(&late)).await.expect("nothing is under way yet");
     let began = tokio::time::Instant::now();
-    let receipt = within(sink.submit(&late)).await.expect("taken over");
+    let receipt = within(sink.submit(&late, None)).await.expect("taken over");
     within(sink.prepare(&late)).await.expect("it is not late yet");
     assert!(began.elapsed() < oldest, "this machine is too busy for the test");
     tokio::time::sleep_until(began + oldest + Duration::from_millis(1)).await;
@@ -62,7 +62,7 @@ async fn a_broker_that_is_away_at_the_start_is_waited_for() {
     broker.down().expect("down");
     let mut sink = open(settings(&properties)).await;
     let first = [record(1, "t", "a")];
-    let mut submitting = sink.submit(&first);
+    let mut submitting = sink.submit(&first, None);
     assert!(tokio::time::timeout(SHORTLY, &mut submitting).await.is_err(), "nobody can know the topic yet");
     broker.up().expect("up");
     let receipt = within(submitting).await.expect("taken over");
@@ -77,15 +77,17 @@ async fn the_first_record_on_a_partition_is_acknowledged_before_another_is_hande
     // Slow enough that one acknowledgement and the next can be told apart.
     broker.delay(SHORTLY).expect("slow");
     let began = tokio::time::Instant::now();
-    let receipt = within(sink.submit(&first)).await.expect("taken over");
+    let receipt = within(sink.submit(&first, None)).await.expect("taken over");
     assert!(began.elapsed() >= SHORTLY, "returned before the first record can have been acknowledged");
     broker.delay(Duration::ZERO).expect("fast");
     assert!(within(receipt).await.iter().all(is_delivered));
 
     broker.down().expect("down");
     let second = records(100..200, "t", 3);
-    let receipt =
-        tokio::time::timeout(SHORTLY, sink.submit(&second)).await.expect("waits for nothing").expect("taken over");
+    let receipt = tokio::time::timeout(SHORTLY, sink.submit(&second, None))
+        .await
+        .expect("waits for nothing")
+        .expect("taken over");
     broker.up().expect("up");
     assert!(within(receipt).await.iter().all(is_delivered));
     assert_whole_and_in_order(&read(&properties, "t").await, 0..200);
@@ -126,7 +128,7 @@ async fn a_full_client_is_waited_for_and_nothing_is_dropped() {
     assert!(publish(&mut sink, &records(0..30, "t", 7)).await.iter().all(is_delivered));
     broker.down().expect("down");
     let many = records(30..1_000, "t", 7);
-    let mut submitting = sink.submit(&many);
+    let mut submitting = sink.submit(&many, None);
     assert!(tokio::time::timeout(SHORTLY, &mut submitting).await.is_err(), "there is room for 50");
     broker.up().expect("up");
     let receipt = within(submitting).await.expect("taken over");
@@ -140,14 +142,14 @@ async fn aborting_resolves_every_receipt_at_once_and_the_sink_can_be_opened_agai
     let mut sink = open(settings(&properties)).await;
     assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
     broker.down().expect("down");
-    let receipt = within(sink.submit(&records(1..100, "t", 3))).await.expect("taken over");
+    let receipt = within(sink.submit(&records(1..100, "t", 3), None)).await.expect("taken over");
     sink.abort();
     assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 99]));
-    let error = within(sink.submit(&[record(1, "t", "a")])).await.err().expect("not open");
+    let error = within(sink.submit(&[record(1, "t", "a")], None)).await.err().expect("not open");
     assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
 
     broker.up().expect("up");
-    within(sink.open(TERM)).await.expect("opens");
+    within(sink.open(TERM, None)).await.expect("opens");
     assert!(publish(&mut sink, &records(1..100, "t", 3)).await.iter().all(is_delivered));
 }
 
@@ -157,7 +159,7 @@ async fn a_dropped_sink_resolves_its_receipts() {
     let mut sink = open(settings(&properties)).await;
     assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
     broker.down().expect("down");
-    let receipt = within(sink.submit(&records(1..10, "t", 3))).await.expect("taken over");
+    let receipt = within(sink.submit(&records(1..10, "t", 3), None)).await.expect("taken over");
     drop(sink);
     assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 9]));
 }
@@ -167,10 +169,10 @@ async fn a_submission_that_is_cut_off_leaves_a_sink_that_can_be_aborted_and_open
     let (broker, properties) = in_process("t", 1);
     let mut sink = open(settings(&properties)).await;
     broker.delay(Duration::from_secs(2)).expect("slow");
-    assert!(tokio::time::timeout(SHORTLY, sink.submit(&records(0..10, "t", 3))).await.is_err());
+    assert!(tokio::time::timeout(SHORTLY, sink.submit(&records(0..10, "t", 3), None)).await.is_err());
     sink.abort();
     broker.delay(Duration::ZERO).expect("fast");
-    within(sink.open(TERM)).await.expect("opens");
+    within(sink.open(TERM, None)).await.expect("opens");
     assert!(publish(&mut sink, &records(0..10, "t", 3)).await.iter().all(is_delivered));
 }
 
@@ -185,17 +187,17 @@ async fn a_refused_batch_ends_the_producer_and_only_a_record_refused_alone_is_re
     let outcomes = publish_or_reopen(&mut sink, &suspects).await;
     assert_eq!(outcomes[0], Outcome::Unknown);
     assert!(!outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(_))), "{outcomes:?}");
-    let error = within(sink.submit(&suspects)).await.err().expect("to be opened anew");
+    let error = within(sink.submit(&suspects, None)).await.err().expect("to be opened anew");
     assert!(matches!(error, SinkError::Unavailable { .. }), "{error}");
 
-    within(sink.open(TERM)).await.expect("opens");
+    within(sink.open(TERM, None)).await.expect("opens");
     assert!(publish(&mut sink, &suspects[..1]).await.iter().all(is_delivered));
 
     // It is rejected once it fails alone: at once where it is still a suspect, else after it has become one again.
     broker.refuse_appends(&[MESSAGE_TOO_LARGE]).expect("prepared");
     let mut outcomes = publish_or_reopen(&mut sink, &suspects[..1]).await;
     if outcomes == [Outcome::Unknown] {
-        within(sink.open(TERM)).await.expect("opens");
+        within(sink.open(TERM, None)).await.expect("opens");
         broker.refuse_appends(&[MESSAGE_TOO_LARGE]).expect("prepared");
         outcomes = publish(&mut sink, &suspects[..1]).await;
     }
@@ -210,10 +212,10 @@ async fn opening_again_is_cheap_when_all_is_well_and_forgets_what_is_under_way_w
     let (broker, properties) = in_process("t", 1);
     let mut sink = open(settings(&properties)).await;
     assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
-    assert!(sink.open(Term(2)).now_or_never().is_some(), "nothing to do");
+    assert!(sink.open(Term(2), None).now_or_never().is_some(), "nothing to do");
     broker.down().expect("down");
-    let receipt = within(sink.submit(&records(1..10, "t", 3))).await.expect("taken over");
-    within(sink.open(Term(3))).await.expect("opens");
+    let receipt = within(sink.submit(&records(1..10, "t", 3), None)).await.expect("taken over");
+    within(sink.open(Term(3), None)).await.expect("opens");
     assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 9]));
     broker.up().expect("up");
     assert!(publish(&mut sink, &records(1..10, "t", 3)).await.iter().all(is_delivered));

@@ -15,15 +15,15 @@ fn remembering(broker: &BTreeMap<String, String>, name: &str) -> Settings {
 
 async fn publish_after(sink: &mut Sink, records: &[Record], after: &str) {
     let after = Position::new(after);
-    let published = async { sink.submit_with_progress(records, Some(&after)).await.expect("taken over").await };
+    let published = async { sink.submit(records, Some(&after)).await.expect("taken over").await };
     assert!(within(published).await.iter().all(is_delivered));
 }
 
 /// What the next leader finds.
 async fn found(settings: &Settings, term: i64) -> (Sink, Option<String>) {
     let mut heir = Sink::new(settings.clone()).expect("valid settings");
-    within(heir.open(Term(term))).await.expect("opens");
-    let position = heir.progress().and_then(|progress| progress.position);
+    let progress = within(heir.open(Term(term), None)).await.expect("opens");
+    let position = progress.and_then(|progress| progress.position);
     (heir, position.map(|position| position.as_str().to_owned()))
 }
 
@@ -67,8 +67,8 @@ async fn a_topic_of_progress_that_was_deleted_is_made_again_and_publishing_goes_
     let after = Position::new("after");
     let again = async {
         loop {
-            if sink.open(TERM).await.is_ok()
-                && let Ok(receipt) = sink.submit_with_progress(&records(10..20, &topic, 5), Some(&after)).await
+            if sink.open(TERM, None).await.is_ok()
+                && let Ok(receipt) = sink.submit(&records(10..20, &topic, 5), Some(&after)).await
                 && receipt.await.iter().all(is_delivered)
             {
                 return;

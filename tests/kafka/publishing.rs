@@ -69,7 +69,7 @@ async fn each_key_keeps_its_order_over_many_submissions_under_way_at_once() {
     let mut receipts = Vec::new();
     for begin in (0..40_000).step_by(400) {
         let records = records(begin..begin + 400, &topic, 50);
-        receipts.push(within(sink.submit(&records)).await.expect("taken over"));
+        receipts.push(within(sink.submit(&records, None)).await.expect("taken over"));
     }
     for receipt in receipts {
         assert!(within(receipt).await.iter().all(is_delivered));
@@ -118,7 +118,7 @@ async fn closing_waits_for_everything_that_was_submitted() {
     let (broker, topic) = (testbed(), unique("close"));
     create_topic(&broker, &topic, 3, &[]).await;
     let mut sink = open(settings(&broker)).await;
-    let receipt = within(sink.submit(&records(0..5_000, &topic, 10))).await.expect("taken over");
+    let receipt = within(sink.submit(&records(0..5_000, &topic, 10), None)).await.expect("taken over");
     within(sink.close(PATIENCE)).await;
     assert!(within(receipt).await.iter().all(is_delivered));
     assert_whole_and_in_order(&read(&broker, &topic).await, 0..5_000);
@@ -131,7 +131,7 @@ async fn a_read_topic_is_read_to_its_end_and_what_comes_later_is_read_on() {
     publish(&mut sink, &records(0..10, "t", 10)).await;
     let asked = properties.clone();
     let read = tokio::task::spawn_blocking(move || {
-        let mut consumer = outboxd::kafka::Consumer::open(&asked, "t", Isolation::ReadUncommitted).expect("opens");
+        let mut consumer = outboxd::kafka::Consumer::open(&asked, "t", IsolationLevel::ReadUncommitted).expect("opens");
         let mut ids = 0;
         while !consumer.is_at_end() {
             ids += usize::from(consumer.next(PATIENCE).expect("reads").is_some());

@@ -38,7 +38,7 @@ async fn a_record_too_large_for_its_topic_is_rejected_unsent_and_nothing_of_its_
     assert_eq!(publish(&mut sink, &[record(5, &topic, "a")]).await, [Outcome::Unknown], "nor in a later submission");
     assert_eq!(read(&broker, &topic).await.len(), 2);
 
-    sink.open(TERM).await.expect("opens");
+    sink.open(TERM, None).await.expect("opens");
     assert!(publish(&mut sink, &[record(3, &topic, "a")]).await.iter().all(is_delivered));
 }
 
@@ -112,9 +112,9 @@ async fn batches_stay_below_the_smallest_limit_of_the_topics_in_use() {
     let kilobyte = |topic: &str, ids: std::ops::Range<i64>| -> Vec<Record> {
         ids.map(|id| sized(id, topic, &format!("key-{}", id % 10), 1_000)).collect()
     };
-    let first = within(sink.submit(&kilobyte(&large, 0..2_000))).await.expect("taken over");
+    let first = within(sink.submit(&kilobyte(&large, 0..2_000), None)).await.expect("taken over");
     let mixed: Vec<Record> = kilobyte(&small, 0..2_000).into_iter().chain(kilobyte(&large, 2_000..4_000)).collect();
-    let second = within(sink.submit(&mixed)).await.expect("taken over");
+    let second = within(sink.submit(&mixed, None)).await.expect("taken over");
     assert!(within(first).await.iter().all(is_delivered));
     assert!(within(second).await.iter().all(is_delivered));
     assert_whole_and_in_order(&read(&broker, &large).await, 0..4_000);
@@ -182,7 +182,7 @@ async fn a_record_that_shares_a_batch_with_one_at_fault_is_not_rejected_and_noth
     let first = publish_or_reopen(&mut sink, &batch).await;
     assert!(!first.iter().any(|outcome| matches!(outcome, Outcome::Rejected(_))), "{first:?}");
 
-    within(sink.open(TERM)).await.expect("opens");
+    within(sink.open(TERM, None)).await.expect("opens");
     let first: BTreeMap<i64, Outcome> = batch.iter().map(|record| record.id).zip(first).collect();
     batch.retain(|record| !is_delivered(&first[&record.id]));
     let second = publish_or_reopen(&mut sink, &batch).await;

@@ -12,7 +12,7 @@ use crate::support::wire::{Resource, deny, permit};
 /// Who the relay is.
 const USER: &str = "outboxd";
 
-/// A broker where everybody may do everything that is not denied, and how the relay gets there.
+/// A broker where every user may do everything that is not denied, and how the relay gets there.
 pub(crate) fn guarded() -> (Kafka, BTreeMap<String, String>) {
     let kafka = Kafka::start_with(&[
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -35,7 +35,7 @@ pub(crate) fn guarded() -> (Kafka, BTreeMap<String, String>) {
 
 /// Publishes a record as a session of the relay does, which opens the sink first. Says whether it was delivered.
 async fn attempt(sink: &mut Sink, records: &[Record]) -> bool {
-    within(sink.open(TERM)).await.is_ok() && publish_or_reopen(sink, records).await.iter().all(is_delivered)
+    within(sink.open(TERM, None)).await.is_ok() && publish_or_reopen(sink, records).await.iter().all(is_delivered)
 }
 
 /// Attempts until the outcome is as wanted; each record has an id of its own.

@@ -134,7 +134,7 @@ async fn a_late_commit_of_an_earlier_transaction_does_not_commit_a_later_one() {
         // Two clients take turns: this one's transaction is another's, and the next one its own again.
         assert!(publish(&mut sink, &records(20..30, &topic, 5)).await.iter().all(is_delivered));
         rules.holds.send_replace(true);
-        let receipt = within(sink.submit(&records(30..40, &topic, 5))).await.expect("taken over");
+        let receipt = within(sink.submit(&records(30..40, &topic, 5), None)).await.expect("taken over");
         within(rules.waits.notified()).await;
 
         assert_ne!(
@@ -142,7 +142,7 @@ async fn a_late_commit_of_an_earlier_transaction_does_not_commit_a_later_one() {
             0,
             "{delivery}: the broker takes it for the end of another transaction"
         );
-        let shown = within(read_to_end(&broker, &topic, Isolation::ReadCommitted)).await.expect("it can be read");
+        let shown = within(read_to_end(&broker, &topic, IsolationLevel::ReadCommitted)).await.expect("it can be read");
         assert_whole_and_in_order(&shown, 0..30);
         rules.holds.send_replace(false);
         assert!(within(receipt).await.iter().all(is_delivered));

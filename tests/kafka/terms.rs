@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-use outboxd::contract::{BoxFuture, Mandate, Sink as _, SinkError};
+use async_trait::async_trait;
+
+use outboxd::contract::{Mandate, Sink as _, SinkError};
 use outboxd::outbox::Delivery;
 
 use super::*;
@@ -32,13 +34,15 @@ impl Lease {
     }
 }
 
+#[async_trait]
 impl Mandate for Held {
-    fn stands(&self) -> BoxFuture<'_, bool> {
+    async fn stands(&self) -> bool {
         let asked = self.lease.asked.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some((_, next)) = self.overtaken.filter(|(at, _)| *at == asked) {
             self.lease.term.store(next.0, Ordering::SeqCst);
         }
-        Box::pin(std::future::ready(self.lease.term.load(Ordering::SeqCst) == self.term.0))
+
+        self.lease.term.load(Ordering::SeqCst) == self.term.0
     }
 }
 
@@ -47,6 +51,8 @@ struct Succession {
     broker: BTreeMap<String, String>,
     topic: String,
     former: Sink,
+    /// What the former leader's sink asks whether its term stands.
+    mandate: Arc<dyn Mandate>,
     heir: Sink,
 }
 
@@ -57,13 +63,12 @@ impl Succession {
         let settings = Settings { delivery, ..Settings::new(broker.clone(), unique("source")) };
         let new = || Sink::new(settings.clone()).expect("valid settings");
         let (mut former, mut heir) = (new(), new());
-        former.appoint(lease.win(1));
-        former.open(Term(1)).await.expect("opens");
+        let mandate = lease.win(1);
+        former.open(Term(1), Some(Arc::clone(&mandate))).await.expect("opens");
         assert!(publish(&mut former, &records(0..10, &topic, 5)).await.iter().all(is_delivered));
-        heir.appoint(lease.win(2));
-        heir.open(Term(2)).await.expect("opens");
+        heir.open(Term(2), Some(lease.win(2))).await.expect("opens");
         assert!(publish(&mut heir, &records(10..20, &topic, 5)).await.iter().all(is_delivered));
-        Self { broker, topic, former, heir }
+        Self { broker, topic, former, mandate, heir }
     }
 
     /// That the heir was not shut out, and nothing of the former leader came after its own.
@@ -80,7 +85,7 @@ fn large(id: i64, topic: &str) -> Record {
 }
 
 async fn submitted(sink: &mut Sink, records: &[Record]) -> SinkError {
-    within(sink.submit(records)).await.err().expect("not taken over")
+    within(sink.submit(records, None)).await.err().expect("not taken over")
 }
 
 #[tokio::test]
@@ -98,7 +103,8 @@ async fn a_former_leader_that_opens_again_does_not_shut_its_successor_out() {
     for delivery in FENCING {
         let mut these = Succession::of(delivery).await;
         these.former.abort();
-        let error = within(these.former.open(Term(1))).await.expect_err("its term is over");
+        let error =
+            within(these.former.open(Term(1), Some(Arc::clone(&these.mandate)))).await.expect_err("its term is over");
         assert!(matches!(error, SinkError::TermOver), "{delivery}: {error}");
         these.assert_the_heir_leads_on().await;
     }
@@ -111,8 +117,7 @@ async fn a_leader_whose_client_must_be_larger_asks_before_and_after_it_shuts_oth
     let mut sink =
         Sink::new(Settings { delivery: Delivery::Fenced, ..Settings::new(broker.clone(), unique("source")) })
             .expect("valid settings");
-    sink.appoint(lease.win(1));
-    sink.open(Term(1)).await.expect("opens");
+    sink.open(Term(1), Some(lease.win(1))).await.expect("opens");
     let asked = || lease.asked.load(Ordering::SeqCst);
     let at_first = asked();
     assert!(at_first >= 2, "{at_first}");
@@ -135,8 +140,8 @@ async fn a_leader_that_is_overtaken_while_it_shuts_others_out_publishes_nothing(
         lease.win(1);
         // It is asked once before the broker lets it in, and once after.
         let overtaken = Some((2, Term(2)));
-        sink.appoint(Arc::new(Held { lease: lease.clone(), term: Term(1), overtaken }));
-        let error = within(sink.open(Term(1))).await.expect_err("its term is over by then");
+        let mandate = Arc::new(Held { lease: lease.clone(), term: Term(1), overtaken });
+        let error = within(sink.open(Term(1), Some(mandate))).await.expect_err("its term is over by then");
         assert!(matches!(error, SinkError::TermOver), "{delivery}: {error}");
         let error = submitted(&mut sink, &records(0..10, &topic, 5)).await;
         assert!(matches!(error, SinkError::Unavailable { .. }), "{delivery}: {error}");

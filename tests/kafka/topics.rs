@@ -79,7 +79,7 @@ async fn a_row_that_names_a_partition_added_meanwhile_is_published_there() {
             if is_delivered(&outcomes[0]) {
                 return outcomes;
             }
-            sink.open(TERM).await.expect("opens");
+            sink.open(TERM, None).await.expect("opens");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -141,9 +141,9 @@ async fn a_topic_to_which_writing_is_not_allowed_is_held_and_not_tried_again_at_
     let mut sink = open(settings(&properties)).await;
     let refused = [record(1, "refused", "a")];
     // The first record of a partition goes alone, so the submission itself hears of it.
-    within(sink.submit(&refused)).await.err().expect("to be opened anew");
+    within(sink.submit(&refused, None)).await.err().expect("to be opened anew");
     sink.abort();
-    within(sink.open(TERM)).await.expect("opens");
+    within(sink.open(TERM, None)).await.expect("opens");
     assert_eq!(publish(&mut sink, &refused).await, [Outcome::Held(HoldCause::NotAuthorised)]);
     assert!(!accepts(&sink, "refused").await);
 }
@@ -161,9 +161,9 @@ async fn a_topic_deleted_under_way_is_held_and_its_records_come_in_order_once_it
     let lost = records(10..20, &topic, 3);
     let outcomes = publish_or_reopen(&mut sink, &lost).await;
     assert!(outcomes.iter().all(|outcome| !is_delivered(outcome)), "{outcomes:?}");
-    within(sink.submit(&lost)).await.err().expect("to be opened anew");
+    within(sink.submit(&lost, None)).await.err().expect("to be opened anew");
     sink.abort();
-    within(sink.open(TERM)).await.expect("opens");
+    within(sink.open(TERM, None)).await.expect("opens");
     let outcomes = publish(&mut sink, &lost).await;
     assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Held(HoldCause::MissingTopic)), "{outcomes:?}");
 

@@ -31,14 +31,14 @@ fn placed(id: i64, topic: &str, partition: i32) -> Record {
 async fn until_known(sink: &mut Sink, records: &[Record]) -> Vec<Outcome> {
     let known = async {
         loop {
-            let told = match sink.submit(records).await {
+            let told = match sink.submit(records, None).await {
                 Ok(receipt) => receipt.await,
                 Err(_to_be_opened_anew) => vec![Outcome::Unknown],
             };
             if !told.contains(&Outcome::Unknown) {
                 return told;
             }
-            sink.open(TERM).await.expect("opens");
+            sink.open(TERM, None).await.expect("opens");
         }
     };
     tokio::time::timeout(FOUND_OUT, known).await.expect("found out in time")

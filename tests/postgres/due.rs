@@ -114,7 +114,7 @@ async fn an_ordinary_row_keeps_the_id_of_its_own_transaction() {
         let rows = "begin; insert into outbox (topic, key) values ('t', 'a'), ('t', 'b'); savepoint s;
             insert into outbox (topic) values ('t'); release s; commit";
         outbox.run(&mut conn, rows).await;
-        // A version that nobody replaced: the row was written once.
+        // A version that no update replaced: the row was written once.
         assert_eq!(outbox.number("select count(*) from outbox where xmax = 0 and ctid < '(0,4)'").await, 3);
         outbox.run(&mut conn, "update outbox set payload = 'x', topic = topic").await;
         assert_eq!(outbox.number("select count(distinct xid::text) from outbox").await, 1);

@@ -117,7 +117,7 @@ async fn a_relay_settles_recovers_stamps_and_removes_in_every_mode() {
             message: "x".into(),
             topic: None,
         };
-        relay.store.bury(&[letter]).await.unwrap();
+        relay.store.dead_letter(&[letter]).await.unwrap();
         relay.settle(&read[..4]).await;
         let mut beyond = Settlement::default();
         read[4..9].iter().for_each(|record| beyond.push(record));

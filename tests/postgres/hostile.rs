@@ -133,7 +133,7 @@ async fn what_another_role_creates_beside_the_outbox_is_never_run_by_its_functio
             let messages: Vec<Message> = (0..5).map(|n| Message::to("t").key(n).text("x").unwrap()).collect();
             postgres::enqueue(&mut writer, &messages[0]).await.unwrap();
             postgres::enqueue_many(&mut writer, &messages[1..]).await.unwrap();
-            // Whoever writes through the functions need not have the outbox in the search_path.
+            // Writers that use the functions need not have the outbox in the search_path.
             execute(&mut writer, "set search_path = pg_catalog; select public.outbox_enqueue('t', 'k', 'x')").await;
             assert_eq!(shared.database.number("select count(*) from outbox").await, 9);
             shared.nothing_ran("while rows were written").await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use outboxd::contract::{Inspect, OutboxStore, StoreError};
-use outboxd::outbox::{Held, HoldCause, Lane, Limit, Record, Settle, Settlement, Term};
+use outboxd::outbox::{Held, HoldCause, Lane, Limit, ReadToken, Record, Settle, Settlement, Term};
 
 use super::server::{AMPLE, Outbox, checkpoint, drain, keys, newest, servers};
 use crate::support::machine;
@@ -52,25 +52,25 @@ async fn another_row_of_the_same_id_waits(name: &str, lose: impl AsyncFn(&Outbox
         let outbox = Outbox::settling(&url, name, how).await;
         write_many(&outbox, 2).await;
         let mut reader = outbox.open().await;
-        let era = reader.era();
-        assert!(era.is_some());
         let read = drain(&mut *reader, AMPLE).await;
-        settle_in(era, &outbox, &read[..1]).await;
+        let token = reader.fetch(AMPLE).await.unwrap().token;
+        assert!(token.is_some());
+        settle_with(token, &outbox, &read[..1]).await;
         assert_eq!(outbox.number("select count(*) from outbox where sent_at is null").await, 1, "{how}");
 
         lose(&outbox).await;
         let again = "insert into outbox (id, topic, key) overriding system value values (2, 't', 'another')";
         outbox.run(&mut outbox.connect().await, again).await;
-        settle_in(era, &outbox, &read[1..]).await;
+        settle_with(token, &outbox, &read[1..]).await;
         let key = "select count(*) from outbox where sent_at is null and key = 'another'";
         assert_eq!(outbox.number(key).await, 1, "{how}");
     }
 }
 
-async fn settle_in(era: Option<u64>, outbox: &Outbox, records: &[Record]) {
+async fn settle_with(token: Option<ReadToken>, outbox: &Outbox, records: &[Record]) {
     let mut settlement = Settlement::default();
+    settlement.add_token(token);
     records.iter().for_each(|record| settlement.push(record));
-    settlement.set_era(era);
     // A session that was lost says so once.
     if outbox.store.settle(&settlement).await.is_err() {
         outbox.store.settle(&settlement).await.unwrap();
@@ -103,14 +103,14 @@ async fn rows_between_those_that_are_settled_stay() {
         let outbox = Outbox::settling(&url, "between", how).await;
         write_many(&outbox, 20).await;
         let mut reader = outbox.open().await;
-        let era = reader.era();
         let read = drain(&mut *reader, AMPLE).await;
+        let token = reader.fetch(AMPLE).await.unwrap().token;
         // Two long runs of ids, and then one in two.
         let (runs, scattered): (Vec<_>, Vec<_>) = read.into_iter().partition(|record| record.id <= 10);
         let runs: Vec<Record> = runs.into_iter().filter(|record| record.id != 5).collect();
         let scattered: Vec<Record> = scattered.into_iter().filter(|record| record.id % 2 == 0).collect();
-        settle_in(era, &outbox, &runs).await;
-        settle_in(era, &outbox, &scattered).await;
+        settle_with(token, &outbox, &runs).await;
+        settle_with(token, &outbox, &scattered).await;
         let left = drain(&mut *outbox.open().await, AMPLE).await;
         assert_eq!(left.iter().map(|record| record.id).collect::<Vec<_>>(), [5, 11, 13, 15, 17, 19], "{how}");
     }
@@ -135,7 +135,7 @@ async fn what_follows_a_forgotten_settlement_is_not_settled_before_it() {
 
         let mut second = Settlement::default();
         second.push(&read[1]);
-        // The session that was lost says so once; what it forgot is told for as long as nobody reads again.
+        // The session that was lost says so once; what it forgot is told for as long as no reader is opened.
         assert!(matches!(outbox.store.settle(&second).await, Err(StoreError::Unavailable { .. })));
         for _ in 0..2 {
             let refused = outbox.store.settle(&second).await;

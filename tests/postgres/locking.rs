@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use outboxd::contract::{Bid, Inspect, LeaseSession, LeaseStore, OutboxStore};
-use outboxd::outbox::{Held, HoldCause, Lane, Record, Settle, Settlement, Term};
+use outboxd::outbox::{Held, HoldCause, Lane, ReadToken, Record, Settle, Settlement, Term};
 use sqlx::PgConnection;
 use tokio::time::timeout;
 
@@ -56,10 +56,10 @@ async fn count(outbox: &Outbox, statement: &str) -> i64 {
     sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_one(&mut outbox.connect().await).await.unwrap()
 }
 
-fn settlement(records: &[Record], era: Option<u64>) -> Settlement {
+fn settlement(records: &[Record], token: Option<ReadToken>) -> Settlement {
     let mut settlement = Settlement::default();
+    settlement.add_token(token);
     records.iter().for_each(|record| settlement.push(record));
-    settlement.set_era(era);
     settlement
 }
 
@@ -118,7 +118,7 @@ async fn a_delivered_row_that_is_locked_is_named_and_no_other_waits_with_it() {
         let led = Led::new(&url, "lock_settle", settle).await;
         let mut reader = led.outbox.open().await;
         let read = drain(&mut *reader, AMPLE).await;
-        let settlement = settlement(&read, reader.era());
+        let settlement = settlement(&read, reader.fetch(AMPLE).await.unwrap().token);
         let mut other = led.lock("outbox where key = '3'").await;
         for _ in 0..2 {
             let settled = timeout(PATIENCE, led.outbox.store.settle(&settlement)).await.expect("it waits for no lock");

@@ -87,7 +87,7 @@ impl Pooler {
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
              pool_mode = {mode}\n{setting}\n"
         );
-        // It refuses to run as root: whoever the testbed's servers run as must be able to read this.
+        // It refuses to run as root: the user that the testbed's servers run as must be able to read this.
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let file = folder.path().join("pgbouncer.ini");

@@ -26,7 +26,7 @@ fn wake(outbox: &Outbox, notify: Notify) -> Option<Box<dyn WakeSource>> {
     Store::new(settings).unwrap().wake()
 }
 
-/// Somebody else who listens: hears whether writers notify.
+/// Another session that listens: hears whether writers notify.
 async fn eavesdrop(outbox: &Outbox) -> PgListener {
     let mut listener = PgListener::connect(&outbox.url).await.unwrap();
     let oid = outbox.number("select 'outbox'::regclass::oid::bigint").await;

@@ -1,5 +1,5 @@
-//! Fenced delivery, end to end: a former leader is shut out, so that nobody waits for its lease, and what looks like
-//! being shut out ends by itself.
+//! Fenced delivery, end to end: a former leader is shut out, so that no standby waits for its lease, and what looks
+//! like being shut out ends by itself.
 
 use std::time::Duration;
 

@@ -41,7 +41,7 @@ async fn old_rows_go(settle: &str) {
     .await;
 }
 
-/// A table that is emptied as fast as it is filled is all dead rows, and grows for ever if nobody clears them away.
+/// A table that is emptied as fast as it is filled is all dead rows, and grows for ever if no vacuum clears them away.
 #[tokio::test(flavor = "multi_thread")]
 async fn autovacuum_keeps_up_with_a_table_that_is_emptied_all_the_time() {
     const ROWS: i64 = 150_000;

@@ -1,4 +1,5 @@
-//! Locks that operators' sessions hold for long: nobody leads while the lease is locked, and nothing else is lost by it.
+//! Locks that operators' sessions hold for long: no relay leads while the lease is locked, and nothing else is lost
+//! by it.
 
 use std::collections::BTreeSet;
 

@@ -67,7 +67,7 @@ async fn a_row_that_cannot_be_read_is_a_dead_letter_and_every_other_row_is_publi
         answers(&scene, UNREADABLE, rows).await;
         scene.all_settled().await;
         running.reaches("outboxd_rejected_total", rows as f64).await;
-        // Nobody could publish them to their topic either, and they say so.
+        // The relay could not publish them to their topic either, and they say so.
         answers(&scene, "select count(*) from outbox_dead where dead_letter_topic is not null", 0).await;
 
         // After a restart nothing comes again and the rest flows on.

@@ -75,7 +75,7 @@ async fn while_a_broker_hangs_or_is_down_what_others_lead_flows_and_its_own_come
         }
         write(database, &topics[0], numbers.start).await;
         is_held(database, &topics[0]).await;
-        // The broker's other partitions wait without having been tried, and nobody stands because of them.
+        // The broker's other partitions wait without having been tried, and no other lane stands because of them.
         for number in numbers.clone() {
             write(database, &topics[1], number).await;
         }

@@ -27,7 +27,7 @@ pub(crate) struct Auditor {
 }
 
 /// Rows that had committed, and had never been written once the database was taken back to an earlier time. They may
-/// have been published, in order, and are missed by nobody.
+/// have been published, in order, and the audit misses none of them.
 struct Forgotten {
     /// What committed before that time: the same rows in both histories.
     shared: Ledger,

@@ -91,7 +91,7 @@ impl Running {
         Metrics::parse(answer.body)
     }
 
-    /// The sum of a metric now; 0 where there is no such series yet, or nobody answers.
+    /// The sum of a metric now; 0 where there is no such series yet, or the relay does not answer.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let answer = scrape::get(self.port, "/metrics").await;
         answer.ok().and_then(|answer| Metrics::parse(answer.body).sum(name)).unwrap_or(0.0)

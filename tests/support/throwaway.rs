@@ -160,7 +160,7 @@ struct Service {
 
 impl Service {
     fn new(script: &'static str) -> Self {
-        // The script makes the folder: whoever the service runs as must be able to reach it.
+        // The script makes the folder: the user that the service runs as must be able to reach it.
         let testbed = PathBuf::from(variable("OUTBOXD_TESTBED"));
         Self { script, folder: testbed.join(format!("throwaway-{:016x}", rand::random::<u64>())) }
     }
@@ -184,7 +184,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed").join(self.script);
-        // Brokers without a quorum take a minute to stop, and nobody wants what they hold.
+        // Brokers without a quorum take a minute to stop, and no test wants what they hold.
         let command = if self.script == "kafka.sh" { "kill" } else { "stop" };
         let _nothing_runs = Command::new(script).arg(command).arg(&self.folder).output();
         if std::thread::panicking() {

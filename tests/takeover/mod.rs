@@ -110,7 +110,7 @@ fn now() -> i64 {
     Utc::now().timestamp_millis()
 }
 
-/// Prints figures for whoever reads the test's output.
+/// Prints figures for a developer who reads the test's output.
 fn report(what: &str, figures: impl std::fmt::Debug) {
     println!("measured: {what}: {figures:?}");
 }

@@ -12,7 +12,7 @@ use crate::support::throwaway::Postgres;
 use crate::support::wait::{self, PATIENCE};
 use crate::takeover::{Appended, Stage, first, last, now, report, stale};
 
-/// A lease for which nobody could wait, where a test wants no wait.
+/// A lease that is too long to wait for, where a test wants no wait.
 const LONG_LEASE: &str = "12s";
 
 /// The network between them goes; neither side is told.

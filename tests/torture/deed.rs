@@ -167,7 +167,7 @@ impl Deeds {
         let takeover = async {
             if led && timeout(TAKEOVER, leading(stage.partner(number))).await.is_ok() {
                 let (took, is_alone) = (began.elapsed(), is_alone && self.begun.load(Ordering::SeqCst) == begun);
-                // A short pause ends before the lease does, and then nobody need take over.
+                // A short pause ends before the lease does, and then no standby need take over.
                 if is_alone && (fault.kind != Kind::PauseRelay || took < fault.lasting) {
                     self.takeovers.lock().await.push((fault.kind, took));
                 }
@@ -223,7 +223,7 @@ async fn break_broker(stage: &Stage<'_>, fault: Fault) {
     });
     let kafka = kafka.await;
     sleep(fault.lasting).await;
-    // Two brokers suffice: nobody but the next round needs to wait for the third.
+    // Two brokers suffice: only the next round needs to wait for the third.
     let back = aside(kafka, move |kafka| kafka.restart_broker(broker));
     stage.recovering.lock().await.spawn(async move { drop(back.await) });
 }

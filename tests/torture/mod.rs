@@ -27,7 +27,7 @@ use crate::torture::rig::Rig;
 use crate::torture::script::{KINDS, Script};
 use crate::torture::tally::Tally;
 
-/// Rounds where nobody says how many: every fault has its turn.
+/// Rounds where the environment does not say how many: every fault has its turn.
 const ROUNDS: u64 = KINDS.len() as u64 / 2;
 
 /// Rounds that may follow for faults that were not felt: one that comes while something else is broken may have no effect.

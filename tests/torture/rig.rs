@@ -63,8 +63,8 @@ impl Rig {
     }
 }
 
-/// Does something to a service that takes long and blocks, while everything else goes on. Nobody else touches the
-/// service meanwhile; the guard comes back for whoever has more to do to it.
+/// Does something to a service that takes long and blocks, while everything else goes on. No other task touches the
+/// service meanwhile; the guard comes back for a caller that has more to do to it.
 pub(crate) async fn aside<S: Send + 'static>(
     service: OwnedMutexGuard<S>,
     act: impl FnOnce(&S) + Send + 'static,

@@ -81,7 +81,7 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     let mut watch = Watch::begin(&topics, before, taken_back);
     let draining = async {
         watch.until_all(&ledger, &names, async || stage.given_up().await, PEACE).await
-            // What had committed before a topic was created again may be in the old one only, so nobody waits to see it;
+            // What had committed before a topic was created again may be in the old one only, so no round waits for it;
             // what of it is not published yet comes before anything can be said of the tables. And a database that was
             // taken back does not know what it had published.
             && (!is_renewed && !is_taken_back || stage.settles(script.mode, PEACE).await)

@@ -56,7 +56,7 @@ pub(crate) enum Kind {
     MoveRows,
     /// A broker hangs: its connections stay, and nothing comes through them.
     FreezeBroker,
-    /// Somebody's transaction locks settled rows, the lease and the checkpoint.
+    /// An operator's transaction locks settled rows, the lease and the checkpoint.
     LockRows,
     /// Rows for thousands of topics that do not exist, which are thought better of later.
     CrowdOfTopics,

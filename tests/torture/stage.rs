@@ -181,7 +181,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Prints what the relays said, for whoever looks into a failure.
+    /// Prints what the relays said, for a developer who looks into a failure.
     pub(crate) async fn show_logs(&self) {
         for relay in &self.relays {
             let running = relay.running.lock().await;

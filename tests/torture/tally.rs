@@ -96,7 +96,7 @@ impl Tally {
         KINDS.iter().copied().find(|kind| rounds >= ROUNDS && is_missing(kind))
     }
 
-    /// Adds this run, as far as it has come, to what a file said before it. Whoever calls it again adds only news.
+    /// Adds this run, as far as it has come, to what a file said before it. A run that saves again adds only news.
     pub(crate) fn save(&self, file: &str) {
         let own = self.runs.last().expect("begun with one");
         let before = fs::read_to_string(file).ok();

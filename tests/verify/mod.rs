@@ -74,7 +74,7 @@ async fn source(scene: &Scene) -> String {
     format!("{name}.public.outbox")
 }
 
-/// Rows that are recorded as published and that nobody has published: their ids and event ids.
+/// Rows that are recorded as published and that no relay has published: their ids and event ids.
 async fn sent_rows(scene: &Scene, key: &str, rows: i32) -> Vec<(i64, Uuid)> {
     let insert = "insert into outbox (topic, key, payload, sent_at) \
         select $1, $2, 'x', now() from generate_series(1, $3) returning id, event_id";

@@ -44,7 +44,7 @@ impl Shop {
         done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Rows of one key that nobody has published: their ids and event ids.
+    /// Rows of one key that no relay has published: their ids and event ids.
     async fn rows(&self, rows: i64) -> Vec<(i64, Uuid)> {
         let mut connection = self.connect().await;
         let insert = "with recursive n (n) as (select 1 union all select n + 1 from n where n < ?2) \

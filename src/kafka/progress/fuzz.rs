@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{State, Written, latest, read, write};
 use crate::contract::SinkError;
 use crate::fuzz::{Bytes, damaged, feed};
-use crate::kafka::seeker::{Found, Place};
+use crate::kafka::seeker::{Found, ProgressLocation};
 use crate::outbox::{Position, Progress, Settlement, Term};
 
 const TOPIC: &str = "outboxd-progress";
@@ -40,7 +40,7 @@ const WORDS: &[&[u8]] = &[
 ];
 
 /// What a session remembers, its term, and how many partitions there were.
-fn memory() -> impl Strategy<Value = (State, Term, i32)> {
+fn progress_log() -> impl Strategy<Value = (State, Term, i32)> {
     let beyond = vec((any::<i64>(), any::<u128>()), 0..6).prop_map(|rows| {
         let mut beyond = Settlement::default();
         rows.into_iter().for_each(|(id, event_id)| beyond.push_row(id, Uuid::from_u128(event_id)));
@@ -60,8 +60,8 @@ fn payload((state, term, partitions): &(State, Term, i32)) -> Vec<u8> {
     write(state, *term, *partitions)
 }
 
-fn place() -> Place {
-    Place { topic: TOPIC.to_owned(), key: "shop".to_owned(), partitions: 4 }
+fn place() -> ProgressLocation {
+    ProgressLocation { topic: TOPIC.to_owned(), key: "shop".to_owned(), partitions: 4 }
 }
 
 fn found(payloads: &[Vec<u8>]) -> Vec<Found> {
@@ -70,9 +70,9 @@ fn found(payloads: &[Vec<u8>]) -> Vec<Found> {
 
 #[test]
 fn the_latest_of_what_was_written_is_read_as_it_was_written() {
-    feed(&vec(memory(), 0..4), 2_000, |memories| {
-        let payloads: Vec<Vec<u8>> = memories.iter().map(payload).collect();
-        let last = memories.iter().max_by_key(|(_, term, partitions)| (*term, *partitions));
+    feed(&vec(progress_log(), 0..4), 2_000, |logs| {
+        let payloads: Vec<Vec<u8>> = logs.iter().map(payload).collect();
+        let last = logs.iter().max_by_key(|(_, term, partitions)| (*term, *partitions));
         prop_assert_eq!(latest(&found(&payloads), &place()).ok(), Some(last.map(progress)));
         Ok(())
     });
@@ -80,21 +80,25 @@ fn the_latest_of_what_was_written_is_read_as_it_was_written() {
 
 #[test]
 fn any_bytes_are_a_progress_or_refused_with_what_to_do_and_never_taken_for_none() {
-    feed(&vec(damaged(memory().prop_map(|memory| payload(&memory)), WORDS), 1..3), 2_000, |payloads| {
-        let payloads: Vec<Vec<u8>> = payloads.into_iter().map(|Bytes(payload)| payload).collect();
-        let all: Result<Vec<Written>, SinkError> = payloads.iter().map(|payload| read(payload, TOPIC)).collect();
-        match (latest(&found(&payloads), &place()), all) {
-            (Ok(Some(progress)), Ok(all)) => {
-                let state = State { position: progress.position.clone(), beyond: progress.beyond.clone() };
-                let again = read(&write(&state, progress.term, 4), TOPIC).map(Progress::from);
-                prop_assert_eq!(again.ok(), Some(progress.clone()));
-                prop_assert!(all.iter().all(|other| other.term <= progress.term.0));
+    feed(
+        &vec(damaged(progress_log().prop_map(|progress_log| payload(&progress_log)), WORDS), 1..3),
+        2_000,
+        |payloads| {
+            let payloads: Vec<Vec<u8>> = payloads.into_iter().map(|Bytes(payload)| payload).collect();
+            let all: Result<Vec<Written>, SinkError> = payloads.iter().map(|payload| read(payload, TOPIC)).collect();
+            match (latest(&found(&payloads), &place()), all) {
+                (Ok(Some(progress)), Ok(all)) => {
+                    let state = State { position: progress.position.clone(), beyond: progress.beyond.clone() };
+                    let again = read(&write(&state, progress.term, 4), TOPIC).map(Progress::from);
+                    prop_assert_eq!(again.ok(), Some(progress.clone()));
+                    prop_assert!(all.iter().all(|other| other.term <= progress.term.0));
+                }
+                (Err(SinkError::Unusable { problem, repair, .. }), Err(_)) => {
+                    prop_assert!(problem.contains(TOPIC) && repair.contains("relay.progress_topic"), "{}", problem);
+                }
+                (latest, all) => return Err(TestCaseError::fail(format!("{latest:?} of {all:?}"))),
             }
-            (Err(SinkError::Unusable { problem, repair, .. }), Err(_)) => {
-                prop_assert!(problem.contains(TOPIC) && repair.contains("relay.progress_topic"), "{}", problem);
-            }
-            (latest, all) => return Err(TestCaseError::fail(format!("{latest:?} of {all:?}"))),
-        }
-        Ok(())
-    });
+            Ok(())
+        },
+    );
 }

@@ -4,8 +4,8 @@ use super::*;
 
 fn known(partitions: usize) -> Answer {
     let replicas = Replicas { leader: 1, in_sync: 1 };
-    let terms = Terms { limit: Some(1_000), ..Terms::default() };
-    Answer::Known { partitions: vec![replicas; partitions], terms }
+    let limits = TopicLimits { message_bytes: Some(1_000), ..TopicLimits::default() };
+    Answer::Known { partitions: vec![replicas; partitions], limits }
 }
 
 #[test]
@@ -29,10 +29,10 @@ async fn a_topic_that_refused_a_record_is_not_tried_again_at_once_and_ever_more_
     let mut topics = Topics::default();
     topics.hold("t", HoldCause::NotAuthorised);
     assert!(topics.is_too_early("t") && !topics.is_too_early("u"));
-    tokio::time::advance(REFUSED.0).await;
+    tokio::time::advance(NOT_AUTHORISED_PAUSES.0).await;
     assert!(!topics.is_too_early("t"));
     topics.hold("t", HoldCause::NotAuthorised);
-    tokio::time::advance(REFUSED.0).await;
+    tokio::time::advance(NOT_AUTHORISED_PAUSES.0).await;
     assert!(topics.is_too_early("t"));
 }
 
@@ -44,7 +44,7 @@ async fn added_partitions_are_asked_for_now_and_then_and_when_a_row_names_one() 
     topics.learn(&name, known(3));
     assert!(!topics.must_ask(&name, Some(2)));
     assert!(topics.due().is_empty());
-    tokio::time::advance(REFRESH * 2).await;
+    tokio::time::advance(TOPIC_REFRESH_INTERVAL * 2).await;
     assert!(topics.must_ask(&name, Some(3)));
     assert_eq!(topics.due(), [Arc::clone(&name)]);
     assert!(topics.due().is_empty());

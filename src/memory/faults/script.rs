@@ -36,8 +36,8 @@ pub enum Call {
     Backlog,
     /// [`Inspect::purge`](crate::contract::Inspect::purge).
     Purge,
-    /// [`DeadLetters::bury`](crate::contract::DeadLetters::bury).
-    Bury,
+    /// [`DeadLetters::dead_letter`](crate::contract::DeadLetters::dead_letter).
+    DeadLetter,
     /// [`DeadLetters::due`](crate::contract::DeadLetters::due).
     Due,
     /// [`DeadLetters::delivered`](crate::contract::DeadLetters::delivered) and

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, SinkError};
@@ -23,18 +24,6 @@ impl Sink {
     /// Puts the script in front of the sink.
     pub fn new(inner: Box<dyn crate::contract::Sink>, script: Script) -> Self {
         Self { inner, script, ended: watch::Sender::new(()), has_failed: false }
-    }
-
-    async fn take(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
-        let submitted = self.inner.submit_with_progress(records, after);
-        let submitted = self.script.play(Call::Submit, submitted, |_| records.len()).await;
-        match submitted {
-            Ok(receipt) => Ok(self.tell(receipt, records.len())),
-            Err(error) => {
-                self.ended.send_replace(());
-                Err(error)
-            }
-        }
     }
 
     /// The receipt as the script has it. Its fault is settled now, so that scripts follow the order of submissions.
@@ -72,46 +61,39 @@ async fn keep_back(fault: Option<Fault>) -> bool {
     }
 }
 
+#[async_trait]
 impl crate::contract::Sink for Sink {
-    fn appoint(&mut self, mandate: Arc<dyn Mandate>) {
-        self.inner.appoint(mandate);
-    }
-
-    fn open(&mut self, term: Term) -> BoxFuture<'_, Result<(), SinkError>> {
+    async fn open(&mut self, term: Term, mandate: Option<Arc<dyn Mandate>>) -> Result<Option<Progress>, SinkError> {
         self.has_failed = false;
-        Box::pin(self.script.play(Call::SinkOpen, self.inner.open(term), |()| 0))
+        self.script.play(Call::SinkOpen, self.inner.open(term, mandate), |_| 0).await
     }
 
-    fn prepare<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<(), SinkError>> {
-        self.inner.prepare(records)
+    async fn prepare(&mut self, records: &[Record]) -> Result<(), SinkError> {
+        self.inner.prepare(records).await
     }
 
-    fn examine<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Vec<Refusal>, SinkError>> {
-        Box::pin(self.script.play(Call::Examine, self.inner.examine(records), |_| records.len()))
+    async fn examine(&mut self, records: &[Record]) -> Result<Vec<Refusal>, SinkError> {
+        self.script.play(Call::Examine, self.inner.examine(records), |_| records.len()).await
     }
 
-    fn submit<'a>(&'a mut self, records: &'a [Record]) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take(records, None))
-    }
-
-    fn submit_with_progress<'a>(
-        &'a mut self,
-        records: &'a [Record],
-        after: Option<&'a Position>,
-    ) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(self.take(records, after))
+    async fn submit(&mut self, records: &[Record], after: Option<&Position>) -> Result<Receipt, SinkError> {
+        let submitted = self.inner.submit(records, after);
+        let submitted = self.script.play(Call::Submit, submitted, |_| records.len()).await;
+        match submitted {
+            Ok(receipt) => Ok(self.tell(receipt, records.len())),
+            Err(error) => {
+                self.ended.send_replace(());
+                Err(error)
+            }
+        }
     }
 
     fn fence(&self) -> Option<&str> {
         self.inner.fence()
     }
 
-    fn progress(&mut self) -> Option<Progress> {
-        self.inner.progress()
-    }
-
-    fn taken_over(&mut self) {
-        self.inner.taken_over();
+    fn progress_stored(&mut self) {
+        self.inner.progress_stored();
     }
 
     fn accepts(&self, lanes: Vec<Lane>) -> BoxFuture<'static, Result<Vec<Lane>, SinkError>> {
@@ -128,10 +110,8 @@ impl crate::contract::Sink for Sink {
         self.inner.abort();
     }
 
-    fn close(&mut self, deadline: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            self.inner.close(deadline).await;
-            self.ended.send_replace(());
-        })
+    async fn close(&mut self, deadline: Duration) {
+        self.inner.close(deadline).await;
+        self.ended.send_replace(());
     }
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::contract::{
-    Backlog, Bid, BoxFuture, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, StoreError, WakeSource,
+    Backlog, Bid, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge,
+    Reader, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
 use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Settlement, Term};
@@ -44,29 +46,24 @@ impl crate::contract::Store for Store {
     }
 }
 
+#[async_trait]
 impl OutboxStore for Store {
-    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Reader>, StoreError>> {
-        Box::pin(async {
-            let inner = self.script.play(Call::Open, self.inner.open(), none).await?;
-            let reading: Box<dyn Reader> = Box::new(Reading { inner, script: self.script.clone() });
-            Ok(reading)
-        })
+    async fn open(&self) -> Result<Box<dyn Reader>, StoreError> {
+        let inner = self.script.play(Call::Open, self.inner.open(), none).await?;
+        let reading: Box<dyn Reader> = Box::new(Reading { inner, script: self.script.clone() });
+        Ok(reading)
     }
 
-    fn settle<'a>(&'a self, settlement: &'a Settlement) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::Settle, self.inner.settle(settlement), |()| settlement.len()))
+    async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
+        self.script.play(Call::Settle, self.inner.settle(settlement), |()| settlement.len()).await
     }
 
-    fn recover<'a>(
-        &'a self,
-        term: Term,
-        position: Option<&'a Position>,
-        beyond: &'a Settlement,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::Recover, self.inner.recover(term, position, beyond), none))
+    async fn recover(&self, term: Term, position: Option<&Position>, beyond: &Settlement) -> Result<(), StoreError> {
+        self.script.play(Call::Recover, self.inner.recover(term, position, beyond), none).await
     }
 }
 
+#[async_trait]
 impl Reader for Reading {
     fn held(&self) -> &[Held] {
         self.inner.held()
@@ -76,20 +73,16 @@ impl Reader for Reading {
         self.inner.position()
     }
 
-    fn era(&self) -> Option<u64> {
-        self.inner.era()
-    }
-
     fn load_at_most(&mut self, bytes: usize) {
         self.inner.load_at_most(bytes);
     }
 
-    fn fetch(&mut self, limit: Limit) -> BoxFuture<'_, Result<Batch, StoreError>> {
-        Box::pin(self.script.play(Call::Fetch, self.inner.fetch(limit), Batch::len))
+    async fn fetch(&mut self, limit: Limit) -> Result<Batch, StoreError> {
+        self.script.play(Call::Fetch, self.inner.fetch(limit), Batch::len).await
     }
 
-    fn prove(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::Prove, self.inner.prove(term), none))
+    async fn prove(&mut self, term: Term) -> Result<(), StoreError> {
+        self.script.play(Call::Prove, self.inner.prove(term), none).await
     }
 
     fn hold(&mut self, held: Held) {
@@ -100,81 +93,84 @@ impl Reader for Reading {
         self.inner.release(lane);
     }
 
-    fn save<'a>(&'a mut self, checkpoint: &'a Checkpoint) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::Save, self.inner.save(checkpoint), none))
+    async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.script.play(Call::Save, self.inner.save(checkpoint), none).await
     }
 }
 
+#[async_trait]
 impl LeaseStore for Store {
-    fn lease<'a>(&'a self, holder: &'a str, ttl: Duration) -> BoxFuture<'a, Result<Box<dyn LeaseSession>, StoreError>> {
-        Box::pin(async move {
-            let inner = self.script.play(Call::Lease, self.inner.lease(holder, ttl), none).await?;
-            let leading: Box<dyn LeaseSession> = Box::new(Leading { inner, script: self.script.clone() });
-            Ok(leading)
-        })
+    async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
+        let inner = self.script.play(Call::Lease, self.inner.lease(holder, ttl), none).await?;
+        let leading: Box<dyn LeaseSession> = Box::new(Leading { inner, script: self.script.clone() });
+        Ok(leading)
     }
 }
 
+#[async_trait]
 impl LeaseSession for Leading {
-    fn bid(&mut self) -> BoxFuture<'_, Result<Bid, StoreError>> {
-        Box::pin(self.script.play(Call::Bid, self.inner.bid(), none))
+    async fn bid(&mut self) -> Result<Bid, StoreError> {
+        self.script.play(Call::Bid, self.inner.bid(), none).await
     }
 
     fn fence(&mut self, name: &str) {
         self.inner.fence(name);
     }
 
-    fn renew(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::Renew, self.inner.renew(term), none))
+    async fn renew(&mut self, term: Term) -> Result<(), StoreError> {
+        self.script.play(Call::Renew, self.inner.renew(term), none).await
     }
 
-    fn resign(&mut self, term: Term) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::Resign, self.inner.resign(term), none))
+    async fn resign(&mut self, term: Term) -> Result<(), StoreError> {
+        self.script.play(Call::Resign, self.inner.resign(term), none).await
     }
 }
 
+#[async_trait]
 impl Inspect for Store {
-    fn backlog(&self, count_limit: u64) -> BoxFuture<'_, Result<Backlog, StoreError>> {
-        Box::pin(self.script.play(Call::Backlog, self.inner.backlog(count_limit), none))
+    async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        self.script.play(Call::Backlog, self.inner.backlog(count_limit), none).await
     }
 
-    fn purge(&self, term: Term, retention: Duration) -> BoxFuture<'_, Result<Purge, StoreError>> {
-        Box::pin(self.script.play(Call::Purge, self.inner.purge(term, retention), none))
+    async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {
+        self.script.play(Call::Purge, self.inner.purge(term, retention), none).await
     }
 }
 
+#[async_trait]
 impl DeadLetters for Store {
-    fn bury<'a>(&'a self, letters: &'a [DeadLetter]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::Bury, self.inner.bury(letters), |()| letters.len()))
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        self.script.play(Call::DeadLetter, self.inner.dead_letter(letters), |()| letters.len()).await
     }
 
-    fn due(&self, after: i64, limit: Limit) -> BoxFuture<'_, Result<Vec<DueLetter>, StoreError>> {
-        Box::pin(self.script.play(Call::Due, self.inner.due(after, limit), Vec::len))
+    async fn due(&self, after: i64, limit: Limit) -> Result<Vec<DueLetter>, StoreError> {
+        self.script.play(Call::Due, self.inner.due(after, limit), Vec::len).await
     }
 
-    fn delivered<'a>(&'a self, ids: &'a [i64]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::DeadDelivered, self.inner.delivered(ids), |()| ids.len()))
+    async fn delivered(&self, ids: &[i64]) -> Result<(), StoreError> {
+        self.script.play(Call::DeadDelivered, self.inner.delivered(ids), |()| ids.len()).await
     }
 
-    fn undeliverable<'a>(&'a self, id: i64, why: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::DeadDelivered, self.inner.undeliverable(id, why), |()| 1))
+    async fn undeliverable(&self, id: i64, why: &str) -> Result<(), StoreError> {
+        self.script.play(Call::DeadDelivered, self.inner.undeliverable(id, why), |()| 1).await
     }
 }
 
+#[async_trait]
 impl HeldLanes for Store {
-    fn held_lanes(&self) -> BoxFuture<'_, Result<Vec<HeldLane>, StoreError>> {
-        Box::pin(self.script.play(Call::HeldLanes, self.inner.held_lanes(), none))
+    async fn held_lanes(&self) -> Result<Vec<HeldLane>, StoreError> {
+        self.script.play(Call::HeldLanes, self.inner.held_lanes(), none).await
     }
 
-    fn request_release<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(self.script.play(Call::RequestRelease, self.inner.request_release(lanes), none))
+    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
+        self.script.play(Call::RequestRelease, self.inner.request_release(lanes), none).await
     }
 
-    fn release_requests(&self) -> BoxFuture<'_, Result<Vec<Held>, StoreError>> {
-        Box::pin(self.script.play(Call::ReleaseRequests, self.inner.release_requests(), none))
+    async fn release_requests(&self) -> Result<Vec<Held>, StoreError> {
+        self.script.play(Call::ReleaseRequests, self.inner.release_requests(), none).await
     }
 
-    fn grant_releases<'a>(&'a self, lanes: &'a [Lane]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.script.play(Call::GrantReleases, self.inner.grant_releases(lanes), none))
+    async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
+        self.script.play(Call::GrantReleases, self.inner.grant_releases(lanes), none).await
     }
 }

@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{At, Frozen, Snapshot};
+use super::{Frozen, ReadPosition, Snapshot};
 use crate::fuzz::{damaged_text, feed};
 use crate::outbox::Proof;
 
@@ -49,17 +49,12 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
     prop_oneof![20 => ends.prop_flat_map(inside), 1 => Just(Snapshot::nothing())]
 }
 
-fn at() -> impl Strategy<Value = At> {
+fn at() -> impl Strategy<Value = ReadPosition> {
     let frozen = option::of((snapshot(), any::<i64>()).prop_map(|(cur, last)| Frozen { cur, last }));
     let proof = (any::<u128>(), any::<i64>());
     let proof = option::of(proof.prop_map(|(history, number)| Proof { history: Uuid::from_u128(history), number }));
-    (snapshot(), frozen, any::<i64>(), ".{0,3}", proof).prop_map(|(prev, frozen, highest, system, proof)| At {
-        prev,
-        frozen,
-        highest,
-        system,
-        proof,
-    })
+    (snapshot(), frozen, any::<i64>(), ".{0,3}", proof)
+        .prop_map(|(prev, frozen, highest, system, proof)| ReadPosition { prev, frozen, highest, system, proof })
 }
 
 /// What the statements that read ask of a visible row.
@@ -95,7 +90,7 @@ fn any_text_is_a_snapshot_that_keeps_the_laws_of_one_or_none() {
 #[test]
 fn a_position_is_read_as_it_was_written_and_none_is_after_itself_or_both_before_and_after() {
     feed(&(at(), at()), 2_000, |(one, other)| {
-        prop_assert_eq!(At::from_position(one.to_position().as_str()).ok(), Some(one.clone()));
+        prop_assert_eq!(ReadPosition::from_position(one.to_position().as_str()).ok(), Some(one.clone()));
         prop_assert!(!one.is_after(&one) && one.is_level_with(&one));
         prop_assert!(!(one.is_after(&other) && other.is_after(&one)));
         prop_assert!(!(one.is_level_with(&other) && one.is_after(&other)));
@@ -106,8 +101,8 @@ fn a_position_is_read_as_it_was_written_and_none_is_after_itself_or_both_before_
 #[test]
 fn any_text_is_a_position_that_is_read_as_it_is_written_or_none() {
     feed(&damaged_text(at().prop_map(|at| at.to_position().as_str().to_owned()), WORDS), 2_000, |text| {
-        if let Ok(at) = At::from_position(&text) {
-            prop_assert_eq!(At::from_position(at.to_position().as_str()).ok(), Some(at));
+        if let Ok(at) = ReadPosition::from_position(&text) {
+            prop_assert_eq!(ReadPosition::from_position(at.to_position().as_str()).ok(), Some(at));
         }
         Ok(())
     });

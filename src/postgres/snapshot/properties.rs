@@ -4,7 +4,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{At, Snapshot};
+use super::{ReadPosition, Snapshot};
 
 /// What happens in a cluster.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ proptest! {
     #[test]
     fn a_position_is_after_another_exactly_if_it_has_read_more(events in vec(event(), 1..200)) {
         let looks = looks(&events);
-        let at = |snapshot: &Snapshot| At { prev: snapshot.clone(), ..At::default() };
+        let at = |snapshot: &Snapshot| ReadPosition { prev: snapshot.clone(), ..ReadPosition::default() };
         for (number, (before, shown_before)) in looks.iter().enumerate() {
             let text = before.to_string();
             prop_assert_eq!(text.parse::<Snapshot>().expect("what was written is read"), before.clone());

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{Before, Command, Lanes};
+use super::{Before, Command, HeldLaneStates};
 use crate::outbox::{HoldCause, Lane, Position, Record};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -23,7 +23,7 @@ enum Step {
     /// The oldest row under way is delivered, or refused together with what follows in its lane.
     Settle,
     Refuse,
-    /// Somebody releases the lane.
+    /// The publisher releases the lane.
     Release(usize),
     /// The reader hears what it was told.
     Hear,
@@ -55,7 +55,7 @@ enum News {
 /// The lanes between a reader and a publisher that do as the real ones do.
 #[derive(Default)]
 struct World {
-    lanes: Lanes,
+    lanes: HeldLaneStates,
     rows: BTreeMap<i64, usize>,
     /// Handed over, and not answered yet.
     under_way: VecDeque<(i64, usize)>,
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// Nobody refuses anything any more, and every lane is released until all is published.
+    /// The broker refuses nothing any more, and every lane is released until all is published.
     fn calm(&mut self) {
         for _ in 0..self.rows.len() + 3 * KEYS.len() {
             (0..KEYS.len()).for_each(|key| self.lanes.release(&lane(key)));

@@ -23,7 +23,7 @@ fn before(batch: u64) -> Before {
     Before { batch, position: Position::new(format!("before {batch}")) }
 }
 
-fn kept_back(lanes: &mut Lanes, records: &[Record]) -> Vec<i64> {
+fn kept_back(lanes: &mut HeldLaneStates, records: &[Record]) -> Vec<i64> {
     let mut left = records.to_vec();
     lanes.keep_back(1, &mut left, &mut Vec::new());
     let kept = |record: &&Record| !left.iter().any(|other| other.id == record.id);
@@ -32,7 +32,7 @@ fn kept_back(lanes: &mut Lanes, records: &[Record]) -> Vec<i64> {
 
 #[test]
 fn a_held_topic_keeps_back_its_records_and_no_others() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     assert!(lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(1)));
     assert!(!lanes.hold(Lane::topic_of("a"), 7, CAUSE, &before(1)), "it was held before");
     let records = [record(6, "a", "k"), record(7, "b", "k"), record(8, "a", "j")];
@@ -41,7 +41,7 @@ fn a_held_topic_keeps_back_its_records_and_no_others() {
 
 #[test]
 fn a_held_key_keeps_back_its_own_records_only() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     lanes.hold(record(5, "a", "k").lane().expect("a lane"), 5, CAUSE, &before(1));
     let records = [record(6, "a", "k"), record(7, "a", "j"), record(8, "b", "k")];
     assert_eq!(kept_back(&mut lanes, &records), [6]);
@@ -49,7 +49,7 @@ fn a_held_key_keeps_back_its_own_records_only() {
 
 #[test]
 fn a_late_record_of_a_held_lane_lowers_where_its_release_begins() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(1));
     lanes.take_commands();
     assert_eq!(kept_back(&mut lanes, &[record(3, "a", "k")]), [3]);
@@ -60,7 +60,7 @@ fn a_late_record_of_a_held_lane_lowers_where_its_release_begins() {
 
 #[test]
 fn a_lane_that_waits_or_waits_again_is_news() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let (lane, news) = (Lane::topic_of("a"), lanes.news());
     let is_news = || news.notified().now_or_never().is_some();
     assert!(!is_news());
@@ -74,7 +74,7 @@ fn a_lane_that_waits_or_waits_again_is_news() {
 
 #[test]
 fn a_released_lane_flows_once_opened_and_is_stored_until_closed() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let lane = Lane::topic_of("a");
     lanes.hold(lane.clone(), 5, CAUSE, &before(1));
     lanes.release(&lane);
@@ -90,7 +90,7 @@ fn a_released_lane_flows_once_opened_and_is_stored_until_closed() {
 
 #[test]
 fn a_lane_held_again_during_its_release_stays_held_when_the_old_release_closes() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let lane = Lane::topic_of("a");
     lanes.hold(lane.clone(), 5, CAUSE, &before(1));
     lanes.release(&lane);
@@ -104,7 +104,7 @@ fn a_lane_held_again_during_its_release_stays_held_when_the_old_release_closes()
 
 #[test]
 fn the_end_of_a_release_that_was_broken_off_does_not_end_a_later_one() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let lane = Lane::topic_of("a");
     lanes.hold(lane.clone(), 5, CAUSE, &before(1));
     lanes.release(&lane);
@@ -120,13 +120,13 @@ fn the_end_of_a_release_that_was_broken_off_does_not_end_a_later_one() {
     assert!(lanes.held().is_empty());
 }
 
-fn after(lanes: &Lanes, lane: &Lane) -> Option<Position> {
+fn after(lanes: &HeldLaneStates, lane: &Lane) -> Option<Position> {
     lanes.held().into_iter().find(|held| held.lane == *lane).and_then(|held| held.after)
 }
 
 #[test]
 fn a_lane_held_anew_keeps_the_position_before_it_was_held_first() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let lane = Lane::topic_of("a");
     lanes.hold(lane.clone(), 5, CAUSE, &before(3));
     lanes.hold(lane.clone(), 4, CAUSE, &before(8));
@@ -139,7 +139,7 @@ fn a_lane_held_anew_keeps_the_position_before_it_was_held_first() {
 
 #[test]
 fn what_was_under_way_when_its_lane_was_held_is_no_longer_called_read() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let key = record(7, "a", "k").lane().expect("a lane");
     lanes.hold(key.clone(), 7, HoldCause::Rejected, &before(8));
     lanes.hold_topic_of(&Row::from(record(5, "a", "k")), CAUSE, &before(6));
@@ -153,7 +153,7 @@ fn what_was_under_way_when_its_lane_was_held_is_no_longer_called_read() {
 
 #[test]
 fn a_key_of_a_held_topic_begins_where_the_topic_does() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let key = record(7, "a", "k").lane().expect("a lane");
     lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(3));
     lanes.hold(key.clone(), 7, HoldCause::Rejected, &before(8));
@@ -162,7 +162,7 @@ fn a_key_of_a_held_topic_begins_where_the_topic_does() {
 
 #[test]
 fn what_waits_for_its_topic_is_in_the_care_of_its_own_lane() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let (topic, key) = (Lane::topic_of("a"), record(7, "a", "k").lane().expect("a lane"));
     lanes.hold(key.clone(), 4, HoldCause::Rejected, &before(3));
     let since = lanes.held()[0].since;
@@ -180,7 +180,7 @@ fn what_waits_for_its_topic_is_in_the_care_of_its_own_lane() {
 
 #[test]
 fn a_checkpoint_tells_of_lanes_as_they_are_there() {
-    let mut lanes = Lanes::default();
+    let mut lanes = HeldLaneStates::default();
     let settled = |number: u64| Frontier::after(number, Position::new(format!("after {number}")));
     lanes.hold(Lane::topic_of("a"), 5, CAUSE, &before(3));
     assert_eq!(lanes.stored(&settled(1)), [], "it flows there still");

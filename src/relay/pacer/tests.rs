@@ -1,11 +1,11 @@
-//! The pacer between a table and its writers, in a time that nobody waits for.
+//! The pacer between a table and its writers, in a time that no test waits for.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::contract::BoxFuture;
 
 /// The finest time that the clock of tests tells apart.
 const TICK: Duration = Duration::from_millis(1);
@@ -21,10 +21,10 @@ struct Table {
 
 #[derive(Default)]
 struct State {
-    /// When the rows were committed that nobody has read.
+    /// When the rows were committed that the reader has not read.
     unread: Vec<Instant>,
     reads: u32,
-    /// Commits that rang, and that nobody has heard.
+    /// Commits that rang, and that the pacer has not heard.
     rings: u32,
     is_armed: bool,
     /// Whether a writer that would not ring is at work.
@@ -95,8 +95,9 @@ impl Table {
 
 struct Bell(Arc<Table>);
 
+#[async_trait]
 impl WakeSource for Bell {
-    fn arm(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
+    async fn arm(&mut self) -> Result<bool, StoreError> {
         let mut state = self.0.state();
         state.asked += 1;
         let armed = if state.is_broken { Err(broken()) } else { Ok(!state.is_refused) };
@@ -104,32 +105,32 @@ impl WakeSource for Bell {
             (state.is_armed, state.rings) = (true, 0);
             state.armed += 1;
         }
-        Box::pin(std::future::ready(armed))
+
+        armed
     }
 
-    fn wait(&mut self) -> BoxFuture<'_, Result<u32, StoreError>> {
-        Box::pin(async {
-            loop {
-                let rings = {
-                    let mut state = self.0.state();
-                    if state.is_broken {
-                        return Err(broken());
-                    }
-                    std::mem::take(&mut state.rings)
-                };
-                if rings > 0 {
-                    return Ok(rings);
+    async fn wait(&mut self) -> Result<u32, StoreError> {
+        loop {
+            let rings = {
+                let mut state = self.0.state();
+                if state.is_broken {
+                    return Err(broken());
                 }
-                self.0.rung.notified().await;
+                std::mem::take(&mut state.rings)
+            };
+            if rings > 0 {
+                return Ok(rings);
             }
-        })
+            self.0.rung.notified().await;
+        }
     }
 
-    fn disarm(&mut self) -> BoxFuture<'_, Result<(), StoreError>> {
+    async fn disarm(&mut self) -> Result<(), StoreError> {
         let mut state = self.0.state();
         state.is_armed = false;
         state.disarmed += 1;
-        Box::pin(std::future::ready(Ok(())))
+
+        Ok(())
     }
 }
 
@@ -175,7 +176,7 @@ async fn after_a_rush_rows_that_trickle_are_read_at_once_again() {
     table.read(&mut pacer, SECOND).await;
     table.oldest(&mut pacer, TICK, SECOND).await;
     assert_eq!(table.disarmed(), (1, false));
-    assert!(table.oldest(&mut pacer, SECOND / 50, POLLING).await <= Settings::default().poll_idle);
+    assert!(table.oldest(&mut pacer, SECOND / 50, POLLING_AFTER_RUSH).await <= Settings::default().poll_idle);
     assert!(table.oldest(&mut pacer, SECOND / 50, SECOND).await <= TICK);
 }
 
@@ -216,7 +217,7 @@ async fn a_bell_that_breaks_is_tried_once_a_second_while_the_table_is_polled() {
     assert!(*first <= slow && rest.iter().all(|age| *age <= Settings::default().poll_idle));
     assert!((9..=10).contains(&table.state().asked), "asked {} times", table.state().asked);
     table.state().is_broken = false;
-    table.read(&mut pacer, 2 * POLLING).await;
+    table.read(&mut pacer, 2 * POLLING_AFTER_RUSH).await;
     assert!(table.state().is_armed);
 }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Before, Fold, Submitted};
+use super::{Before, SettlementBatch, Submitted};
 use crate::contract::{Outcome, Rejection};
 use crate::outbox::{HoldCause, Position, Record};
 
@@ -65,10 +65,10 @@ proptest! {
         exactly_once in any::<bool>(),
     ) {
         let mut ids = 1..;
-        let (mut folds, mut held, mut verdict) = (vec![Fold::default()], Vec::new(), Ok(()));
+        let (mut folds, mut held, mut session_end) = (vec![SettlementBatch::default()], Vec::new(), Ok(()));
         for (number, (fates, together)) in (1..).zip(&batches) {
             if !together {
-                folds.push(Fold::default());
+                folds.push(SettlementBatch::default());
             }
             let batch = Submitted {
                 before: Before { batch: number, position: Position::new((number - 1).to_string()) },
@@ -78,13 +78,14 @@ proptest! {
                 receipt: Box::pin(std::future::pending()),
                 began: Instant::now(),
                 end: Position::new(number.to_string()),
-                out_of_line: false,
+                token: None,
+            out_of_line: false,
                 closed: Vec::new(),
                 permits: Vec::new(),
             };
             let outcomes = fates.iter().map(|fate| fate.outcome()).collect();
             let fold = folds.last_mut().expect("begun with one");
-            held.extend(fold.add(batch, outcomes, exactly_once, &mut verdict).iter().map(|(row, _)| row.id));
+            held.extend(fold.add(batch, outcomes, exactly_once, &mut session_end).iter().map(|(row, _)| row.id));
         }
 
         let all: Vec<Fate> = batches.iter().flat_map(|(fates, _)| fates.clone()).collect();
@@ -100,6 +101,6 @@ proptest! {
         let stop = batches.iter().position(|(fates, _)| fates.iter().any(|fate| fate.stops(exactly_once)));
         let last = folds.iter().filter_map(|fold| fold.end.as_ref()).map(|(number, _)| *number).max();
         prop_assert_eq!(last.unwrap_or(0), stop.unwrap_or(batches.len()) as u64);
-        prop_assert_eq!(verdict.is_ok(), stop.is_none());
+        prop_assert_eq!(session_end.is_ok(), stop.is_none());
     }
 }

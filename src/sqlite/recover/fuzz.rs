@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::parse;
 use crate::contract::StoreError;
 use crate::fuzz::{damaged_text, feed};
-use crate::outbox::{Place, Position, Proof};
+use crate::outbox::{Position, Proof, ProvenPosition};
 
 const WORDS: &[&[u8]] = &[
     b" ",
@@ -25,10 +25,10 @@ const WORDS: &[&[u8]] = &[
     b"\xef\xbc\x91",
 ];
 
-fn place() -> impl Strategy<Value = Place<i64>> {
+fn place() -> impl Strategy<Value = ProvenPosition<i64>> {
     let proof = (any::<u128>(), any::<i64>());
     let proof = option::of(proof.prop_map(|(history, number)| Proof { history: Uuid::from_u128(history), number }));
-    (any::<i64>(), proof).prop_map(|(at, proof)| Place { at, proof })
+    (any::<i64>(), proof).prop_map(|(at, proof)| ProvenPosition { at, proof })
 }
 
 #[test]

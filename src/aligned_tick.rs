@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// Waits for the next beat: never longer than the period, and for less after work in between. The beats of all periods
 /// are counted from one moment, so that those of one second and of three fall together.
-pub async fn beat(period: Duration) {
+pub async fn aligned_tick(period: Duration) {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(Instant::now);
     sleep_until(next(start, Instant::now(), period)).await;

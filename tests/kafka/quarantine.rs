@@ -50,7 +50,7 @@ async fn drive(sink: &mut Sink, records: &[Record], size: usize) -> Drive {
         let mut is_anew = false;
         let mut receipts = Vec::new();
         for chunk in left.chunks(size) {
-            match sink.submit(chunk).await {
+            match sink.submit(chunk, None).await {
                 Ok(receipt) => receipts.push((chunk, receipt)),
                 Err(_to_be_opened_anew) => {
                     sink.abort();
@@ -77,7 +77,7 @@ async fn drive(sink: &mut Sink, records: &[Record], size: usize) -> Drive {
         }
         left.retain(|record| !gone.contains(&record.id));
         if is_anew {
-            within(sink.open(TERM)).await.expect("opens");
+            within(sink.open(TERM, None)).await.expect("opens");
             drive.reopened += 1;
         }
     }
@@ -111,7 +111,7 @@ async fn a_limit_lowered_behind_our_back_rejects_exactly_the_records_above_it() 
         let (broker, topic) = (testbed(), unique("lowered"));
         create_topic(&broker, &topic, 3, &[("max.message.bytes", "500000")]).await;
         let mut sink = sink(&broker, delivery);
-        sink.open(TERM).await.expect("opens");
+        sink.open(TERM, None).await.expect("opens");
         assert!(publish(&mut sink, &records(0..300, &topic, 300)).await.iter().all(is_delivered));
         set_topic_limit(&broker, &topic, "3000").await;
         let mut batch = records(300..3_300, &topic, 100);
@@ -131,7 +131,7 @@ async fn where_only_the_broker_can_tell_exactly_the_records_at_fault_are_rejecte
         create_topic(&broker, &topic, 3, &[("max.message.bytes", "20000")]).await;
         broker.insert("compression.type".to_owned(), "zstd".to_owned());
         let mut sink = sink(&broker, delivery);
-        sink.open(TERM).await.expect("opens");
+        sink.open(TERM, None).await.expect("opens");
         let mut batch = records(0..3_000, &topic, 100);
         [1_000, 1_050, 2_000].iter().for_each(|at: &usize| larger(&mut batch[*at], 30_000));
         let drive = drive(&mut sink, &batch, 1_000).await;
@@ -149,7 +149,7 @@ async fn a_key_that_is_refused_again_and_again_costs_one_producer() {
         create_topic(&broker, &topic, 3, &[("max.message.bytes", "20000")]).await;
         broker.insert("compression.type".to_owned(), "zstd".to_owned());
         let mut sink = sink(&broker, delivery);
-        sink.open(TERM).await.expect("opens");
+        sink.open(TERM, None).await.expect("opens");
         let mut batch = records(0..2_000, &topic, 100);
         let culprits: Vec<i64> = (0..2_000).filter(|id| id % 100 == 7).collect();
         culprits.iter().for_each(|id| larger(&mut batch[*id as usize], 30_000));
@@ -158,7 +158,7 @@ async fn a_key_that_is_refused_again_and_again_costs_one_producer() {
         let mut rejected = Vec::new();
         for chunk in batch.chunks(100) {
             let drive = drive(&mut sink, chunk, 100).await;
-            // Opened anew for each rejection, as the contract has it; beyond that only while nobody was suspected.
+            // Opened anew for each rejection, as the contract has it; beyond that only while no record was suspected.
             rebuilt += drive.reopened - drive.rejected.len();
             rejected.extend(drive.rejected.into_iter().map(|(id, _)| id));
         }
@@ -174,7 +174,7 @@ async fn a_record_without_a_key_to_a_compacted_topic_is_rejected_before_it_is_se
     let (broker, topic) = (testbed(), unique("compacted"));
     create_topic(&broker, &topic, 1, &[("cleanup.policy", "compact")]).await;
     let mut sink = sink(&broker, Delivery::AtLeastOnce);
-    sink.open(TERM).await.expect("opens");
+    sink.open(TERM, None).await.expect("opens");
     let keyless = Record { key: None, ..record(2, &topic, "") };
     let batch = [record(1, &topic, "a"), keyless, record(3, &topic, "a")];
     let refusals = within(sink.examine(&batch)).await.expect("examined");
@@ -190,7 +190,7 @@ async fn a_topic_that_was_compacted_behind_our_back_rejects_exactly_the_records_
         let (broker, topic) = (testbed(), unique("turned"));
         create_topic(&broker, &topic, 1, &[]).await;
         let mut sink = sink(&broker, delivery);
-        sink.open(TERM).await.expect("opens");
+        sink.open(TERM, None).await.expect("opens");
         assert!(publish(&mut sink, &records(0..10, &topic, 10)).await.iter().all(is_delivered));
         set_topic(&broker, &topic, "cleanup.policy", "compact").await;
         let mut batch = records(10..510, &topic, 50);

@@ -4,34 +4,34 @@ use std::collections::BTreeMap;
 
 use rdkafka::consumer::Consumer as _;
 
-use crate::kafka::consumer::{ConsumerError, Isolation, Leisurely, ask, client};
+use crate::kafka::consumer::{ConsumerError, IsolationLevel, Leisurely, ask, client};
 
 /// The offsets between which a partition holds records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub struct Watermarks {
     /// The lowest offset that is still there.
-    pub first: i64,
+    pub low: i64,
     /// Below, every transaction is over: so far `read_committed` consumers see.
-    pub stable: i64,
+    pub last_stable: i64,
     /// One above the highest offset.
-    pub end: i64,
+    pub high: i64,
 }
 
 /// Asks brokers how far partitions reach. Its methods block: call them from a thread that may.
-pub struct Extents {
+pub struct WatermarkSource {
     committed: Leisurely,
     uncommitted: Leisurely,
 }
 
-impl Extents {
+impl WatermarkSource {
     /// Connects to nothing yet. Of the properties only those count that say how to reach the broker.
     ///
     /// # Errors
     /// When a client cannot be created.
     pub fn new(properties: &BTreeMap<String, String>) -> Result<Self, ConsumerError> {
         Ok(Self {
-            committed: client(properties, Isolation::ReadCommitted)?,
-            uncommitted: client(properties, Isolation::ReadUncommitted)?,
+            committed: client(properties, IsolationLevel::ReadCommitted)?,
+            uncommitted: client(properties, IsolationLevel::ReadUncommitted)?,
         })
     }
 
@@ -39,14 +39,14 @@ impl Extents {
     ///
     /// # Errors
     /// When the broker does not answer in time.
-    pub fn of(&self, topic: &str, partition: i32) -> Result<Extent, ConsumerError> {
+    pub fn of(&self, topic: &str, partition: i32) -> Result<Watermarks, ConsumerError> {
         let reach = |client: &Leisurely| {
             ask("asking how far a partition reaches", |patience| client.fetch_watermarks(topic, partition, patience))
         };
         // The end first: the other way round it could be behind what is stable by then.
-        let (first, end) = reach(&self.uncommitted)?;
-        let (_, stable) = reach(&self.committed)?;
-        Ok(Extent { first, stable: stable.min(end), end })
+        let (low, high) = reach(&self.uncommitted)?;
+        let (_, last_stable) = reach(&self.committed)?;
+        Ok(Watermarks { low, last_stable: last_stable.min(high), high })
     }
 
     /// The partitions that a topic has by now; none where the broker does not know it.

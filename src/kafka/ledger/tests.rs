@@ -37,7 +37,7 @@ fn a_receipt_resolves_when_the_producer_is_abandoned_and_late_reports_harm_nothi
     drop(submission);
     ledger.report(tickets[1], delivered(2));
     assert_eq!(receipt.now_or_never(), Some(vec![delivered(1), Outcome::Unknown]));
-    assert!(!ledger.is_sound());
+    assert!(!ledger.is_healthy());
 }
 
 #[test]
@@ -79,7 +79,7 @@ async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybo
     let (mut submission, _receipt) = ledger.begin(4);
     let tickets: Vec<usize> = (0..4).map(|index| submission.first_ticket(index)).collect();
     (0..4).for_each(|_| submission.sent());
-    let waiting = ledger.room(4);
+    let waiting = ledger.queue_room(4);
     let mut waiting = pin!(waiting);
     assert!((&mut waiting).now_or_never().is_none());
     ledger.report(tickets[0], delivered(0));
@@ -87,11 +87,11 @@ async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybo
 
     assert!(ledger.warmed().now_or_never().is_none());
     let held = vec![("t".to_owned(), HoldCause::NotAuthorised)];
-    ledger.spoil(Spoil::because("first"));
-    ledger.spoil(Spoil { held: held.clone(), ..Spoil::because("second") });
+    ledger.fail(Failure::because("first"));
+    ledger.fail(Failure { held: held.clone(), ..Failure::because("second") });
     assert!(ledger.warmed().now_or_never().is_some() && ledger.drained().now_or_never().is_some());
-    let spoil = ledger.spoiled().expect("spoilt");
-    assert_eq!((spoil.reason.as_str(), spoil.held), ("first", held));
+    let failure = ledger.failure().expect("failed");
+    assert_eq!((failure.reason.as_str(), failure.held), ("first", held));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_submission_wakes_whoever_waits_for_work_and_an_end_whoever_waits_for_that()
     assert!(busy.now_or_never().is_some());
     drop(submission);
     assert!((&mut ended).now_or_never().is_none());
-    ledger.spoil(Spoil::because("refused"));
+    ledger.fail(Failure::because("refused"));
     assert!(ended.now_or_never().is_some());
     assert!((&mut given_up).now_or_never().is_none());
     ledger.abandon();
@@ -118,42 +118,45 @@ fn a_transaction_begins_when_the_one_before_is_acknowledged_and_commits_when_tha
     let ticket = submission.ticket(0);
     submission.sent();
     drop(submission);
-    assert!(ledger.turn_of(first).now_or_never().is_some());
-    assert!(ledger.another().now_or_never().is_none(), "a record of the first is under way");
+    assert!(ledger.predecessors_ended(first).now_or_never().is_some());
+    assert!(ledger.transaction_slot().now_or_never().is_none(), "a record of the first is under way");
     ledger.report(ticket, delivered(1));
-    assert!(ledger.another().now_or_never().is_some());
+    assert!(ledger.transaction_slot().now_or_never().is_some());
     let second = ledger.retain();
-    assert!(ledger.turn_of(second).now_or_never().is_none(), "the first is not committed");
-    assert!(ledger.another().now_or_never().is_none(), "two are under way");
+    assert!(ledger.predecessors_ended(second).now_or_never().is_none(), "the first is not committed");
+    assert!(ledger.transaction_slot().now_or_never().is_none(), "two are under way");
     ledger.release(Ended::Committed);
-    assert!(ledger.turn_of(second).now_or_never().is_some());
-    assert!(ledger.another().now_or_never().is_some());
+    assert!(ledger.predecessors_ended(second).now_or_never().is_some());
+    assert!(ledger.transaction_slot().now_or_never().is_some());
     let third = ledger.retain();
-    ledger.spoil(Spoil::because("refused"));
-    assert!(ledger.turn_of(third).now_or_never().is_some(), "it learns that it must not commit");
+    ledger.fail(Failure::because("refused"));
+    assert!(ledger.predecessors_ended(third).now_or_never().is_some(), "it learns that it must not commit");
     ledger.release(Ended::Undone);
-    assert_eq!(ledger.mend(), None, "one is open");
+    assert_eq!(ledger.recover(), None, "one is open");
     ledger.release(Ended::Undone);
-    assert_eq!(ledger.mend(), Some(Spoil::because("refused")));
+    assert_eq!(ledger.recover(), Some(Failure::because("refused")));
     assert_eq!((ledger.take_committed(), ledger.take_committed()), (1, 0));
-    assert!(ledger.turn_of(ledger.retain()).now_or_never().is_some(), "those that were undone have ended, too");
+    assert!(
+        ledger.predecessors_ended(ledger.retain()).now_or_never().is_some(),
+        "those that were undone have ended, too"
+    );
 }
 
 #[test]
 fn a_producer_whose_transaction_was_aborted_goes_on_once_it_is_mended() {
     let ledger = Arc::new(Ledger::default());
     ledger.retain();
-    ledger.spoil(Spoil::because("refused"));
-    assert_eq!(ledger.mend(), None, "the transaction is open");
+    ledger.fail(Failure::because("refused"));
+    assert_eq!(ledger.recover(), None, "the transaction is open");
     assert!(!ledger.is_idle());
     ledger.release(Ended::Undone);
-    assert!(ledger.is_idle() && !ledger.is_sound());
-    assert_eq!(ledger.mend(), Some(Spoil::because("refused")));
-    assert!(ledger.is_sound());
+    assert!(ledger.is_idle() && !ledger.is_healthy());
+    assert_eq!(ledger.recover(), Some(Failure::because("refused")));
+    assert!(ledger.is_healthy());
     ledger.retain();
-    ledger.spoil(Spoil::because("fenced"));
+    ledger.fail(Failure::because("fenced"));
     ledger.release(Ended::Unknown);
-    assert_eq!(ledger.mend(), None, "nobody knows what became of it");
+    assert_eq!(ledger.recover(), None, "nobody knows what became of it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ const ROOM_TICK: Duration = Duration::from_millis(10);
 const _: () = assert!(usize::BITS == 64, "a slot and an index share one pointer-sized integer");
 
 /// Refused records that are remembered of one producer. More than any relay has in flight.
-const REFUSALS: usize = 100_000;
+const REFUSALS_KEPT: usize = 100_000;
 
 /// Where a record goes: to a partition of a topic, by the topic's number in the sink's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,7 +50,7 @@ pub(crate) struct Refused {
 
 /// What went wrong with a producer, so that it takes no more records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Spoil {
+pub(crate) struct Failure {
     /// What the client said first.
     pub(crate) reason: String,
     /// Records that were refused, alone or in a batch: which of a batch are at fault is not known.
@@ -61,8 +61,8 @@ pub(crate) struct Spoil {
     pub(crate) stuck: Vec<Destination>,
 }
 
-impl Spoil {
-    /// A producer that is spoilt for a reason which teaches nothing about records.
+impl Failure {
+    /// A producer that is failed for a reason which teaches nothing about records.
     pub(crate) fn because(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), ..Self::default() }
     }
@@ -81,7 +81,7 @@ pub(crate) struct Ledger {
     room: Notify,
     /// Signalled when a submission begins.
     begun: Notify,
-    /// Signalled at every other change that somebody may wait for.
+    /// Signalled at every other change that a task may wait for.
     changed: Notify,
     /// Signalled when the producer is found to be no good. Who waits for that is not woken by every report.
     over: Notify,
@@ -96,9 +96,9 @@ struct State {
     transactions: Transactions,
     warming: usize,
     reported: u64,
-    /// The count of reports at which whoever waits for room is woken.
+    /// The count of reports at which the task that waits for room is woken.
     room_at: Option<u64>,
-    spoil: Option<Spoil>,
+    failure: Option<Failure>,
     /// Whether a transaction was aborted, so that the producer can go on.
     aborted: bool,
     /// Whether a connection broke.
@@ -111,7 +111,7 @@ struct State {
 struct Transactions {
     begun: u64,
     ended: u64,
-    /// Committed since somebody [asked](Ledger::take_committed).
+    /// Committed since the sink [asked](Ledger::take_committed).
     committed: usize,
 }
 
@@ -126,9 +126,9 @@ impl Transactions {
 pub(crate) enum Ended {
     /// It was committed.
     Committed,
-    /// It was undone, and the producer can go on once that is [mended](Ledger::mend).
+    /// It was undone, and the producer can go on once that is [recovered](Ledger::recover).
     Undone,
-    /// Nobody knows.
+    /// The sink does not know.
     Unknown,
 }
 
@@ -199,19 +199,19 @@ impl Ledger {
     }
 
     /// Notes that the producer is to be built anew. The first reason is kept; topics and suspicion add up.
-    pub(crate) fn spoil(&self, spoil: Spoil) {
+    pub(crate) fn fail(&self, failure: Failure) {
         let mut state = self.state();
-        match &mut state.spoil {
+        match &mut state.failure {
             Some(first) => {
-                let room = REFUSALS.saturating_sub(first.refused.len());
-                first.refused.extend(spoil.refused.into_iter().take(room));
-                for held in spoil.held {
+                let room = REFUSALS_KEPT.saturating_sub(first.refused.len());
+                first.refused.extend(failure.refused.into_iter().take(room));
+                for held in failure.held {
                     if !first.held.contains(&held) {
                         first.held.push(held);
                     }
                 }
             }
-            none => *none = Some(spoil),
+            none => *none = Some(failure),
         }
         drop(state);
         self.tell_of_the_end();
@@ -239,16 +239,16 @@ impl Ledger {
     }
 
     /// Waits until every transaction before this one has ended, or the producer is found to be no good.
-    pub(crate) async fn turn_of(&self, transaction: u64) {
-        self.until(|state| state.transactions.ended + 1 >= transaction || state.spoil.is_some() || state.abandoned)
+    pub(crate) async fn predecessors_ended(&self, transaction: u64) {
+        self.until(|state| state.transactions.ended + 1 >= transaction || state.failure.is_some() || state.abandoned)
             .await;
     }
 
     /// Waits until another transaction may begin, or the producer is found to be no good. Every record of the one before
     /// is acknowledged then, and the one before that has ended.
-    pub(crate) async fn another(&self) {
+    pub(crate) async fn transaction_slot(&self) {
         let may_begin = |state: &State| state.open == state.transactions.open() && state.open <= 1;
-        self.until(|state| may_begin(state) || state.spoil.is_some() || state.abandoned).await;
+        self.until(|state| may_begin(state) || state.failure.is_some() || state.abandoned).await;
     }
 
     /// How many transactions were committed since this was asked last.
@@ -268,25 +268,25 @@ impl Ledger {
     }
 
     /// Makes a producer good again whose transactions were aborted, and says what they taught.
-    pub(crate) fn mend(&self) -> Option<Spoil> {
+    pub(crate) fn recover(&self) -> Option<Failure> {
         let mut state = self.state();
         if !state.aborted || state.abandoned || state.open > 0 {
             return None;
         }
         state.aborted = false;
         state.warming = 0;
-        state.spoil.take()
+        state.failure.take()
     }
 
     /// Why the producer takes no more records, if it does not.
-    pub(crate) fn spoiled(&self) -> Option<Spoil> {
-        self.state().spoil.clone()
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.state().failure.clone()
     }
 
     /// Whether the producer can take records.
-    pub(crate) fn is_sound(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         let state = self.state();
-        state.spoil.is_none() && !state.abandoned
+        state.failure.is_none() && !state.abandoned
     }
 
     /// When the oldest submission began that is not answered, and how many reports of it are to come.
@@ -326,14 +326,14 @@ impl Ledger {
         state.open = 0;
         state.warming = 0;
         for slot in state.slots.drain(..).flatten() {
-            // A receipt that nobody waits for any more is no failure.
+            // A receipt that no task waits for any more is no failure.
             let _ = slot.answer.send(slot.outcomes);
         }
         drop(state);
         self.tell_of_the_end();
     }
 
-    /// Wakes whoever waits for an end, or in vain.
+    /// Wakes the tasks that wait for an end, or in vain.
     fn tell_of_the_end(&self) {
         self.over.notify_waiters();
         self.changed.notify_waiters();
@@ -342,7 +342,7 @@ impl Ledger {
 
     /// Waits until every submission is answered, or the producer is found to be no good.
     pub(crate) async fn drained(&self) {
-        self.until(|state| state.open == 0 || state.spoil.is_some() || state.abandoned).await;
+        self.until(|state| state.open == 0 || state.failure.is_some() || state.abandoned).await;
     }
 
     /// Waits until a submission is not answered.
@@ -362,22 +362,22 @@ impl Ledger {
 
     /// Waits until the first records of all cold partitions are reported, or the producer is found to be no good.
     pub(crate) async fn warmed(&self) {
-        self.until(|state| state.warming == 0 || state.spoil.is_some() || state.abandoned).await;
+        self.until(|state| state.warming == 0 || state.failure.is_some() || state.abandoned).await;
     }
 
     /// Waits until the producer is found to be no good.
     pub(crate) async fn ended(&self) {
-        wait_for(&self.over, || !self.is_sound()).await;
+        wait_for(&self.over, || !self.is_healthy()).await;
     }
 
     /// Waits until no submission has been under way for longer than this, or the producer is found to be no good.
     pub(crate) async fn caught_up(&self, age: Duration) {
         let is_young = |(began, _): (Instant, usize)| began.elapsed() <= age;
-        self.until(|state| state.oldest().is_none_or(is_young) || state.spoil.is_some() || state.abandoned).await;
+        self.until(|state| state.oldest().is_none_or(is_young) || state.failure.is_some() || state.abandoned).await;
     }
 
     /// Waits until the client, which holds records up to this count, has room again. May return early.
-    pub(crate) async fn room(&self, enqueued: u64) {
+    pub(crate) async fn queue_room(&self, enqueued: u64) {
         {
             let mut state = self.state();
             // A quarter of what is out, so that one report does not wake us for one record.

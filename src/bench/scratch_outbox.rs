@@ -1,4 +1,4 @@
-//! Where it is measured: an outbox and a topic that nobody else uses.
+//! Where it is measured: an outbox and a topic that only the benchmark uses.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::kafka;
 use crate::outbox::TopicPattern;
 
 /// What was made. [Remove](Self::remove) it when done.
-pub(crate) struct Place {
+pub(crate) struct ScratchOutbox {
     /// The user's, but of this outbox.
     config: Config,
     scratch: Scratch,
@@ -21,7 +21,7 @@ pub(crate) struct Place {
     topic: String,
 }
 
-impl Place {
+impl ScratchOutbox {
     /// Makes the outbox and the topic, or neither.
     pub(crate) async fn make(mut config: Config, settings: &Settings) -> anyhow::Result<Self> {
         let mark = Uuid::new_v4().simple().to_string();

@@ -18,7 +18,7 @@ use crate::kafka::transaction::{Transaction, is_delivered};
 use crate::outbox::{HoldCause, Lane, Position, Record};
 
 /// How often a group is tried that fails though no record of it is refused.
-const TRIES: usize = 3;
+const GROUP_TRIES: usize = 3;
 
 /// What became of records, by their places in the submission.
 type Judged = Vec<(usize, Outcome)>;
@@ -31,9 +31,9 @@ enum Tried {
 }
 
 impl Sink {
-    /// Sends suspects through the producer in isolation, and waits for what becomes of them.
+    /// Sends suspects through the producer in quarantine, and waits for what becomes of them.
     /// Holds those for which there is no time left.
-    pub(crate) async fn isolate(
+    pub(crate) async fn send_quarantined(
         &mut self,
         records: &[Record],
         alone: Vec<Sending>,
@@ -82,16 +82,17 @@ impl Sink {
 
     /// Sends records of different lanes, each in a batch of its own.
     async fn send_alone(&mut self, records: &[Record], wave: &[Sending]) -> Result<Vec<Outcome>, SinkError> {
-        let shape = self.shape();
-        let unfit = self.isolation.take_if(|producer| !producer.is_at_rest() || !producer.shape.serves(&shape));
+        let producer_limits = self.producer_limits();
+        let unfit =
+            self.quarantine.take_if(|producer| !producer.is_at_rest() || !producer.limits.serves(&producer_limits));
         if let Some(unfit) = unfit {
             self.end(unfit);
         }
-        if self.isolation.is_none() {
-            self.isolation = Some(self.new_producer(Role::Isolation, shape)?);
+        if self.quarantine.is_none() {
+            self.quarantine = Some(self.new_producer(Role::Quarantine, producer_limits)?);
         }
-        let Self { isolation, settings, .. } = self;
-        let Some(producer) = isolation else { return Err(not_open()) };
+        let Self { quarantine, settings, .. } = self;
+        let Some(producer) = quarantine else { return Err(not_open()) };
         let (submission, receipt) = producer.ledger.begin(wave.len());
         let mut writer = Writer { producer, submission, source: &settings.source, records };
         for (place, sending) in wave.iter().enumerate() {
@@ -115,7 +116,7 @@ impl Sink {
         }
         let mut outcomes = vec![Outcome::Unknown; records.len()];
         // What was published ahead is named row by row until the position moves past it.
-        let is_ahead = self.memory.is_some() && after.is_some() && !kept.is_empty();
+        let is_ahead = self.progress_log.is_some() && after.is_some() && !kept.is_empty();
         kept.into_iter().for_each(|(index, outcome)| outcomes[index] = outcome);
         let receipt: Receipt = match together.is_empty() && !is_ahead {
             true => Box::pin(std::future::ready(Vec::new())),
@@ -123,7 +124,7 @@ impl Sink {
         };
         if !alone.is_empty() {
             self.last_transaction().await?;
-            let judged = self.isolate_in_transactions(records, alone, None).await?;
+            let judged = self.quarantine_in_transactions(records, alone, None).await?;
             if has_outstanding(&judged) {
                 self.stick();
             }
@@ -144,24 +145,24 @@ impl Sink {
         sendings: &[Sending],
         after: Option<&Position>,
     ) -> Result<Receipt, SinkError> {
-        let Self { producer, topics, settings, memory, .. } = self;
+        let Self { producer, topics, settings, progress_log, .. } = self;
         let Some(producer) = producer else { return Err(not_open()) };
-        let step = memory.as_ref().map(|memory| {
+        let step = progress_log.as_ref().map(|progress_log| {
             let sent = sendings.iter().map(|sending| &records[sending.index]);
-            memory.after(sent, after)
+            progress_log.after(sent, after)
         });
         let step = step.transpose()?;
         let begun = producer.begin_transaction().await;
         let transactor = begun.map_err(|error| unavailable("beginning a transaction", error))?;
-        let payload = memory.as_mut().zip(step).map(|(memory, step)| memory.take(step));
+        let payload = progress_log.as_mut().zip(step).map(|(progress_log, step)| progress_log.take(step));
         let (count, all) = (sendings.len(), sendings.len() + usize::from(payload.is_some()));
         let (submission, receipt) = producer.ledger.begin(all);
         let transaction = Transaction::new(&producer.ledger, &transactor, all, settings.transaction_timeout());
         let receipt = transaction.ends_with(receipt, all);
         let mut writer = Writer { producer, submission, source: &settings.source, records };
-        if let (Some(memory), Some(payload)) = (&*memory, &payload) {
+        if let (Some(progress_log), Some(payload)) = (&*progress_log, &payload) {
             let ticket = writer.submission.ticket(count);
-            writer.put(memory.encode(payload, ticket)).await?;
+            writer.put(progress_log.encode(payload, ticket)).await?;
         }
         writer.write(topics, sendings.iter().copied().enumerate()).await?;
         Ok(Box::pin(async move {
@@ -173,7 +174,7 @@ impl Sink {
 
     /// Sends suspects in transactions, one after the other, and waits for what becomes of them. Holds those for which there
     /// is no time left.
-    pub(crate) async fn isolate_in_transactions(
+    pub(crate) async fn quarantine_in_transactions(
         &mut self,
         records: &[Record],
         alone: Vec<Sending>,
@@ -222,21 +223,21 @@ impl Sink {
         Ok(judged)
     }
 
-    /// Tries a group in a transaction. One that failed for nobody's fault, as the first after a refusal may, is tried
-    /// again.
+    /// Tries a group in a transaction. One that failed for no fault of its records, as the first after a refusal
+    /// may, is tried again.
     async fn try_group(&mut self, records: &[Record], group: &[Sending]) -> Result<Tried, SinkError> {
-        let mut tries = TRIES;
+        let mut tries = GROUP_TRIES;
         loop {
             tries -= 1;
             match self.try_group_once(records, group).await {
-                Err(_passing) if tries > 0 && self.sound().is_ok() => {}
+                Err(_passing) if tries > 0 && self.healthy().is_ok() => {}
                 tried => return tried,
             }
         }
     }
 
     async fn try_group_once(&mut self, records: &[Record], group: &[Sending]) -> Result<Tried, SinkError> {
-        if self.sound()?.ledger.has_strays() {
+        if self.healthy()?.ledger.has_strays() {
             return Err(unavailable(
                 "publishing",
                 "a connection broke in a transaction: a new producer begins the next",
@@ -250,21 +251,21 @@ impl Sink {
         if let Some(producer) = &self.producer {
             producer.ledger.answered().await;
         }
-        let Some(spoil) = self.mend() else {
+        let Some(failure) = self.recover() else {
             let outcomes = tried?;
-            self.sound()?;
+            self.healthy()?;
             self.remember_committed();
             return Ok(Tried::Delivered(outcomes));
         };
         let id = records[group[0].index].id;
-        let refusal = spoil.refused.iter().find(|refusal| refusal.id == Some(id));
+        let refusal = failure.refused.iter().find(|refusal| refusal.id == Some(id));
         // What is refused of the progress says nothing of the group.
         let is_of_group = |topic: &str| group.iter().any(|sending| *records[sending.index].topic == *topic);
-        let held = spoil.held.iter().find(|(topic, _)| is_of_group(topic));
+        let held = failure.held.iter().find(|(topic, _)| is_of_group(topic));
         match (refusal, held) {
             (Some(refusal), _) => Ok(Tried::Refused(Outcome::Rejected(Box::new(refusal.rejection())))),
             (None, Some((_, cause))) => Ok(Tried::Refused(Outcome::Held(*cause))),
-            (None, None) if spoil.refused.is_empty() => Err(unavailable("publishing", spoil.reason)),
+            (None, None) if failure.refused.is_empty() => Err(unavailable("publishing", failure.reason)),
             (None, None) => Ok(Tried::Refused(Outcome::Unknown)),
         }
     }
@@ -284,7 +285,7 @@ impl Sink {
             Outcome::Delivered { .. } => self.suspects.delivered(record, sending.partition),
             Outcome::Rejected(_) => {
                 self.suspects.refused(record, sending.partition);
-                self.suspects.condemn(record.id, record.lane());
+                self.suspects.reject(record.id, record.lane());
                 self.blocked.extend(record.lane());
             }
             Outcome::Held(cause) => self.topics.hold(&record.topic, *cause),
@@ -293,8 +294,8 @@ impl Sink {
     }
 
     fn stick(&mut self) {
-        if let Some(memory) = &mut self.memory {
-            memory.stick();
+        if let Some(progress_log) = &mut self.progress_log {
+            progress_log.stick();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::contract::Outcome;
-use crate::kafka::delivery::{Destination, Ledger, State};
+use crate::kafka::ledger::{Destination, Ledger, State};
 
 /// A submission while it is being written. Dropping it says that no more of its records will be sent: the others
 /// stay [`Outcome::Unknown`].

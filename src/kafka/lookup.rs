@@ -18,15 +18,15 @@ use rdkafka::producer::Producer as _;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
-use crate::kafka::admin::{Admin, PATIENCE, Terms};
+use crate::kafka::admin::{Admin, QUESTION_TIMEOUT, TopicLimits};
 use crate::kafka::config::OnMissingTopic;
-use crate::kafka::errors::{self, Verdict};
+use crate::kafka::errors::{self, ErrorClass};
 use crate::kafka::producer::Handle;
 use crate::outbox::{HoldCause, is_topic_name};
 
 /// Topics that are asked for one by one, so many at once. Of more, all that the broker has are asked for: it answers the
 /// questions of a client one after the other.
-const QUESTIONS: usize = 16;
+const SINGLE_QUESTIONS: usize = 16;
 
 /// How often a topic that was just created is asked for before it is held like a missing one.
 const CREATED_ASKS: usize = 10;
@@ -65,7 +65,7 @@ pub(crate) enum Answer {
         /// Its partitions, at least one, by their numbers.
         partitions: Vec<Replicas>,
         /// What its settings say about records, where we may know it.
-        terms: Terms,
+        limits: TopicLimits,
     },
     /// Its records must wait.
     Held(HoldCause),
@@ -94,34 +94,34 @@ pub(crate) enum Found {
 
 /// Asks about topics, through each of the producer's own clients, so that they know them too.
 #[derive(Clone)]
-pub(crate) struct Asker {
+pub(crate) struct TopicLookup {
     pub(crate) clients: Vec<Handle>,
     pub(crate) admin: Arc<Admin>,
 }
 
-impl Asker {
+impl TopicLookup {
     /// Answers about all of these topics, each as soon as there is one. Of many, those that the broker does not name when
-    /// it is asked for all count as missing: whoever holds them asks again beside publishing.
+    /// it is asked for all count as missing: the relay, which holds them, asks again beside publishing.
     pub(crate) fn answers(self, topics: Vec<Arc<str>>) -> impl Stream<Item = (Arc<str>, Answer)> {
         let (possible, impossible): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| is_topic_name(topic));
         let impossible = impossible.into_iter().map(|topic| (topic, Answer::Impossible));
-        let asker = self.clone();
+        let lookup = self.clone();
         let together = stream::once(async move {
             match are_asked_together(&possible) {
-                true => (asker.ask_for_all(possible).await, Vec::new()),
+                true => (lookup.ask_for_all(possible).await, Vec::new()),
                 false => (Vec::new(), possible),
             }
         });
         let possible = together.flat_map(move |(answers, few)| {
-            let asker = self.clone();
+            let lookup = self.clone();
             let one_by_one = stream::iter(few).map(move |topic| {
-                let asker = asker.clone();
+                let lookup = lookup.clone();
                 async move {
-                    let answer = asker.ask_patiently(&topic).await;
+                    let answer = lookup.ask_patiently(&topic).await;
                     (topic, answer)
                 }
             });
-            stream::iter(answers).chain(one_by_one.buffer_unordered(QUESTIONS))
+            stream::iter(answers).chain(one_by_one.buffer_unordered(SINGLE_QUESTIONS))
         });
         stream::iter(impossible).chain(possible)
     }
@@ -135,7 +135,7 @@ impl Asker {
                     answers.extend(missing.into_iter().map(|topic| (topic, Answer::Held(HoldCause::MissingTopic))));
                     return answers;
                 }
-                Err(error) => self.admin.reach.unanswered(&error),
+                Err(error) => self.admin.connectivity.unanswered(&error),
             }
             sleep(backoff.next_wait()).await;
         }
@@ -172,7 +172,7 @@ impl Asker {
             let answer = self.ask(&topic).await.ok()?;
             Some((topic, answer))
         });
-        answers.extend(one_by_one.buffer_unordered(QUESTIONS).filter_map(ready).collect::<Vec<_>>().await);
+        answers.extend(one_by_one.buffer_unordered(SINGLE_QUESTIONS).filter_map(ready).collect::<Vec<_>>().await);
         answers
     }
 
@@ -180,13 +180,13 @@ impl Asker {
     /// not tell us.
     async fn ask_together(&self, topics: &[Arc<str>]) -> Result<Together, KafkaError> {
         let mut known = self.all_partitions(topics).await?;
-        self.admin.reach.answered();
+        self.admin.connectivity.answered();
         let (found, rest): (Vec<_>, Vec<_>) = topics.iter().cloned().partition(|topic| known.contains_key(topic));
-        let terms = self.admin.terms(&found).await;
+        let limits = self.admin.topic_limits(&found).await;
         let answers = found.into_iter().filter_map(|topic| {
-            let terms = terms.get(&*topic).copied().unwrap_or_default();
+            let limits = limits.get(&*topic).copied().unwrap_or_default();
             let partitions = known.remove(&topic)?;
-            Some((topic, Answer::Known { partitions, terms }))
+            Some((topic, Answer::Known { partitions, limits }))
         });
         Ok((answers.collect(), rest))
     }
@@ -197,7 +197,7 @@ impl Asker {
     /// When the broker cannot tell right now.
     pub(crate) async fn ask(&self, topic: &str) -> Result<Answer, KafkaError> {
         let answer = self.look(topic).await?;
-        self.admin.reach.answered();
+        self.admin.connectivity.answered();
         let OnMissingTopic::Create { partitions, replication } = self.admin.on_missing_topic else { return Ok(answer) };
         let is_missing = answer == Answer::Held(HoldCause::MissingTopic);
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
@@ -217,7 +217,7 @@ impl Asker {
                     return Answer::Held(HoldCause::MissingTopic);
                 }
                 Err(error) if errors::is_of_the_topic(&error) => unsure += 1,
-                Err(error) => self.admin.reach.unanswered(&error),
+                Err(error) => self.admin.connectivity.unanswered(&error),
             }
             sleep(backoff.next_wait()).await;
         }
@@ -238,12 +238,12 @@ impl Asker {
     pub(crate) async fn look(&self, topic: &str) -> Result<Answer, KafkaError> {
         match self.partitions(topic).await {
             Ok(partitions) => {
-                let terms = self.admin.terms(&[topic]).await;
-                Ok(Answer::Known { partitions, terms: terms.get(topic).copied().unwrap_or_default() })
+                let limits = self.admin.topic_limits(&[topic]).await;
+                Ok(Answer::Known { partitions, limits: limits.get(topic).copied().unwrap_or_default() })
             }
-            Err(error) => match errors::code(&error).map(errors::verdict) {
-                Some(Verdict::Hold(cause)) => Ok(Answer::Held(cause)),
-                Some(Verdict::Reject(_)) => Ok(Answer::Impossible),
+            Err(error) => match errors::code(&error).map(errors::classify) {
+                Some(ErrorClass::Hold(cause)) => Ok(Answer::Held(cause)),
+                Some(ErrorClass::Reject(_)) => Ok(Answer::Impossible),
                 _ => Err(error),
             },
         }
@@ -255,9 +255,9 @@ impl Asker {
         let topics: BTreeSet<Arc<str>> = partitions.iter().map(|(topic, _)| Arc::clone(topic)).collect();
         let answers: HashMap<_, _> = self.refresh(topics.into_iter().collect()).await.into_iter().collect();
         let kept_by = |(topic, partition): (Arc<str>, i32)| {
-            let Answer::Known { partitions, terms } = answers.get(&topic)? else { return None };
+            let Answer::Known { partitions, limits } = answers.get(&topic)? else { return None };
             let replicas = *partitions.get(usize::try_from(partition).ok()?)?;
-            Some((topic, partition, replicas, terms.in_sync))
+            Some((topic, partition, replicas, limits.min_in_sync))
         };
         let kept: Vec<_> = partitions.into_iter().filter_map(kept_by).collect();
         let leaders: HashMap<i32, (Arc<str>, i32)> = kept
@@ -283,7 +283,8 @@ impl Asker {
 
     /// Whether the leader of a partition answers.
     async fn leader_answers(&self, topic: Arc<str>, partition: i32) -> bool {
-        let asked = self.ask_clients(move |client| client.client().fetch_watermarks(&topic, partition, PATIENCE));
+        let asked =
+            self.ask_clients(move |client| client.client().fetch_watermarks(&topic, partition, QUESTION_TIMEOUT));
         asked.await.is_ok()
     }
 
@@ -291,7 +292,7 @@ impl Asker {
     async fn partitions(&self, topic: &str) -> Result<Vec<Replicas>, KafkaError> {
         let topic = topic.to_owned();
         let told = self.ask_clients(move |client| {
-            let metadata = client.client().fetch_metadata(Some(&topic), PATIENCE)?;
+            let metadata = client.client().fetch_metadata(Some(&topic), QUESTION_TIMEOUT)?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             replicas(found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable))?)
         });
@@ -302,7 +303,7 @@ impl Asker {
     async fn all_partitions(&self, topics: &[Arc<str>]) -> Result<HashMap<Arc<str>, Vec<Replicas>>, KafkaError> {
         let wanted: HashSet<Arc<str>> = topics.iter().cloned().collect();
         let told = self.ask_clients(move |client| {
-            let metadata = client.client().fetch_metadata(None, PATIENCE)?;
+            let metadata = client.client().fetch_metadata(None, QUESTION_TIMEOUT)?;
             let known = metadata.topics().iter().filter_map(|topic| {
                 let name = wanted.get(topic.name())?;
                 Some((Arc::clone(name), replicas(topic).ok()?))
@@ -334,7 +335,7 @@ impl Asker {
 
 /// Whether these topics are asked for with few questions, and not one by one.
 fn are_asked_together(topics: &[Arc<str>]) -> bool {
-    topics.len() > QUESTIONS
+    topics.len() > SINGLE_QUESTIONS
 }
 
 /// The partitions that a client is told of.
