@@ -29,7 +29,7 @@ pub use report::Report;
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// How often it is looked at.
-const POLL_TIMEOUT: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// What is measured.
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ impl Relaying {
                 _ if last.1.elapsed() > STUCK_AFTER => bail!("the relay is stuck at {published} of {rows} rows"),
                 _ => {}
             }
-            tokio::time::sleep(POLL_TIMEOUT).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

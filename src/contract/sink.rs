@@ -94,10 +94,7 @@ pub trait Sink: Send {
     fn abort(&mut self);
 
     /// Waits at most this long for everything submitted, then closes. What is left is forgotten as by `abort`.
-    async fn close(&mut self, deadline: Duration) {
-        let _ = deadline;
-        self.abort()
-    }
+    async fn close(&mut self, deadline: Duration);
 }
 
 /// Resolves to one outcome for each record of a submission, in its order.

@@ -27,8 +27,9 @@ pub trait OutboxStore: Send + Sync {
     ///
     /// *Idempotent*: settling again, or settling rows that are gone, does no harm. *Durable* no later than the
     /// next stored checkpoint. A row whose id matches and whose event id does not is left alone; the ids alone are
-    /// enough for a store that knows by the [token](Batch::token) that no id was given to another row since the rows were read. Needs no
-    /// leadership: what is at the broker is there, whichever relay says so. After an error it may have happened.
+    /// enough for a store that knows by the [token](Batch::token) that no id was given to another row since the rows
+    /// were read. Needs no leadership: what is at the broker is there, whichever relay says so. After an error it may
+    /// have happened.
     ///
     /// Rows [out of line](Settlement::is_out_of_line) are recorded in every mode, because no position will ever tell
     /// of them, and durably when it returns.

@@ -29,7 +29,7 @@ pub use supervisor::Supervisor;
 
 /// How much longer than its own deadline the relay may take to stop before it is cut off: its last statements
 /// against the database come after the drain.
-const HTTP_STOP_GRACE: Duration = Duration::from_secs(5);
+const RELAY_STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Relays until told to stop.
 ///
@@ -54,7 +54,7 @@ where
         let (listener, page) = (http::bind(listen).await?, page.clone());
         house.start("operator's page", |stop| http::serve(listener, page, stop));
     }
-    let patience = config.relay.drain_deadline + HTTP_STOP_GRACE;
+    let patience = config.relay.drain_deadline + RELAY_STOP_GRACE;
     let Some(own_name) = preflight(&backend, &page, &shutdown.soft).await? else {
         return house.run(patience).await;
     };

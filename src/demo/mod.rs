@@ -35,7 +35,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_secs(4);
 
 /// How long the consumer listens for stragglers after the relay has stopped.
-const STRAGGLERS_AFTER: Duration = Duration::from_millis(500);
+const STRAGGLERS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the demo is asked to do.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ async fn play(stage: &mut Stage, settings: &Settings) -> anyhow::Result<Findings
     relay_all(stage, &mut relay, &mut progress, settings).await?;
     relay.stop().await?;
     // Whatever comes twice comes now.
-    tokio::time::sleep(STRAGGLERS_AFTER).await;
+    tokio::time::sleep(STRAGGLERS_TIMEOUT).await;
     stage.findings().await
 }
 

@@ -107,7 +107,7 @@ impl Settings {
         self.message_limit().unwrap_or(MESSAGE_LIMIT)
     }
 
-    /// The producer_limits of a producer whose topics take batches of `smallest_limit`, and that must take a record of `largest`.
+    /// The limits of a producer whose topics take batches of `smallest_limit`, and that must take a record of `largest`.
     pub(crate) fn producer_limits(&self, smallest_limit: Option<usize>, largest: usize) -> ProducerLimits {
         let batch_size = self.number("batch.size").unwrap_or(MEGABYTE);
         ProducerLimits {

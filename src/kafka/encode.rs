@@ -1,4 +1,4 @@
-//! A record in the client's limits: its size on the wire, its headers, its timestamp.
+//! A record in the client's terms: its size on the wire, its headers, its timestamp.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ const LONGEST_ID: usize = 20;
 /// Of which of the relay's headers the log was told that a row had its own.
 static SAID: [AtomicBool; RESERVED_HEADERS.len()] = [const { AtomicBool::new(false) }; RESERVED_HEADERS.len()];
 
-/// Puts a record into the client's limits: the application's headers first and the relay's last. What the application calls
+/// Puts a record into the client's terms: the application's headers first and the relay's last. What the application calls
 /// like one of these is left out, so that consumers see the relay's alone, whichever of a name they take.
 ///
 /// Its timestamp is that of its row. One that the topic does not take is no fault of the record: it is sent as of now then,

@@ -62,7 +62,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A producer that is failed for a reason which teaches nothing about records.
+    /// A producer that has failed for a reason which teaches nothing about records.
     pub(crate) fn because(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), ..Self::default() }
     }

@@ -4,7 +4,7 @@ use crate::kafka::plan::Sending;
 use crate::kafka::{encode, partition};
 use crate::outbox::Record;
 
-/// Puts a record into the client's limits: its partition, and the headers that the relay adds. Returns how many headers
+/// Puts a record into the client's terms: its partition, and the headers that the relay adds. Returns how many headers
 /// it has then.
 pub fn encode(record: &Record, partitions: i32) -> usize {
     use rdkafka::message::Headers as _;

@@ -263,7 +263,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Hands over what is in the client's limits already.
+    /// Hands over what is in the client's terms already.
     pub(crate) async fn put(&mut self, record: BaseRecord<'_, str, [u8], usize>) -> Result<(), SinkError> {
         let topic = record.topic;
         if let Err(error) = self.producer.send(record).await {

@@ -143,7 +143,7 @@ impl ProgressLog {
         step.payload
     }
 
-    /// The record with this payload, in the client's limits.
+    /// The record with this payload, in the client's terms.
     pub(crate) fn encode<'a>(&'a self, payload: &'a [u8], ticket: usize) -> BaseRecord<'a, str, [u8], usize> {
         BaseRecord {
             topic: &self.place.topic,

@@ -19,7 +19,7 @@ use crate::postgres::store::Settings;
 const OLD_SNAPSHOT_AGE: Duration = Duration::from_secs(600);
 
 /// How long the second statement of the pooler's test may wait for a connection of the pool.
-const POOLER_PROBE_PAUSE: Duration = Duration::from_secs(5);
+const POOLER_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Looks at the tables and at what the role may do to them, and returns the warnings.
 pub(super) async fn check(
@@ -75,7 +75,7 @@ async fn refuse_pooler(address: &Address, first: &mut PgConnection) -> Result<()
 
 async fn backend(conn: &mut PgConnection) -> Result<i32, StoreError> {
     let statement = sqlx::query_scalar("/* outboxd: backend_pid */ select pg_backend_pid()");
-    ask_within("looking for a pooler", POOLER_PROBE_PAUSE, statement.fetch_one(conn)).await
+    ask_within("looking for a pooler", POOLER_PROBE_TIMEOUT, statement.fetch_one(conn)).await
 }
 
 /// `PREPARE TRANSACTION` fails in a transaction that notified: the trigger would break the application.
