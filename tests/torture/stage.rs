@@ -140,14 +140,17 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Whether the tables say that all is settled, now that the relays have stopped.
+    /// Whether the tables say that all is settled.
     pub(crate) async fn settled(&self, mode: Mode) -> Result<(), String> {
         for Outbox { table, .. } in &self.outboxes {
             let condition = match mode.settle {
-                "mark" => "sent_at is null",
-                "delete" => "true",
+                "mark" => "sent_at is null".to_owned(),
+                "delete" => "true".to_owned(),
                 // No row says so; the next reader begins at the checkpoint.
-                _ => continue,
+                _ => format!(
+                    "not exists (select from {table}_checkpoint
+                         where pg_visible_in_snapshot(xid, (position::json ->> 'prev')::pg_snapshot))"
+                ),
             };
             let left = self.database.number(&format!("select count(*) from {table} where {condition}")).await;
             if left > 0 {
