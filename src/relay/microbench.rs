@@ -37,9 +37,9 @@ impl Delivered {
 
 /// Folds batches into one settlement.
 pub fn fold(batches: Vec<Delivered>) -> Settlement {
-    let (mut fold, mut session_end) = (SettlementBatch::default(), Ok(()));
+    let mut together = SettlementBatch::after(Ok(()));
     for (number, Delivered(rows, outcomes)) in (1..).zip(batches) {
-        let batch = Submitted {
+        let submitted = Submitted {
             before: Before { batch: number, position: Position::new("start") },
             number,
             read: rows.len(),
@@ -52,7 +52,7 @@ pub fn fold(batches: Vec<Delivered>) -> Settlement {
             closed: Vec::new(),
             permits: Vec::new(),
         };
-        fold.add(batch, outcomes, false, &mut session_end);
+        together.add(submitted, outcomes, false);
     }
-    fold.into_settlement()
+    together.into_settlement()
 }

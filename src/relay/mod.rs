@@ -25,6 +25,7 @@ mod lanes;
 pub mod microbench;
 mod pacer;
 mod probation;
+mod progress;
 mod publisher;
 mod recorder;
 mod rejections;

@@ -18,6 +18,7 @@ use crate::coordination::Leadership;
 use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, ReadToken, Record, Unreadable};
 use crate::relay::flow::{Before, Ending, Fetched, Permit, Row, SessionEnd, Submitted};
 use crate::relay::lanes::HeldLaneStates;
+use crate::relay::progress::ProgressTracker;
 use crate::relay::rejections::{Rejected, Rejections};
 use crate::relay::status::{Status, tell_held};
 
@@ -34,8 +35,7 @@ pub(crate) struct Publisher<'a> {
     pub(crate) release_interval: Duration,
     /// How much of what was read goes into one submission; `None`: one batch.
     pub(crate) together: Option<Limit>,
-    /// Whether the position that the broker remembers moves.
-    pub(crate) position_state: PositionState,
+    pub(crate) tracker: ProgressTracker,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -83,29 +83,6 @@ const ASKED_IN_ITS_AGE: u32 = 10;
 /// And never more rarely than this.
 const RAREST_QUESTION: Duration = Duration::from_secs(10);
 
-/// How many rows may be published in a session after its position has come to stand still: the broker remembers them
-/// one by one.
-const ONE_BY_ONE: usize = 10_000;
-
-/// Whether the position that the broker remembers still moves with what is published. Once something was kept back or
-/// came out of line it stands still, until the database knows of all that and a new session begins.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum PositionState {
-    /// The broker remembers no position.
-    Nowhere,
-    /// It moves.
-    Moving,
-    /// It stands still, and so many rows were published since.
-    Still(usize),
-}
-
-impl PositionState {
-    /// At the beginning of a session.
-    pub(crate) fn of(exactly_once: bool) -> Self {
-        if exactly_once { PositionState::Moving } else { PositionState::Nowhere }
-    }
-}
-
 /// Questions about held lanes that are not answered yet.
 type Questions = FuturesUnordered<BoxFuture<'static, Answer>>;
 
@@ -121,9 +98,14 @@ enum Answer {
     Nothing,
 }
 
-impl Publisher<'_> {
-    /// Publishes until the session ends.
-    pub(crate) async fn run(mut self) -> Result<(), SessionEnd> {
+impl<'a> Publisher<'a> {
+    /// Publishes until the session ends. Gives the sink back.
+    pub(crate) async fn run(mut self) -> (&'a mut dyn Sink, Result<(), SessionEnd>) {
+        let published = self.publish_all().await;
+        (self.sink, published)
+    }
+
+    async fn publish_all(&mut self) -> Result<(), SessionEnd> {
         let mut questions = Questions::new();
         let mut tick = interval(self.release_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,43 +140,27 @@ impl Publisher<'_> {
             return Err(SessionEnd::LeaseLost);
         }
         gathered.is_exceptional |= self.give_up_the_impossible(&mut gathered).await?;
-        let ends = self.stand(&gathered);
+        self.tracker.advance(gathered.records.len(), gathered.is_exceptional || gathered.out_of_line);
+        let begins_anew = self.tracker.wants_another_session()
+            || self.tracker.is_still() && (!gathered.closed.is_empty() || !self.lanes().is_releasing());
         let Gathered { before, number, records, read, end, token, closed, permits, out_of_line, .. } = gathered;
-        let after = matches!(self.position_state, PositionState::Moving).then_some(&end);
         let began = Instant::now();
-        let receipt = self.submit(&records, after).await?;
+        let receipt = self.submit(&records, self.tracker.position(&end)).await?;
         // Payloads and headers end here: what must be sent again is read again.
         let rows: Vec<Row> = records.into_iter().map(Row::from).collect();
         let submitted =
             Submitted { before, number, rows, read, receipt, began, end, token, out_of_line, closed, permits };
         // An error says that the settler has ended, and so does the session.
         let _ = self.submissions.send(submitted).await;
-        if ends { Err(SessionEnd::Afresh) } else { Ok(()) }
-    }
-
-    /// Lets the position stand still if this is exceptional. Says whether the session ends with it, so that the
-    /// database knows of everything and the position can move on: unless lanes are being released, for a while.
-    fn stand(&mut self, gathered: &Gathered) -> bool {
-        let is_exceptional = gathered.is_exceptional || gathered.out_of_line;
-        self.position_state = match self.position_state {
-            PositionState::Moving if is_exceptional => PositionState::Still(gathered.records.len()),
-            PositionState::Still(rows) => PositionState::Still(rows + gathered.records.len()),
-            unmoved => unmoved,
-        };
-        match self.position_state {
-            PositionState::Still(rows) => {
-                rows >= ONE_BY_ONE || !gathered.closed.is_empty() || !self.lanes().is_releasing()
-            }
-            PositionState::Nowhere | PositionState::Moving => false,
-        }
+        // The database is to know of everything, so that the position can move on: unless lanes are being released, for
+        // a while.
+        if begins_anew { Err(SessionEnd::Afresh) } else { Ok(()) }
     }
 
     /// Adds what was read meanwhile, where a submission may be of several batches: the more share a transaction, the
     /// less it costs each.
     fn gather(&mut self, gathered: &mut Gathered) {
-        let Some(most) = self.together.filter(|_| !matches!(self.position_state, PositionState::Still(_))) else {
-            return;
-        };
+        let Some(most) = self.together.filter(|_| !self.tracker.is_still()) else { return };
         let mut bytes: usize = gathered.records.iter().map(Record::footprint).sum();
         while gathered.records.len() < most.records
             && bytes < most.bytes

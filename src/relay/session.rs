@@ -26,11 +26,12 @@ use crate::observe::metrics;
 use crate::outbox::{Delivery, Progress, Term};
 use crate::relay::error::{Ended, Error};
 use crate::relay::fetcher::Fetcher;
-use crate::relay::flow::{Credit, Ending, Fetched, Frontier, LastCheckpoint, SessionEnd, Submitted};
+use crate::relay::flow::{Credit, Ending, Frontier, LastCheckpoint, SessionEnd};
 use crate::relay::lanes::HeldLaneStates;
 use crate::relay::pacer::Pacer;
 use crate::relay::probation::Probation;
-use crate::relay::publisher::{PositionState, Publisher};
+use crate::relay::progress::ProgressTracker;
+use crate::relay::publisher::Publisher;
 use crate::relay::recorder::Recorder;
 use crate::relay::rejections::Rejections;
 use crate::relay::settings::Settings;
@@ -97,38 +98,15 @@ impl Session<'_> {
         Ok(reader)
     }
 
-    fn is_exactly_once(&self) -> bool {
-        self.settings.delivery == Delivery::ExactlyOnce
-    }
-
     async fn relay(&mut self, reader: Box<dyn Reader>) -> SessionEnd {
         let ending = Ending::default();
-        count_held(reader.held());
-        let lanes = Arc::new(Mutex::new(HeldLaneStates::restore(reader.held())));
-        let (batches, fetched) = mpsc::channel(READ_AHEAD);
-        let (submissions, submitted) = mpsc::channel(SUBMISSIONS_AHEAD);
-        let (progress, reached) = watch::channel(Frontier::at(reader.position()));
-
-        let fetcher = self.fetcher(reader, &lanes, batches, reached, &ending);
-        let released = Arc::clone(&fetcher.released);
-        let settler = self.settler(&lanes, submitted, progress, &ending);
-        // A relay that is dropped must not go on in the background.
-        let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher.run()));
-        let settler = AbortOnDropHandle::new(tokio::spawn(settler.run()));
         let stop = (self.stop, self.settings.drain_deadline);
         let watchdog = watch_ending(stop, self.leadership, self.status, &ending);
-        let stages = self.publish_and_drain(&lanes, released, (fetched, submissions), settler, &ending);
-        let stages = async {
-            let (published, settled) = stages.await;
-            ending.soft.cancel();
-            (published, settled, fetcher.await)
-        };
-        let (published, settled, fetched) = tokio::select! {
-            ended = stages => ended,
+        let stages = Stages::start(self, reader, &ending);
+        let Drained { reader, published, settled, fetched } = tokio::select! {
+            drained = stages.drain() => drained,
             () = watchdog => unreachable!("the watchdog never ends"),
         };
-        let panicked = |_| (None, Err(SessionEnd::Failed(Error::Panicked("fetcher"))));
-        let (reader, fetched) = fetched.unwrap_or_else(panicked);
         let all_settled = matches!(settled, Ok(()) | Err(SessionEnd::Afresh));
         let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(SessionEnd::graver);
         if let Some(reader) = reader {
@@ -143,108 +121,6 @@ impl Session<'_> {
         }
     }
 
-    fn fetcher(
-        &self,
-        reader: Box<dyn Reader>,
-        lanes: &Arc<Mutex<HeldLaneStates>>,
-        batches: mpsc::Sender<Fetched>,
-        progress: watch::Receiver<Frontier>,
-        ending: &Ending,
-    ) -> Fetcher {
-        Fetcher {
-            reader,
-            term: self.leadership.term(),
-            batch: self.settings.batch,
-            credit: Credit::new(self.settings.in_flight, self.settings.batch),
-            probation: self.probation.clone(),
-            pacer: Pacer::new(self.store.wake(), self.settings),
-            checkpoint_interval: self.settings.checkpoint_interval,
-            proves: self.is_exactly_once(),
-            lanes: Arc::clone(lanes),
-            released: Arc::default(),
-            batches,
-            progress,
-            status: self.status.clone(),
-            ending: ending.clone(),
-        }
-    }
-
-    fn settler(
-        &self,
-        lanes: &Arc<Mutex<HeldLaneStates>>,
-        submitted: mpsc::Receiver<Submitted>,
-        progress: watch::Sender<Frontier>,
-        ending: &Ending,
-    ) -> Settler {
-        Settler {
-            recorder: Recorder::new(
-                Arc::clone(self.store),
-                self.probation.clone(),
-                self.status.clone(),
-                ending.clone(),
-            ),
-            lanes: Arc::clone(lanes),
-            rejections: self.rejections(lanes, ending),
-            exactly_once: self.is_exactly_once(),
-            submitted,
-            progress,
-            beyond: None,
-            status: self.status.clone(),
-            ending: ending.clone(),
-        }
-    }
-
-    fn rejections(&self, lanes: &Arc<Mutex<HeldLaneStates>>, ending: &Ending) -> Rejections {
-        Rejections {
-            store: Arc::clone(self.store),
-            policy: self.settings.on_reject.clone(),
-            topic: self.settings.dead_letter_topic.clone(),
-            lanes: Arc::clone(lanes),
-            dead_lettered: Arc::clone(self.dead_lettered),
-            probation: self.probation.clone(),
-            ending: ending.clone(),
-        }
-    }
-
-    /// Publishes until the session ends, then waits until all that was submitted is settled.
-    async fn publish_and_drain(
-        &mut self,
-        lanes: &Arc<Mutex<HeldLaneStates>>,
-        released: Arc<Notify>,
-        (fetched, submissions): (mpsc::Receiver<Fetched>, mpsc::Sender<Submitted>),
-        mut settler: AbortOnDropHandle<Result<(), SessionEnd>>,
-        ending: &Ending,
-    ) -> (Result<(), SessionEnd>, Result<(), SessionEnd>) {
-        let rejections = self.rejections(lanes, ending);
-        let position_state = PositionState::of(self.is_exactly_once());
-        let publisher = Publisher {
-            rejections,
-            sink: &mut *self.sink,
-            leadership: self.leadership,
-            lanes: Arc::clone(lanes),
-            released,
-            fetched,
-            submissions,
-            release_interval: self.settings.release_interval,
-            position_state,
-            status: self.status.clone(),
-            together: self.settings.delivery.fences().then_some(self.settings.transaction),
-            ending: ending.clone(),
-        };
-        let published = publisher.run().await;
-        ending.soft.cancel();
-        let settled = tokio::select! {
-            biased;
-            () = ending.abort.cancelled() => {
-                self.sink.abort();
-                settler.await
-            }
-            settled = &mut settler => settled,
-        };
-        let panicked = |_| Err(SessionEnd::Failed(Error::Panicked("settler")));
-        (published, settled.unwrap_or_else(panicked))
-    }
-
     /// Stores how far everything is settled, so that the next session need not read it again.
     async fn store_last_checkpoint(&mut self, mut last: LastCheckpoint) {
         if !self.leadership.is_trusted() {
@@ -257,6 +133,113 @@ impl Session<'_> {
             }
             Err(_elapsed) => tracing::warn!("the last checkpoint was not stored in time"),
         }
+    }
+}
+
+/// The stages at work. The publisher has no task of its own, since the sink is lent to it. The other two end with this: a
+/// relay that is dropped must not go on in the background.
+struct Stages<'a> {
+    fetcher: AbortOnDropHandle<(Option<LastCheckpoint>, Result<(), SessionEnd>)>,
+    publisher: Publisher<'a>,
+    settler: AbortOnDropHandle<Result<(), SessionEnd>>,
+    ending: Ending,
+}
+
+/// What came of the stages.
+struct Drained {
+    /// The reader and the last checkpoint, if the reader is still good.
+    reader: Option<LastCheckpoint>,
+    fetched: Result<(), SessionEnd>,
+    published: Result<(), SessionEnd>,
+    settled: Result<(), SessionEnd>,
+}
+
+impl<'a> Stages<'a> {
+    /// Starts them, to end as `ending` says.
+    fn start(session: &'a mut Session<'_>, reader: Box<dyn Reader>, ending: &Ending) -> Self {
+        let settings = session.settings;
+        count_held(reader.held());
+        let lanes = Arc::new(Mutex::new(HeldLaneStates::restore(reader.held())));
+        let released = Arc::new(Notify::new());
+        let (batches, fetched) = mpsc::channel(READ_AHEAD);
+        let (submissions, submitted) = mpsc::channel(SUBMISSIONS_AHEAD);
+        let (progress, reached) = watch::channel(Frontier::at(reader.position()));
+        let rejections = Rejections {
+            store: Arc::clone(session.store),
+            policy: settings.on_reject.clone(),
+            topic: settings.dead_letter_topic.clone(),
+            lanes: Arc::clone(&lanes),
+            dead_lettered: Arc::clone(session.dead_lettered),
+            probation: session.probation.clone(),
+            ending: ending.clone(),
+        };
+        let fetcher = Fetcher {
+            reader,
+            term: session.leadership.term(),
+            batch: settings.batch,
+            credit: Credit::new(settings.in_flight, settings.batch),
+            probation: session.probation.clone(),
+            pacer: Pacer::new(session.store.wake(), settings),
+            checkpoint_interval: settings.checkpoint_interval,
+            proves: settings.delivery == Delivery::ExactlyOnce,
+            lanes: Arc::clone(&lanes),
+            released: Arc::clone(&released),
+            batches,
+            progress: reached,
+            status: session.status.clone(),
+            ending: ending.clone(),
+        };
+        let recorder =
+            Recorder::new(Arc::clone(session.store), session.probation.clone(), session.status.clone(), ending.clone());
+        let settler = Settler {
+            recorder,
+            lanes: Arc::clone(&lanes),
+            rejections: rejections.clone(),
+            exactly_once: settings.delivery == Delivery::ExactlyOnce,
+            submitted,
+            progress,
+            beyond: None,
+            status: session.status.clone(),
+            ending: ending.clone(),
+        };
+        let publisher = Publisher {
+            sink: &mut *session.sink,
+            leadership: session.leadership,
+            lanes,
+            released,
+            fetched,
+            submissions,
+            rejections,
+            release_interval: settings.release_interval,
+            together: settings.delivery.fences().then_some(settings.transaction),
+            tracker: ProgressTracker::of(settings.delivery),
+            status: session.status.clone(),
+            ending: ending.clone(),
+        };
+        Self {
+            fetcher: AbortOnDropHandle::new(tokio::spawn(fetcher.run())),
+            publisher,
+            settler: AbortOnDropHandle::new(tokio::spawn(settler.run())),
+            ending: ending.clone(),
+        }
+    }
+
+    /// Publishes until the session ends, then waits until all that was submitted is settled.
+    async fn drain(self) -> Drained {
+        let Self { fetcher, publisher, mut settler, ending } = self;
+        let (sink, published) = publisher.run().await;
+        ending.soft.cancel();
+        let settled = tokio::select! {
+            biased;
+            () = ending.abort.cancelled() => {
+                sink.abort();
+                settler.await
+            }
+            settled = &mut settler => settled,
+        };
+        let panicked = |stage| Err(SessionEnd::Failed(Error::Panicked(stage)));
+        let (reader, fetched) = fetcher.await.unwrap_or_else(|_| (None, panicked("fetcher")));
+        Drained { reader, fetched, published, settled: settled.unwrap_or_else(|_| panicked("settler")) }
     }
 }
 

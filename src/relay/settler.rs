@@ -45,17 +45,26 @@ pub(crate) struct Settler {
     pub(crate) ending: Ending,
 }
 
-/// Batches whose outcomes are known, about to be settled together.
-#[derive(Default)]
+/// Submissions whose outcomes are known, about to be settled together.
 pub(crate) struct SettlementBatch {
     settlement: Settlement,
     rejected: Vec<Rejected>,
-    /// Where the first batch begins of which a record was rejected.
+    /// Where the first submission begins of which a record was rejected.
     rejected_in: Option<Before>,
     read: usize,
-    end: Option<(u64, Position)>,
+    /// How far the position moves with it, if it moves.
+    end: Option<End>,
     closed: Vec<(Lane, u64)>,
     permits: Vec<Permit>,
+    /// Why another session has to begin, once that is known.
+    session_end: Result<(), SessionEnd>,
+}
+
+/// Where a submission ends.
+struct End {
+    /// The number of its last batch.
+    number: u64,
+    position: Position,
 }
 
 impl Settler {
@@ -67,25 +76,25 @@ impl Settler {
         let mut ready = VecDeque::new();
         let mut session_end = Ok(());
         while let Some((first, outcomes)) = self.next(&mut ready).await {
-            let mut fold = SettlementBatch::default();
-            self.fold(&mut fold, first, outcomes, &mut session_end);
-            while fold.settlement.len() < SETTLEMENT_RECORDS
+            let mut batch = SettlementBatch::after(session_end);
+            self.add(&mut batch, first, outcomes);
+            while batch.settlement.len() < SETTLEMENT_RECORDS
                 && let Some((next, outcomes)) = self.next_ready(&mut ready)
             {
-                self.fold(&mut fold, next, outcomes, &mut session_end);
+                self.add(&mut batch, next, outcomes);
             }
-            if let Err(failed) = self.recorder.record(&fold.settlement).await {
+            if let Err(failed) = self.recorder.record(&batch.settlement).await {
                 self.ending.soft.cancel();
                 return Err(failed);
             }
-            let rejected = std::mem::take(&mut fold.rejected);
-            if let Some(before) = fold.rejected_in.take()
+            let rejected = std::mem::take(&mut batch.rejected);
+            if let Some(before) = batch.rejected_in.take()
                 && let Err(failed) = self.rejections.decide(rejected, &before).await
             {
-                session_end = Err(failed);
+                batch.session_end = Err(failed);
             }
-            let were_few = fold.settlement.len() < FEW_RECORDS;
-            self.settled(fold);
+            let were_few = batch.settlement.len() < FEW_RECORDS;
+            session_end = self.settled(batch);
             if were_few {
                 tokio::select! {
                     () = sleep(SETTLEMENT_PAUSE) => {}
@@ -120,24 +129,19 @@ impl Settler {
         Some((ready.pop_front()?, outcomes))
     }
 
-    /// Adds what became of one batch.
-    fn fold(
-        &self,
-        fold: &mut SettlementBatch,
-        mut batch: Submitted,
-        outcomes: Vec<Outcome>,
-        session_end: &mut Result<(), SessionEnd>,
-    ) {
-        if !batch.rows.is_empty() {
-            metrics::record_publish_ack(batch.began.elapsed());
+    /// Adds what became of one submission.
+    fn add(&self, batch: &mut SettlementBatch, mut submitted: Submitted, outcomes: Vec<Outcome>) {
+        if !submitted.rows.is_empty() {
+            metrics::record_publish_ack(submitted.began.elapsed());
         }
         // The position at which a lane came to be held tells of no record of the lane that was under way then.
         let waits = |outcome: &Outcome| matches!(outcome, Outcome::Held(_) | Outcome::Rejected(_));
-        batch.out_of_line |= outcomes.iter().any(waits) || self.lanes().came_to_wait(batch.number, &batch.rows);
-        let before = batch.before.clone();
-        let held = fold.add(batch, outcomes, self.exactly_once, session_end);
+        submitted.out_of_line |=
+            outcomes.iter().any(waits) || self.lanes().came_to_wait(submitted.number, &submitted.rows);
+        let before = submitted.before.clone();
+        let held = batch.add(submitted, outcomes, self.exactly_once);
         held.iter().for_each(|(row, cause)| self.hold(row, *cause, &before));
-        if session_end.is_err() {
+        if batch.session_end.is_err() {
             self.ending.soft.cancel();
         }
     }
@@ -156,8 +160,9 @@ impl Settler {
         }
     }
 
-    fn settled(&mut self, fold: SettlementBatch) {
-        let SettlementBatch { settlement, read, end, closed, permits, .. } = fold;
+    /// Tells of what is settled, and gives its credit back. Says how the session ends, if that is decided.
+    fn settled(&mut self, batch: SettlementBatch) -> Result<(), SessionEnd> {
+        let SettlementBatch { settlement, read, end, closed, permits, session_end, .. } = batch;
         drop(permits);
         let held = {
             let mut lanes = self.lanes();
@@ -175,9 +180,10 @@ impl Settler {
         });
         metrics::set_in_flight(self.status.borrow().in_flight);
         metrics::set_progress_now();
-        if let Some((number, position)) = end {
+        if let Some(End { number, position }) = end {
             self.advance(number, position);
         }
+        session_end
     }
 
     /// Everything up to here is settled or held, but for rows that were set aside: the position stands still before
@@ -221,23 +227,36 @@ async fn told(
 }
 
 impl SettlementBatch {
-    /// Adds what became of one batch; returns the rows whose topics wait. From the first record on with which another
-    /// session has to begin, as `session_end` tells, the position stands still.
+    /// One that is empty, after others that ended so.
+    pub(crate) fn after(session_end: Result<(), SessionEnd>) -> Self {
+        Self {
+            settlement: Settlement::default(),
+            rejected: Vec::new(),
+            rejected_in: None,
+            read: 0,
+            end: None,
+            closed: Vec::new(),
+            permits: Vec::new(),
+            session_end,
+        }
+    }
+
+    /// Adds what became of one submission; returns the rows whose topics wait. From the first record on with which another
+    /// session has to begin, the position stands still.
     pub(crate) fn add(
         &mut self,
-        batch: Submitted,
+        submitted: Submitted,
         outcomes: Vec<Outcome>,
         exactly_once: bool,
-        session_end: &mut Result<(), SessionEnd>,
     ) -> Vec<(Row, HoldCause)> {
-        if batch.out_of_line {
+        if submitted.out_of_line {
             self.settlement.set_out_of_line();
         }
-        self.settlement.add_token(batch.token);
+        self.settlement.add_token(submitted.token);
         let (now, commit_to_ack) = (Utc::now(), metrics::commit_to_ack());
         let mut held = Vec::new();
         let mut published = Published::default();
-        for (row, outcome) in batch.rows.into_iter().zip(outcomes) {
+        for (row, outcome) in submitted.rows.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered { .. } => {
                     self.settlement.push_row(row.id, row.event_id);
@@ -246,32 +265,32 @@ impl SettlementBatch {
                 }
                 Outcome::Held(cause) => {
                     held.push((row, cause));
-                    if exactly_once && session_end.is_ok() {
-                        *session_end = Err(SessionEnd::Afresh);
+                    if exactly_once && self.session_end.is_ok() {
+                        self.session_end = Err(SessionEnd::Afresh);
                     }
                 }
                 Outcome::Rejected(rejection) => {
                     self.rejected.push(Rejected::of(&row, *rejection));
-                    self.rejected_in.get_or_insert_with(|| batch.before.clone());
+                    self.rejected_in.get_or_insert_with(|| submitted.before.clone());
                     // What follows in its lane was not sent: the next session reads it again.
-                    if !matches!(session_end, Err(SessionEnd::Failed(_))) {
-                        *session_end = Err(SessionEnd::Afresh);
+                    if !matches!(self.session_end, Err(SessionEnd::Failed(_))) {
+                        self.session_end = Err(SessionEnd::Afresh);
                     }
                 }
-                Outcome::Unknown if session_end.is_ok() => {
-                    *session_end =
-                        Err(SessionEnd::Again("the broker's client gave records up unacknowledged".to_owned()));
+                Outcome::Unknown if self.session_end.is_ok() => {
+                    let reason = "the broker's client gave records up unacknowledged".to_owned();
+                    self.session_end = Err(SessionEnd::Again(reason));
                 }
                 Outcome::Unknown => {}
             }
         }
         published.record();
-        if session_end.is_ok() {
-            self.end = Some((batch.number, batch.end));
-            self.closed.extend(batch.closed);
+        if self.session_end.is_ok() {
+            self.end = Some(End { number: submitted.number, position: submitted.end });
+            self.closed.extend(submitted.closed);
         }
-        self.read += batch.read;
-        self.permits.extend(batch.permits);
+        self.read += submitted.read;
+        self.permits.extend(submitted.permits);
         held
     }
 }

@@ -1,4 +1,4 @@
-//! Whatever becomes of submissions, and however they are folded: exactly what was delivered is settled, and the position
+//! Whatever becomes of submissions, and however they are settled together: exactly what was delivered is settled, and the position
 //! stands before the first record with which another session has to begin.
 
 use chrono::Utc;
@@ -65,12 +65,15 @@ proptest! {
         exactly_once in any::<bool>(),
     ) {
         let mut ids = 1..;
-        let (mut folds, mut held, mut session_end) = (vec![SettlementBatch::default()], Vec::new(), Ok(()));
+        let mut settled_together = vec![SettlementBatch::after(Ok(()))];
+        let mut held = Vec::new();
         for (number, (fates, together)) in (1..).zip(&batches) {
             if !together {
-                folds.push(SettlementBatch::default());
+                let last = settled_together.last_mut().expect("begun with one");
+                let session_end = std::mem::replace(&mut last.session_end, Ok(()));
+                settled_together.push(SettlementBatch::after(session_end));
             }
-            let batch = Submitted {
+            let submitted = Submitted {
                 before: Before { batch: number, position: Position::new((number - 1).to_string()) },
                 number,
                 rows: ids.by_ref().take(fates.len()).map(|id| row(id).into()).collect(),
@@ -79,28 +82,28 @@ proptest! {
                 began: Instant::now(),
                 end: Position::new(number.to_string()),
                 token: None,
-            out_of_line: false,
+                out_of_line: false,
                 closed: Vec::new(),
                 permits: Vec::new(),
             };
             let outcomes = fates.iter().map(|fate| fate.outcome()).collect();
-            let fold = folds.last_mut().expect("begun with one");
-            held.extend(fold.add(batch, outcomes, exactly_once, &mut session_end).iter().map(|(row, _)| row.id));
+            let batch = settled_together.last_mut().expect("begun with one");
+            held.extend(batch.add(submitted, outcomes, exactly_once).iter().map(|(row, _)| row.id));
         }
 
         let all: Vec<Fate> = batches.iter().flat_map(|(fates, _)| fates.clone()).collect();
         let of = |fate: Fate| -> Vec<i64> {
             (1..).zip(&all).filter(|(_, found)| **found == fate).map(|(id, _)| id).collect()
         };
-        let settled: Vec<i64> = folds.iter().flat_map(|fold| fold.settlement.ids().to_vec()).collect();
-        let rejected: Vec<i64> = folds.iter().flat_map(|fold| &fold.rejected).map(|row| row.id).collect();
+        let settled: Vec<i64> = settled_together.iter().flat_map(|batch| batch.settlement.ids().to_vec()).collect();
+        let rejected: Vec<i64> = settled_together.iter().flat_map(|batch| &batch.rejected).map(|row| row.id).collect();
         prop_assert_eq!(settled, of(Fate::Delivered));
         prop_assert_eq!(rejected, of(Fate::Rejected));
         prop_assert_eq!(held, of(Fate::Held));
-        prop_assert_eq!(folds.iter().map(|fold| fold.read).sum::<usize>(), all.len());
+        prop_assert_eq!(settled_together.iter().map(|batch| batch.read).sum::<usize>(), all.len());
         let stop = batches.iter().position(|(fates, _)| fates.iter().any(|fate| fate.stops(exactly_once)));
-        let last = folds.iter().filter_map(|fold| fold.end.as_ref()).map(|(number, _)| *number).max();
+        let last = settled_together.iter().filter_map(|batch| batch.end.as_ref()).map(|end| end.number).max();
         prop_assert_eq!(last.unwrap_or(0), stop.unwrap_or(batches.len()) as u64);
-        prop_assert_eq!(session_end.is_ok(), stop.is_none());
+        prop_assert_eq!(settled_together.last().expect("begun with one").session_end.is_ok(), stop.is_none());
     }
 }
