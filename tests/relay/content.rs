@@ -1,6 +1,6 @@
 //! What arrives is what was written, byte for byte.
 
-use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::message::{Headers, Message, OwnedMessage};
 
 use crate::support::kafka::{header, text};
 use crate::support::machine;
@@ -31,6 +31,30 @@ async fn key_payload_headers_partition_and_timestamp_arrive_as_written() {
     assert_eq!(header(&record, "outbox-id"), Some(&*id.to_string()));
     let source = format!("{}.public.outbox", scene.database.name());
     assert_eq!(header(&record, "outbox-source"), Some(&*source));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_a_row_that_are_called_like_the_relays_own_are_left_out_counted_and_told_once() {
+    let _machine = machine::shared().await;
+    let scene = Scene::set().await;
+    let insert = "insert into outbox (topic, key, payload, headers) select $1, 'k', 'x', \
+        '{\"id\": \"forged\", \"outbox-id\": \"0\", \"outbox-source\": \"forged\", \"outbox-created-at\": \"0\", \"kept\": \"x\"}' \
+        from generate_series(1, 2)";
+    let inserted = sqlx::query(insert).bind(scene.topic.name()).execute(scene.database.pool()).await;
+    inserted.expect("rows are inserted");
+    let relay = scene.relay().start().await;
+    let mut tail = scene.topic.follow();
+    for record in tail.records(2).await {
+        let headers = record.headers().expect("headers");
+        let mut names: Vec<&str> = headers.iter().map(|header| header.key).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["id", "kept", "outbox-id", "outbox-source"]);
+        assert!(["id", "outbox-source"].iter().all(|name| header(record, name) != Some("forged")), "{headers:?}");
+        assert_ne!(header(record, "outbox-id"), Some("0"));
+    }
+    relay.reaches("outboxd_reserved_headers_dropped_total", 8.0).await;
+    let told = relay.log().matches("a row has a header of a name that the relay writes itself").count();
+    assert_eq!(told, 4, "once for each name");
 }
 
 #[tokio::test(flavor = "multi_thread")]
