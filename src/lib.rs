@@ -1,6 +1,6 @@
 //! outboxd: a transactional outbox relay.
 //!
-//! Rooms, from the ground up (`tests/architecture.rs` keeps who may import whom):
+//! Rooms, from the ground up (`tests/architecture/` keeps who may import whom):
 //! words ([`outbox`]), promises ([`contract`]), wings ([`postgres`], [`sqlite`], [`kafka`], [`memory`]),
 //! the work ([`coordination`], [`relay`], [`housekeeping`]), the roof ([`config`], [`admin`], [`daemon`]).
 

@@ -10,9 +10,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::backends::Writer;
-use crate::bench::Settings;
 use crate::bench::load::{Event, Load};
 use crate::bench::scratch_outbox::ScratchOutbox;
+use crate::bench::settings::Settings;
 use crate::kafka::{Consumer, IsolationLevel};
 
 /// Rows a second that one connection writes at most.

@@ -4,8 +4,8 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::bench::Settings;
 use crate::bench::scratch_outbox::ScratchOutbox;
+use crate::bench::settings::Settings;
 use crate::outbox::Message;
 
 /// Rows of a transaction that fills the table.

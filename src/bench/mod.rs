@@ -7,7 +7,9 @@
 mod latency;
 mod load;
 mod report;
+mod say;
 mod scratch_outbox;
+mod settings;
 mod stages;
 
 use std::time::Duration;
@@ -19,36 +21,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends;
 use crate::bench::load::Load;
+use crate::bench::say::say;
 use crate::bench::scratch_outbox::ScratchOutbox;
 use crate::config::Config;
 use crate::relay::{Ended, Error, Relay, Status};
 
 pub use report::Report;
+pub use settings::Settings;
 
 /// How long a relay may make no progress before it counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// How often it is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-
-/// What is measured.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Rows of the backlog.
-    pub rows: u64,
-    /// Bytes of a payload.
-    pub payload_bytes: usize,
-    /// Different keys.
-    pub keys: u64,
-    /// Partitions of the topic.
-    pub partitions: i32,
-    /// On how many brokers the topic is kept; -1 for the brokers' default.
-    pub replication: i32,
-    /// Rows a second that are written at a steady rate, each in a transaction of its own.
-    pub rate: u64,
-    /// How long.
-    pub lasting: Duration,
-}
 
 /// Measures, and removes what it made; also when `interrupted` ends first.
 ///
@@ -124,9 +109,4 @@ impl Relaying {
         timeout(STUCK_AFTER, self.task).await.context("the relay does not stop")?.context("the relay panicked")??;
         Ok(())
     }
-}
-
-/// Says what is going on. The report alone goes to the standard output.
-fn say(what: &str) {
-    eprintln!("{what} …");
 }

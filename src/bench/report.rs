@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::bench::Settings;
 use crate::bench::latency::Latency;
+use crate::bench::settings::Settings;
 use crate::bench::stages::Stages;
 use crate::observe::grouped;
 use crate::outbox::{Delivery, Settle};

@@ -6,7 +6,7 @@ use anyhow::Context;
 use uuid::Uuid;
 
 use crate::backends::{Backend, Scratch};
-use crate::bench::Settings;
+use crate::bench::settings::Settings;
 use crate::config::Config;
 use crate::contract::Store;
 use crate::kafka;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::backends::{self, Backend};
 use crate::bench::load::Load;
-use crate::bench::say;
+use crate::bench::say::say;
 use crate::bench::scratch_outbox::ScratchOutbox;
 use crate::config::Config;
 use crate::contract::{Outcome, Receipt, Store};

@@ -9,6 +9,7 @@ mod plan;
 mod progress;
 mod relay_part;
 mod sabotage;
+mod settings;
 mod stage;
 mod writer;
 
@@ -26,6 +27,7 @@ use crate::demo::stage::Stage;
 use crate::observe::grouped;
 
 pub use sabotage::Sabotage;
+pub use settings::Settings;
 
 /// How long nothing may arrive before what is still out counts as lost. Longer than a lease, and than any retry.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,21 +38,6 @@ const WARM_UP: Duration = Duration::from_secs(4);
 
 /// How long the consumer listens for stragglers after the relay has stopped.
 const STRAGGLERS_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// What the demo is asked to do.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How many messages are committed; `None`: until ctrl-c.
-    pub messages: Option<u64>,
-    /// What the writer's choices grow from; `None`: at random.
-    pub seed: Option<u64>,
-    /// Whether the relay is killed in the middle.
-    pub kill: bool,
-    /// Where the operator's page is served; `None`: at the usual address, or a free one where that is taken.
-    pub http: Option<String>,
-    /// How the relay is broken on purpose.
-    pub sabotage: Option<Sabotage>,
-}
 
 /// Runs the demo. True if nothing was lost, reordered, or published although it was rolled back.
 ///

@@ -8,13 +8,13 @@ mod judge;
 mod origin;
 mod read;
 mod report;
+mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, Utc};
 use roaring::RoaringTreemap;
 use tokio::time::{Instant, sleep};
 
@@ -23,38 +23,17 @@ use crate::kafka::{ConsumerError, IsolationLevel, Start, WatermarkSource, Waterm
 use crate::outbox::Settle;
 use crate::verify::judge::{Everything, Part, Pass, Seen};
 use crate::verify::origin::{Origin, lane_of, origins};
-use crate::verify::read::{Chunk, Reader, Record};
+use crate::verify::read::{Chunk, ROWS_PER_LOOKUP, Reader, Record};
 use crate::verify::report::{Finding, Where};
 
 pub use report::{Findings, Report};
-
-/// Rows and records that are handled at once.
-const ROWS_PER_LOOKUP: usize = 5_000;
+pub use settings::Settings;
 
 /// How long open transactions are waited for, all in all: as long as a commit may take to become visible.
 const OPEN_TRANSACTION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often they are looked at.
 const OPEN_TRANSACTION_POLL: Duration = Duration::from_millis(20);
-
-/// What is audited, and how.
-#[derive(Clone)]
-pub struct Settings {
-    /// Properties of librdkafka.
-    pub properties: BTreeMap<String, String>,
-    /// What the header `outbox-source` says on this outbox's records.
-    pub source: String,
-    /// Topics to read; none: those that rows name.
-    pub topics: Vec<String>,
-    /// Only what was written since then.
-    pub since: Option<DateTime<Utc>>,
-    /// Which records of transactions are seen.
-    pub isolation: IsolationLevel,
-    /// How the relay records what was published.
-    pub settle: Settle,
-    /// How long published rows are kept.
-    pub retention: Duration,
-}
 
 /// Audits an outbox.
 ///

@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::contract::{Audit, KnownRow, StoreError};
 use crate::outbox::Settle;
-use crate::verify::Settings;
 use crate::verify::read::Record;
 use crate::verify::report::Where;
+use crate::verify::settings::Settings;
 
 /// Where a record comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

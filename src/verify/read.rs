@@ -10,7 +10,10 @@ use uuid::Uuid;
 
 use crate::kafka::{Consumed, Consumer, ConsumerError, IsolationLevel, Start};
 use crate::verify::report::Where;
-use crate::verify::{ROWS_PER_LOOKUP, Settings};
+use crate::verify::settings::Settings;
+
+/// Rows and records that are handled at once.
+pub(crate) const ROWS_PER_LOOKUP: usize = 5_000;
 
 /// How long one look for a record takes at most.
 const POLL_TIMEOUT: Duration = Duration::from_millis(500);

@@ -3,8 +3,13 @@
 //!
 //! Works on the text of `src/`: `crate::room` paths, whether imported, grouped or written out in full.
 
+mod circles;
+mod source;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use source::{imports, paths_from, room_of, rust_files, sources, without_comments};
 
 /// A file longer than this does too much.
 const LINES: usize = 500;
@@ -111,7 +116,7 @@ fn an_import_that_goes_up_or_sideways_is_reported() {
     assert_eq!(bad_imports("src/main.rs", text), Vec::<String>::new());
     assert_eq!(
         bad_imports("src/cellar/mod.rs", "use crate::outbox::Record;\n"),
-        ["src/cellar/mod.rs: room cellar has no floor yet: give it one in tests/architecture.rs"]
+        ["src/cellar/mod.rs: room cellar has no floor yet: give it one in tests/architecture/mod.rs"]
     );
 }
 
@@ -129,7 +134,7 @@ fn a_crate_outside_its_wall_is_reported() {
 fn bad_imports(path: &str, text: &str) -> Vec<String> {
     let name = room_of(path);
     let Some(room) = ROOMS.iter().find(|room| room.name == name) else {
-        return vec![format!("{path}: room {name} has no floor yet: give it one in tests/architecture.rs")];
+        return vec![format!("{path}: room {name} has no floor yet: give it one in tests/architecture/mod.rs")];
     };
     let code = without_comments(text);
     let imported = imports(&code).into_iter().filter(|(_, other)| *other != name);
@@ -159,85 +164,4 @@ fn breaches(path: &str, text: &str) -> Vec<String> {
         }
     }
     complaints
-}
-
-/// The rooms that code names by `crate::`, with the line of each.
-fn imports(code: &str) -> Vec<(usize, String)> {
-    paths_from(code, "crate")
-        .into_iter()
-        .flat_map(|(line, rest)| match rest.strip_prefix('{') {
-            Some(group) => members(group).into_iter().map(|member| (line, member)).collect(),
-            None => vec![(line, identifier(rest))],
-        })
-        .collect()
-}
-
-/// Where a path begins with `root::`, with the line and what follows.
-fn paths_from<'a>(code: &'a str, root: &str) -> Vec<(usize, &'a str)> {
-    let start = format!("{root}::");
-    let found = code.match_indices(&start).filter(|(at, _)| {
-        !code[..*at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':')
-    });
-    found.map(|(at, _)| (code[..at].lines().count().max(1), code[at + start.len()..].trim_start())).collect()
-}
-
-/// The first words of the members of a group, of which the opening brace is already taken off.
-fn members(group: &str) -> Vec<String> {
-    let (mut depth, mut found, mut fresh) = (0, Vec::new(), true);
-    for (at, c) in group.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => fresh = true,
-            c if fresh && (c.is_alphanumeric() || c == '_') => {
-                found.push(identifier(&group[at..]));
-                fresh = false;
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
-fn identifier(text: &str) -> String {
-    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
-}
-
-/// The code with its lines kept and its comments gone.
-fn without_comments(text: &str) -> String {
-    let code = text.lines().map(|line| match line.find("//") {
-        Some(at) if line[..at].trim_end().len() < at || at == 0 => &line[..at],
-        _ => line,
-    });
-    code.collect::<Vec<_>>().join("\n")
-}
-
-/// The room a file belongs to: the folder or file right under `src/`.
-fn room_of(path: &str) -> &str {
-    let inside = path.strip_prefix("src/").expect("a path under src");
-    inside.split('/').next().expect("a first part").trim_end_matches(".rs")
-}
-
-/// Every source file by its path from the root of the project, with its text.
-fn sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = rust_files(&root.join("src")).into_iter().map(|path| {
-        let text = fs::read_to_string(&path).expect("a source file is text");
-        let inside = path.strip_prefix(root).expect("it is under the root").to_string_lossy().into_owned();
-        (inside, text)
-    });
-    let sources: Vec<_> = files.collect();
-    assert!(sources.len() > 20, "the sources were not found");
-    sources
-}
-
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("a folder can be listed");
-    let paths = entries.map(|entry| entry.expect("a folder can be listed").path());
-    let files = paths.flat_map(|path| match path.is_dir() {
-        true => rust_files(&path),
-        false => vec![path],
-    });
-    files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
