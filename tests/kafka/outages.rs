@@ -34,7 +34,7 @@ async fn an_outage_costs_time_and_nothing_else() {
 #[tokio::test]
 async fn nothing_more_is_handed_over_while_the_broker_is_behind() {
     let (broker, properties) = in_process("t", 3);
-    let oldest = Duration::from_millis(200);
+    let oldest = Duration::from_secs(2);
     let mut sink = open(Settings { oldest, ..settings(&properties) }).await;
     assert!(publish(&mut sink, &records(0..300, "t", 7)).await.iter().all(is_delivered));
     broker.down().expect("down");

@@ -1,8 +1,6 @@
 //! Fenced delivery, end to end: a former leader is shut out, so that no standby waits for its lease, and what looks
 //! like being shut out ends by itself.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use crate::support::audit::Auditor;
@@ -14,36 +12,35 @@ use crate::support::services;
 use crate::support::throwaway::Kafka;
 use crate::support::wait;
 
-/// What a takeover may take after a kill, with a lease of three seconds.
-const TAKEOVER: Duration = Duration::from_secs(1);
+/// A lease that outlasts every patience of the tests.
+const LONG_LEASE: &str = "600s";
 
 fn fenced(scene: &Scene) -> Daemon {
     scene.relay().with("relay.delivery", "fenced")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_publishes_within_a_second_of_a_kill_and_does_not_wait_for_the_lease() {
+async fn a_standby_does_not_wait_for_the_lease_of_a_leader_that_was_killed() {
     let _machine = machine::alone().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    let mut leader = fenced(&scene).start().await;
+    let relay = fenced(&scene).with("lease.ttl", LONG_LEASE);
+    let mut leader = relay.start().await;
     leader.reaches("outboxd_leader", 1.0).await;
-    let mut standby = fenced(&scene).start().await;
+    let mut standby = relay.start().await;
     let mut took = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..3 {
         scene.topic.holds(scene.topic.count().expect("the broker answers") + 2_000).await;
         let killed = Instant::now();
         leader.kill();
         publishes(&standby).await;
         took.push(killed.elapsed());
-        leader = std::mem::replace(&mut standby, fenced(&scene).start().await);
+        leader = std::mem::replace(&mut standby, relay.start().await);
     }
-    eprintln!("takeovers after a kill, fenced: {took:?}");
+    println!("takeovers after a kill, fenced: {took:?}");
     let ledger = writers.stop().await;
     scene.all_settled().await;
     scene.audit(&ledger).await.assert_complete_and_ordered();
-    took.sort_unstable();
-    assert!(took[2] < TAKEOVER, "{took:?}");
 }
 
 /// Waits until the relay has published something.

@@ -52,7 +52,6 @@ async fn a_leader_whose_host_vanishes_is_succeeded_by_one_that_delivers(server: 
     report("duplicates", verdict.duplicates);
     assert!(stale(&records, "old", "new").is_empty(), "the old leader stopped before the new one began");
     assert!(last(&records, "old") <= first(&records, "new"), "also across partitions");
-    assert!(took <= 3_000, "{took} ms");
 }
 
 #[tokio::test(flavor = "multi_thread")]
