@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Backlog, Store, StoreError};
@@ -16,6 +16,9 @@ use crate::relay::Status;
 
 /// The pause between two rounds of removing while there is more, so that the database's other work goes first.
 const PURGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often old rows are looked for at most, however short the retention is.
+const SHORTEST_PURGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many times longer than a measurement the pause after it is at least: counting a long backlog takes a tenth of a
 /// second, which the relay can use better.
@@ -35,7 +38,7 @@ const IDLE_PAUSE: u32 = 10;
 pub struct Settings {
     /// How long sent rows are kept.
     pub retention: Duration,
-    /// How often old rows are looked for.
+    /// How often old rows are looked for; where they are kept for less than that, as often as they grow old.
     pub purge_interval: Duration,
     /// How often the backlog is measured, as long as that is quick.
     pub measure_interval: Duration,
@@ -137,14 +140,16 @@ impl Seen {
     }
 }
 
-async fn purge(store: &dyn Store, status: watch::Receiver<Status>, settings: &Settings) {
-    let mut tick = interval(settings.purge_interval);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Removes old rows while this relay leads: as soon as it does, and then now and then.
+async fn purge(store: &dyn Store, mut status: watch::Receiver<Status>, settings: &Settings) {
+    let pause = settings.purge_interval.min(settings.retention.max(SHORTEST_PURGE_PAUSE));
     let mut failing = false;
     loop {
-        tick.tick().await;
-        let leads = status.borrow().term;
-        let Some(term) = leads else { continue };
+        let leads = status.wait_for(|status| status.term.is_some()).await.map(|status| status.term);
+        let Ok(Some(term)) = leads else {
+            // The relay has ended; the daemon ends the chores.
+            return std::future::pending().await;
+        };
         match purge_all(store, term, settings.retention).await {
             Ok(removed) => {
                 failing = false;
@@ -155,6 +160,7 @@ async fn purge(store: &dyn Store, status: watch::Receiver<Status>, settings: &Se
             Err(StoreError::TermOver { .. }) => {}
             Err(error) => say_once(&mut failing, &error, "old rows cannot be removed for now"),
         }
+        sleep(pause).await;
     }
 }
 
