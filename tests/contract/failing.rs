@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use outboxd::contract::{Rejection, Store};
 use outboxd::memory;
 use outboxd::memory::faults::{self, Call, Fault, Gate, Script};
@@ -146,38 +147,45 @@ fn is_once(times: &BTreeMap<i64, usize>) -> bool {
     times.values().all(|times| *times == 1)
 }
 
+/// All that are told apart by this and the way of settling play side by side: what they wait for is the clock.
+async fn play_together<T: Clone>(variants: &[T], play: impl AsyncFn(Settle, T)) {
+    let plays =
+        Settle::ALL.into_iter().flat_map(|settle| variants.iter().cloned().map(move |variant| (settle, variant)));
+    join_all(plays.map(|(settle, variant)| play(settle, variant))).await;
+}
+
 pub(crate) async fn calls_that_fail_in_passing_lose_and_reorder_nothing(implementation: &dyn Implementation) {
     let slow = Fault::Slow(Duration::from_millis(30));
     let faults = [("refused", Fault::Refuse), ("done, and the reply is lost", Fault::LoseReply), ("slow", slow)];
-    for settle in Settle::ALL {
-        for (word, fault) in &faults {
-            let scene = Scene::set(implementation, settle, word).await;
-            for call in CALLS {
-                scene.script.times(2, call, fault.clone());
-            }
-            let times = scene.come_to_an_end(scene.start(), &[]).await;
-            assert!(scene.script.count(Call::Submit).ended > 2, "{}: the script was played", scene.what);
-            assert!(*word != "slow" || is_once(&times), "{}: {times:?}", scene.what);
+    play_together(&faults, async |settle, (word, fault)| {
+        let scene = Scene::set(implementation, settle, word).await;
+        for call in CALLS {
+            scene.script.times(2, call, fault.clone());
         }
-    }
+        let times = scene.come_to_an_end(scene.start(), &[]).await;
+        assert!(scene.script.count(Call::Submit).ended > 2, "{}: the script was played", scene.what);
+        assert!(word != "slow" || is_once(&times), "{}: {times:?}", scene.what);
+    })
+    .await;
 }
 
 pub(crate) async fn a_settlement_whose_reply_was_lost_is_made_again_and_repeats_nothing(
     implementation: &dyn Implementation,
 ) {
-    for settle in Settle::ALL {
+    play_together(&[()], async |settle, ()| {
         let scene = Scene::set(implementation, settle, "the replies to settlements are lost").await;
         scene.script.times(5, Call::Settle, Fault::LoseReply);
         let times = scene.come_to_an_end(scene.start(), &[]).await;
         assert_eq!(scene.script.left(), 0, "{}", scene.what);
         assert!(is_once(&times), "{}: {times:?}", scene.what);
-    }
+    })
+    .await;
 }
 
 pub(crate) async fn what_was_published_and_not_settled_is_published_once_more_after_a_crash(
     implementation: &dyn Implementation,
 ) {
-    for settle in Settle::ALL {
+    play_together(&[()], async |settle, ()| {
         let scene = Scene::set(implementation, settle, "killed before it settled").await;
         scene.script.on(Call::Settle, Fault::Hold(Gate::new()));
         let first = scene.start();
@@ -188,43 +196,43 @@ pub(crate) async fn what_was_published_and_not_settled_is_published_once_more_af
         let times = scene.come_to_an_end(scene.start(), &[]).await;
         assert!(times.values().all(|times| *times <= 2), "{}: {times:?}", scene.what);
         assert_eq!(times.values().filter(|times| **times == 2).count(), HALF, "{}: {times:?}", scene.what);
-    }
+    })
+    .await;
 }
 
 pub(crate) async fn a_rejected_record_dies_alone_whatever_fails_around_it(implementation: &dyn Implementation) {
-    for settle in Settle::ALL {
-        for (word, fault) in [("refused", Fault::Refuse), ("done, and the reply is lost", Fault::LoseReply)] {
-            let scene = Scene::set(implementation, settle, &format!("burials are {word}")).await;
-            let rows = scene.outbox.rows().await;
-            let rejected = [rows[4].id, rows[5].id, rows[HALF - 1].id];
-            for id in rejected {
-                scene.broker.reject(id, Rejection { code: "test", message: "never".to_owned() });
-            }
-            scene.script.times(3, Call::DeadLetter, fault.clone()).on(Call::Receipt, fault.clone());
-            scene.come_to_an_end(scene.start(), &rejected).await;
-            assert!(scene.script.count(Call::DeadLetter).ended >= 2, "{}", scene.what);
-            let backlog = scene.outbox.store().backlog(100).await.expect("the backlog is measured");
-            assert_eq!(backlog.dead_letters, 3, "{}", scene.what);
+    let faults = [("refused", Fault::Refuse), ("done, and the reply is lost", Fault::LoseReply)];
+    play_together(&faults, async |settle, (word, fault)| {
+        let scene = Scene::set(implementation, settle, &format!("dead letters are {word}")).await;
+        let rows = scene.outbox.rows().await;
+        let rejected = [rows[4].id, rows[5].id, rows[HALF - 1].id];
+        for id in rejected {
+            scene.broker.reject(id, Rejection { code: "test", message: "never".to_owned() });
         }
-    }
+        scene.script.times(3, Call::DeadLetter, fault.clone()).on(Call::Receipt, fault);
+        scene.come_to_an_end(scene.start(), &rejected).await;
+        assert!(scene.script.count(Call::DeadLetter).ended >= 2, "{}", scene.what);
+        let backlog = scene.outbox.store().backlog(100).await.expect("the backlog is measured");
+        assert_eq!(backlog.dead_letters, 3, "{}", scene.what);
+    })
+    .await;
 }
 
 pub(crate) async fn faults_drawn_at_random_lose_and_reorder_nothing(implementation: &dyn Implementation) {
     let seed = Seed::take();
-    let mut random = seed.generator(0);
-    for settle in Settle::ALL {
-        for _ in 0..3 {
-            let scene = Scene::set(implementation, settle, "faults at random").await;
-            for _ in 0..30 {
-                let call = CALLS[random.random_range(0..CALLS.len())];
-                let fault = match random.random_range(0..3) {
-                    0 => Fault::Refuse,
-                    1 => Fault::LoseReply,
-                    _ => Fault::Slow(Duration::from_millis(random.random_range(0..40))),
-                };
-                scene.script.on(call, fault);
-            }
-            scene.come_to_an_end(scene.start(), &[]).await;
+    play_together(&[0, 1, 2], async |settle, round| {
+        let mut random = seed.generator(3 * settle as u64 + round);
+        let scene = Scene::set(implementation, settle, "faults at random").await;
+        for _ in 0..30 {
+            let call = CALLS[random.random_range(0..CALLS.len())];
+            let fault = match random.random_range(0..3) {
+                0 => Fault::Refuse,
+                1 => Fault::LoseReply,
+                _ => Fault::Slow(Duration::from_millis(random.random_range(0..40))),
+            };
+            scene.script.on(call, fault);
         }
-    }
+        scene.come_to_an_end(scene.start(), &[]).await;
+    })
+    .await;
 }

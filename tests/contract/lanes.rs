@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use outboxd::Message;
 use outboxd::contract::{Rejection, Store};
 use outboxd::memory::Sink;
@@ -200,34 +201,36 @@ impl World {
     }
 }
 
+/// What is told apart by the way of settling and of delivering plays side by side: what it waits for is the clock.
 async fn come_out_whole(implementation: &dyn Implementation, writers: usize) {
     let seed = Seed::take();
-    for (round, settle) in (0..).zip(Settle::ALL) {
-        for delivery in [Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
-            let is_once = delivery == Delivery::ExactlyOnce;
-            let what = format!("round {round}, {settle}, {delivery:?}");
-            let mut random = seed.generator(round);
-            let records = *[2, 5, 100].choose(&mut random).expect("some");
-            let sink = if is_once { Sink::remembering() } else { Sink::new() };
-            let outbox = implementation.outbox(settle).await;
-            let start = || Running::start(outbox.store(), &sink, delivery, records);
-            let (open, committed, bad) = (Vec::new(), BTreeMap::new(), Vec::new());
-            let (outbox, sink) = (Arc::clone(&outbox), sink.clone());
-            let mut world = World { outbox, sink, random, open, writers, committed, bad };
-            let mut relay = start();
-            for step in 0..STEPS {
-                world.step().await;
-                // A kill may repeat what was under way, in order.
-                if step % 50 == 49 {
-                    relay.kill().await;
-                    relay = start();
-                }
+    let deliveries = [Delivery::AtLeastOnce, Delivery::ExactlyOnce];
+    let plays = Settle::ALL.into_iter().flat_map(|settle| deliveries.map(|delivery| (settle, delivery)));
+    let plays = (0..).zip(plays).map(async |(round, (settle, delivery))| {
+        let is_once = delivery == Delivery::ExactlyOnce;
+        let what = format!("round {round}, {settle}, {delivery:?}");
+        let mut random = seed.generator(round);
+        let records = *[2, 5, 100].choose(&mut random).expect("some");
+        let sink = if is_once { Sink::remembering() } else { Sink::new() };
+        let outbox = implementation.outbox(settle).await;
+        let start = || Running::start(outbox.store(), &sink, delivery, records);
+        let (open, committed, bad) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let (outbox, sink) = (Arc::clone(&outbox), sink.clone());
+        let mut world = World { outbox, sink, random, open, writers, committed, bad };
+        let mut relay = start();
+        for step in 0..STEPS {
+            world.step().await;
+            // A kill may repeat what was under way, in order.
+            if step % 50 == 49 {
+                relay.kill().await;
+                relay = start();
             }
-            world.calm().await;
-            relay.stop().await;
-            world.compare(is_once, &what);
         }
-    }
+        world.calm().await;
+        relay.stop().await;
+        world.compare(is_once, &what);
+    });
+    join_all(plays).await;
 }
 
 pub(crate) async fn lanes_that_wait_come_out_whole_and_in_order(implementation: &dyn Implementation) {
