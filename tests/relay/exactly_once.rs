@@ -33,7 +33,7 @@ async fn holds_each_once(scene: &Scene, settle: &str, topic: &Topic, rows: u64) 
 #[tokio::test(flavor = "multi_thread")]
 async fn through_kills_under_load_every_committed_record_is_seen_once() {
     for settle in ["mark", "delete", "checkpoint"] {
-        let _machine = machine::alone().await;
+        let _machine = machine::half().await;
         let scene = Scene::set().await;
         let relay = scene.relay().with("relay.delivery", "exactly-once").with("outbox.settle", settle);
         let mut moments = scene.seed.generator(7);
@@ -41,7 +41,7 @@ async fn through_kills_under_load_every_committed_record_is_seen_once() {
         for _ in 0..4 {
             let mut running = relay.start().await;
             let published = scene.topic.count().expect("the broker answers");
-            scene.topic.holds(published + moments.random_range(1..3_000)).await;
+            scene.topic.holds(published + moments.random_range(1..1_500)).await;
             running.kill();
         }
         let mut last = relay.start().await;
@@ -53,9 +53,9 @@ async fn through_kills_under_load_every_committed_record_is_seen_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_records_and_a_missing_topic_neither_double_nor_lose_anything() {
-    const ROWS: i64 = 30_000;
+    const ROWS: i64 = 10_000;
     for settle in ["mark", "checkpoint"] {
-        let _machine = machine::alone().await;
+        let _machine = machine::half().await;
         let scene = Scene::set().await;
         let topic = Topic::create_with(&scene.brokers, 3, "max.message.bytes", "4096").await;
         let missing = Topic::missing(&scene.brokers, 3);
@@ -70,7 +70,7 @@ async fn rejected_records_and_a_missing_topic_neither_double_nor_lose_anything()
             inserted.execute(scene.database.pool()).await.expect("rows are inserted");
             let mut running = relay.start().await;
             let published = topic.count().expect("the broker answers");
-            topic.holds(published + 5_000).await;
+            topic.holds(published + 1_000).await;
             running.kill();
         }
         let mut last = relay.start().await;
@@ -86,7 +86,7 @@ async fn rejected_records_and_a_missing_topic_neither_double_nor_lose_anything()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_does_not_wait_for_the_lease_of_a_dead_leader_and_what_that_sent_is_seen_once() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let scene = Scene::set().await;
     let relay = scene.relay().with("relay.delivery", "exactly-once").with("lease.ttl", LONG_LEASE);
     let mut leader = relay.start().await;
@@ -94,7 +94,7 @@ async fn a_standby_does_not_wait_for_the_lease_of_a_dead_leader_and_what_that_se
     let mut took = Vec::new();
     for _ in 0..3 {
         let standby = relay.start().await;
-        scene.topic.holds(scene.topic.count().expect("the broker answers") + 2_000).await;
+        scene.topic.holds(scene.topic.count().expect("the broker answers") + 1_000).await;
         let killed = tokio::time::Instant::now();
         leader.kill();
         wait::until_true("the standby publishes", wait::PATIENCE, async || {

@@ -21,7 +21,7 @@ fn fenced(scene: &Scene) -> Daemon {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_does_not_wait_for_the_lease_of_a_leader_that_was_killed() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let relay = fenced(&scene).with("lease.ttl", LONG_LEASE);
@@ -30,7 +30,7 @@ async fn a_standby_does_not_wait_for_the_lease_of_a_leader_that_was_killed() {
     let mut standby = relay.start().await;
     let mut took = Vec::new();
     for _ in 0..3 {
-        scene.topic.holds(scene.topic.count().expect("the broker answers") + 2_000).await;
+        scene.topic.holds(scene.topic.count().expect("the broker answers") + 1_000).await;
         let killed = Instant::now();
         leader.kill();
         publishes(&standby).await;
@@ -53,17 +53,17 @@ async fn publishes(relay: &Running) {
 /// the next one works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_paused_appends_nothing_once_the_next_one_has_begun() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let mut old = fenced(&scene).with("lease.ttl", "1s").start().await;
     for _ in 0..3 {
-        scene.topic.holds(scene.topic.count().expect("the broker answers") + 3_000).await;
+        scene.topic.holds(scene.topic.count().expect("the broker answers") + 1_000).await;
         old.signal("STOP");
         let next = fenced(&scene).with("lease.ttl", "1s").start().await;
         publishes(&next).await;
         old.signal("CONT");
-        scene.topic.holds(scene.topic.count().expect("the broker answers") + 3_000).await;
+        scene.topic.holds(scene.topic.count().expect("the broker answers") + 1_000).await;
         assert!(next.metric("outboxd_leader").await > 0.0, "the next one leads on");
         old.kill();
         old = next;
@@ -96,12 +96,12 @@ async fn a_leader_that_was_paused_appends_nothing_once_the_next_one_has_begun() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_longer_than_a_transaction_may_be_costs_only_time() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let kafka = Kafka::start();
     let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
     let mut relay = fenced(&scene).with("kafka.transaction_timeout_ms", "2000").start().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    scene.topic.holds(3_000).await;
+    scene.topic.holds(1_000).await;
     kafka.stop();
     relay.reaches("outboxd_oldest_unsent_seconds", 8.0).await;
     kafka.restart();
@@ -117,12 +117,12 @@ async fn an_outage_longer_than_a_transaction_may_be_costs_only_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_deploy_publishes_nothing_twice() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let mut leader = fenced(&scene).start().await;
     for _ in 0..3 {
-        scene.topic.holds(scene.topic.count().expect("the broker answers") + 2_000).await;
+        scene.topic.holds(scene.topic.count().expect("the broker answers") + 1_000).await;
         let next = fenced(&scene).start().await;
         assert_eq!(leader.stop().await, Some(0));
         publishes(&next).await;

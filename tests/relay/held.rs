@@ -11,10 +11,10 @@ const IN_FLIGHT: u64 = 20_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_topic_costs_no_duplicates_and_comes_out_in_order_when_it_appears() {
-    const ROWS: i64 = 1_000_000;
+    const ROWS: i64 = 200_000;
     const CHUNKS: i64 = 10;
     const MISSING_ROWS: i64 = 5_000;
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let scene = Scene::set().await;
     let missing = Topic::missing(&scene.brokers, 3);
     let mut ledger = Ledger::default();
@@ -61,10 +61,10 @@ async fn rows_written_while_their_topic_appears_follow_those_that_waited() {
     workload.topics.push(missing.name().to_owned());
     let writers = workload.start(&scene.seed).await;
     relay.reaches("outboxd_held_lanes", 1.0).await;
-    scene.topic.holds(3_000).await;
+    scene.topic.holds(1_500).await;
 
     missing.appear().await;
-    missing.holds(3_000).await;
+    missing.holds(1_500).await;
     let ledger = writers.stop().await;
     scene.all_settled().await;
     scene.audit(&ledger).await.assert_exact();

@@ -12,6 +12,9 @@ use crate::support::kafka::text;
 use crate::support::scene::Scene;
 use crate::support::{machine, services};
 
+/// Rows that are committed, by writers of which each batch holds those of many.
+const ROWS: i64 = 40_000;
+
 /// Writers interleave as fast as they can while the relay runs; then both sides are compared.
 async fn publishes_what_committed(scene: Scene, settle: &str, rows: i64) {
     let mut relay = scene.relay().with("outbox.settle", settle).start().await;
@@ -23,27 +26,27 @@ async fn publishes_what_committed(scene: Scene, settle: &str, rows: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_200_000_rows_committed_is_published_in_order_when_marking() {
-    let _machine = machine::alone().await;
-    publishes_what_committed(Scene::set().await, "mark", 200_000).await;
+async fn what_committed_is_published_in_order_when_marking() {
+    let _machine = machine::half().await;
+    publishes_what_committed(Scene::set().await, "mark", ROWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_200_000_rows_committed_is_published_in_order_when_deleting() {
-    let _machine = machine::alone().await;
-    publishes_what_committed(Scene::set().await, "delete", 200_000).await;
+async fn what_committed_is_published_in_order_when_deleting() {
+    let _machine = machine::half().await;
+    publishes_what_committed(Scene::set().await, "delete", ROWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_200_000_rows_committed_is_published_in_order_when_checkpointing() {
-    let _machine = machine::alone().await;
-    publishes_what_committed(Scene::set().await, "checkpoint", 200_000).await;
+async fn what_committed_is_published_in_order_when_checkpointing() {
+    let _machine = machine::half().await;
+    publishes_what_committed(Scene::set().await, "checkpoint", ROWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_committed_is_published_in_order_on_postgresql_13() {
-    let _machine = machine::alone().await;
-    publishes_what_committed(Scene::set_on(&services::postgres_13()).await, "mark", 30_000).await;
+    let _machine = machine::half().await;
+    publishes_what_committed(Scene::set_on(&services::postgres_13()).await, "mark", ROWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,12 +15,12 @@ const AWAY: f64 = 20.0;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_costs_only_time_and_the_table_drains_to_empty() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let kafka = Kafka::start();
     let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
     let mut relay = scene.relay().with("outbox.settle", "delete").start().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    scene.topic.holds(5_000).await;
+    scene.topic.holds(2_000).await;
     let before = relay.peak_memory();
 
     kafka.stop();
@@ -61,7 +61,7 @@ async fn that_kafka_is_away_is_told_while_nothing_waits_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_restarts_under_load_costs_only_time() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let postgres = Postgres::start();
     let scene = Scene::set_on(postgres.server()).await;
     let mut relay = scene.relay().start().await;
@@ -70,14 +70,14 @@ async fn a_database_that_restarts_under_load_costs_only_time() {
     let writers = workload.start(&scene.seed).await;
     for round in 0..4 {
         let published = scene.topic.count().expect("the broker answers");
-        scene.topic.holds(published + 3_000).await;
+        scene.topic.holds(published + 1_000).await;
         if round % 2 == 0 {
             postgres.kill();
         }
         postgres.restart();
     }
     let published = scene.topic.count().expect("the broker answers");
-    scene.topic.holds(published + 3_000).await;
+    scene.topic.holds(published + 1_000).await;
     let ledger = writers.stop().await;
     scene.all_settled().await;
     nothing_was_given_up(&mut relay).await;
@@ -86,7 +86,7 @@ async fn a_database_that_restarts_under_load_costs_only_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_starts_before_its_broker_and_database_waits_for_them() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let (kafka, postgres) = (Kafka::start(), Postgres::start());
     let scene = Scene::set_between(postgres.server(), kafka.brokers()).await;
     scene.insert("k", "written before").await;

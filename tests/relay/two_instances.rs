@@ -6,13 +6,13 @@ use crate::support::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let (mut leader, mut standby) = two(&scene).await;
     for _ in 0..3 {
         let published = scene.topic.count().expect("the broker answers");
-        scene.topic.holds(published + 2_000).await;
+        scene.topic.holds(published + 1_000).await;
         assert_eq!(standby.metric("outboxd_leader").await, 0.0, "there is one leader");
         assert_eq!(leader.stop().await, Some(0));
         standby.reaches("outboxd_leader", 1.0).await;
@@ -25,13 +25,13 @@ async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_takes_over_after_a_kill_and_nothing_is_lost() {
-    let _machine = machine::alone().await;
+    let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let (mut leader, mut standby) = two(&scene).await;
     for _ in 0..3 {
         let published = scene.topic.count().expect("the broker answers");
-        scene.topic.holds(published + 2_000).await;
+        scene.topic.holds(published + 1_000).await;
         leader.kill();
         standby.reaches("outboxd_leader", 1.0).await;
         leader = std::mem::replace(&mut standby, scene.relay().start().await);

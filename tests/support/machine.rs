@@ -1,23 +1,33 @@
-//! The machine the tests share: heavy tests and tests that measure time run alone, the others side by side.
+//! The machine that the tests share: how many run side by side depends on what they ask of it, not only on how many threads
+//! there are.
 
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-static MACHINE: RwLock<()> = RwLock::const_new(());
+/// The parts that the machine has.
+const PARTS: u32 = 6;
+
+static MACHINE: Semaphore = Semaphore::const_new(PARTS as usize);
 
 /// A test's share of the machine, given back when it is dropped.
-pub(crate) enum Share {
-    /// Other light tests run at the same time.
-    Some { _guard: RwLockReadGuard<'static, ()> },
-    /// Nothing else runs.
-    All { _guard: RwLockWriteGuard<'static, ()> },
+pub(crate) struct Share {
+    _permit: SemaphorePermit<'static>,
 }
 
-/// Waits for a share beside other light tests.
+async fn parts(parts: u32) -> Share {
+    Share { _permit: MACHINE.acquire_many(parts).await.expect("the semaphore is never closed") }
+}
+
+/// Waits for a share beside other tests: for those that mostly wait.
 pub(crate) async fn shared() -> Share {
-    Share::Some { _guard: MACHINE.read().await }
+    parts(1).await
 }
 
-/// Waits until the machine is free, and keeps it.
+/// Waits for half of the machine: for those with a load, or servers of their own.
+pub(crate) async fn half() -> Share {
+    parts(PARTS / 2).await
+}
+
+/// Waits until nothing else runs, and keeps the machine: for those that measure time, or need all of it.
 pub(crate) async fn alone() -> Share {
-    Share::All { _guard: MACHINE.write().await }
+    parts(PARTS).await
 }

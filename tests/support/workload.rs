@@ -74,7 +74,7 @@ impl Workload {
 
     /// Steady writers, until they are stopped.
     pub(crate) fn steady(url: &str, topics: &[&str]) -> Self {
-        Self { writers: 8, keys: 100, pause: Duration::from_millis(8), ..Self::new(url, topics, i64::MAX) }
+        Self { writers: 8, keys: 100, pause: Duration::from_millis(30), ..Self::new(url, topics, i64::MAX) }
     }
 
     /// Makes the aggregates and sets the writers to work.
