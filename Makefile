@@ -5,7 +5,7 @@ TESTBED := target/testbed
 ROUNDS ?= 50
 SECONDS ?= 60
 
-.PHONY: help check test fuzz torture bench bench-quick bench-micro testbed testbed-down
+.PHONY: help check test quick fuzz torture bench bench-quick bench-micro msrv package dist testbed testbed-down
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -23,9 +23,14 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 	testbed/deny $(CARGO_DENY)
 	testbed/no-librdkafka
 
-# One test more at a time than there are cores, where they are few: most of what the tests do is to wait.
+# More tests at a time than there are cores, where they are few: most of what the tests do is to wait.
 test: testbed ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
-	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} cargo test --no-fail-fast
+	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --no-fail-fast
+
+quick: testbed ## The tests that answer within minutes: units, the contract without servers, PostgreSQL's own
+	cargo test --lib
+	. $(TESTBED)/env && cargo test --test suite -- \
+		architecture migrations engine contract::memory contract::sqlite postgres::
 
 fuzz: ## Feeds every reader of foreign bytes with hostile ones, a minute each (SECONDS=…; SEED=… replays)
 	OUTBOXD_FUZZ_SECONDS=$(SECONDS) OUTBOXD_FUZZ_SEED=$(SEED) cargo test --lib -- fuzz:: --nocapture
@@ -39,6 +44,15 @@ bench: testbed ## Measures outboxd beside its peers, and goes on where an interr
 
 bench-quick: testbed ## The main ratios, within five minutes
 	. $(TESTBED)/env && cargo bench --bench harness -- --quick --fresh $(BENCH)
+
+msrv: ## Checks everything with the oldest Rust that is supported
+	testbed/msrv
+
+package: ## Packs what is published, and builds it from that
+	CARGO_TARGET_DIR=target cargo package --locked --allow-dirty
+
+dist: ## The binary as it is shipped: target/dist/outboxd
+	cargo build --locked --profile dist
 
 bench-micro: ## The pure parts of the hot path, without services
 	cargo bench --bench micro --features microbench
