@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use outboxd::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink, SinkError};
+use outboxd::contract::{BoxFuture, DatabaseSettings, Mandate, Outcome, Receipt, Refusal, Sink, SinkError};
 use outboxd::outbox::{Lane, Position, Progress, Record, Settle, Table, Term};
 use outboxd::relay::{Relay, Settings};
+use outboxd::secret::Secret;
 use outboxd::sqlite;
 use tokio_util::sync::CancellationToken;
 
@@ -68,8 +69,8 @@ impl Sink for Lines {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::var("DATABASE_URL")?;
-    let store = sqlite::Store::new(sqlite::Settings { url, table: Table::default(), settle: Settle::Mark })?;
+    let url = Secret::new(std::env::var("DATABASE_URL")?);
+    let store = sqlite::Store::new(DatabaseSettings::new(url, Table::default(), Settle::Mark))?;
     let relay = Relay::new(Arc::new(store), Box::new(Lines { next: 0 }), Settings::default());
 
     let mut status = relay.status();

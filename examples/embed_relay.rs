@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use outboxd::contract::Store;
-use outboxd::outbox::{Settle, Table};
+use outboxd::contract::{Database, DatabaseSettings, Store};
+use outboxd::outbox::{PreparedTransactions, Settle, Table};
 use outboxd::relay::{Relay, Settings};
 use outboxd::secret::Secret;
 use outboxd::{kafka, postgres};
@@ -17,13 +17,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = Secret::new(std::env::var("DATABASE_URL")?);
     let table = Table::default();
     postgres::migrate(&url, &table).await?;
-    let store = postgres::Store::new(postgres::Settings {
-        url,
-        table,
-        settle: Settle::Delete,
-        notify: postgres::Notify::Gated,
-        may_prepare: false,
-    })?;
+    let settings = DatabaseSettings::new(url, table, Settle::Delete);
+    let prepared_transactions = PreparedTransactions::Never;
+    let store = postgres::Store::new(DatabaseSettings { prepared_transactions, ..settings })?;
     for warning in store.preflight().await? {
         eprintln!("warning: {warning}");
     }

@@ -8,17 +8,18 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::FutureExt;
 use outboxd::admin::held;
-use outboxd::backends::{self, Backend, Roles};
+use outboxd::backends;
 use outboxd::bench;
 use outboxd::cli::{self, Cli, Command, DatabaseSettings, Migrate, Settings, Show};
 use outboxd::config::complaint::Complaints;
 use outboxd::config::raw::{Flag, Raw, Sources};
 use outboxd::config::{self, Config, Needs};
-use outboxd::contract::Store;
+use outboxd::contract::{Migrated, Roles, Store};
 use outboxd::daemon::{self, Shutdown};
 use outboxd::demo::{self, Sabotage};
 use outboxd::kafka::IsolationLevel;
 use outboxd::observe::{chain, logging};
+use outboxd::outbox::Table;
 use outboxd::relay::Ended;
 use outboxd::verify;
 use tokio::runtime::Builder;
@@ -56,7 +57,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
     let config = judge(&gather(settings), Needs::Everything)?;
     logging::start(&config.log);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.table, "outboxd starts");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.database.table, "outboxd starts");
     let ended = block_on_one_thread(async { daemon::run(config, Shutdown::on_signals()?).await }).flatten();
     match &ended {
         Ok(Ended::Graceful) => tracing::info!("stopped: everything published is recorded"),
@@ -80,22 +81,38 @@ fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
     if migration.check {
         return check(&config);
     }
-    let outbox = config.outbox;
+    let database = config.outbox.database;
     let roles = migration.grants.as_ref();
-    let roles = roles.map(|roles| Roles { application: &roles.application, relay: &roles.relay });
+    let roles =
+        roles.map(|cli::Roles { application, relay }| Roles { application: application.clone(), relay: relay.clone() });
     if migration.print {
-        print!("{}", backends::migration_sql(&outbox.url, &outbox.table, roles)?);
+        print!("{}", backends::migration_sql(&database, roles.as_ref())?);
     } else {
-        println!("{}", block_on(backends::migrate(&outbox.url, &outbox.table, roles))??);
+        let migrated = block_on(async { backends::database(&database)?.migrate(roles.as_ref()).await })??;
+        println!("{}", migration_text(&database.table, &migrated, roles.as_ref()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// What was done.
+fn migration_text(table: &Table, Migrated { applied }: &Migrated, roles: Option<&Roles>) -> String {
+    let granted = roles.map_or_else(String::new, |Roles { application, relay }| {
+        format!("\ngranted {application} and {relay} what they need")
+    });
+    match applied.is_empty() {
+        true => format!("the tables of {table} were up to date{granted}"),
+        false => format!("the tables of {table} are up to date; applied {}{granted}", applied.join(", ")),
+    }
+}
+
 fn check(config: &Config) -> anyhow::Result<ExitCode> {
-    for warning in block_on(async { Backend::of(config)?.check().await })?? {
+    for warning in block_on(async { backends::database(&config.outbox.database)?.check().await })?? {
         eprintln!("outboxd: warning: {warning}");
     }
-    println!("the tables of {} are what this version needs, and allow the relay what it does", config.outbox.table);
+    println!(
+        "the tables of {} are what this version needs, and allow the relay what it does",
+        config.outbox.database.table
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -125,10 +142,10 @@ fn audit(arguments: cli::Verify) -> anyhow::Result<ExitCode> {
         _ => IsolationLevel::ReadCommitted,
     };
     let report = block_on(async {
-        let backend = Backend::of(&config)?;
+        let database = backends::database(&config.outbox.database)?;
         let source = match config.outbox.source {
             Some(source) => source,
-            None => backend.source().await?,
+            None => database.source().await?,
         };
         let settings = verify::Settings {
             properties: config.kafka.properties,
@@ -136,10 +153,10 @@ fn audit(arguments: cli::Verify) -> anyhow::Result<ExitCode> {
             topics: arguments.topic,
             since: arguments.since,
             isolation,
-            settle: config.outbox.settle,
+            settle: config.outbox.database.settle,
             retention: config.outbox.retention,
         };
-        verify::run(backend.audit(settings.since).await?, settings).await
+        verify::run(database.audit(settings.since).await?, settings).await
     })??;
     print!("{}", if arguments.json { report.to_json(arguments.no_duplicates) } else { report.to_text() });
     Ok(if report.is_kept(arguments.no_duplicates) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
@@ -167,7 +184,8 @@ fn measure(arguments: cli::Bench) -> anyhow::Result<ExitCode> {
 
 /// The store that a command works on, besides a relay.
 fn store(settings: &DatabaseSettings) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(Backend::of(&judge(&gather_database(settings), Needs::Database)?)?.store())
+    let config = judge(&gather_database(settings), Needs::Database)?;
+    Ok(backends::database(&config.outbox.database)?)
 }
 
 fn show_config(show: &Show) -> anyhow::Result<ExitCode> {
@@ -182,8 +200,9 @@ fn show_config(show: &Show) -> anyhow::Result<ExitCode> {
 /// Judges the configuration, and whether its URL leads to a database.
 fn judge(raw: &Raw, needs: Needs) -> anyhow::Result<Config> {
     let config = Config::judge(raw, needs)?;
-    if !config.outbox.url.expose().is_empty() {
-        Backend::of(&config).map_err(|error| Complaints::about(raw, "database.url", &chain(&error)))?;
+    if !config.outbox.database.url.expose().is_empty() {
+        backends::database(&config.outbox.database)
+            .map_err(|error| Complaints::about(raw, "database.url", &chain(&error)))?;
     }
     Ok(config)
 }

@@ -9,10 +9,10 @@ use chrono::Utc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::backends::Writer;
 use crate::bench::load::{Event, Load};
 use crate::bench::scratch_outbox::ScratchOutbox;
 use crate::bench::settings::Settings;
+use crate::contract::Writer;
 use crate::kafka::{Consumer, IsolationLevel};
 
 /// Rows a second that one connection writes at most.
@@ -80,7 +80,7 @@ struct Pace {
 }
 
 /// Writes rows at their times, or as soon after as it can.
-async fn write(mut writer: Writer, load: Arc<Load>, next: Arc<AtomicU64>, pace: Pace) -> anyhow::Result<()> {
+async fn write(mut writer: Box<dyn Writer>, load: Arc<Load>, next: Arc<AtomicU64>, pace: Pace) -> anyhow::Result<()> {
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let due = Duration::from_nanos((number - pace.first) * 1_000_000_000 / pace.rate);
@@ -89,7 +89,7 @@ async fn write(mut writer: Writer, load: Arc<Load>, next: Arc<AtomicU64>, pace: 
             return Ok(());
         }
         sleep_until(pace.began + due).await;
-        writer.write(&[load.message(number)?]).await?;
+        writer.write(&[load.message(number)?]).await.map_err(anyhow::Error::from_boxed)?;
     }
 }
 

@@ -45,7 +45,7 @@ impl Load {
             let messages: Vec<Message> =
                 (first..self.rows.min(first + CHUNK)).map(|number| self.message(number)).collect::<Result<_, _>>()?;
             let began = Instant::now();
-            writer.write(&messages).await?;
+            writer.write(&messages).await.map_err(anyhow::Error::from_boxed)?;
             seconds += began.elapsed().as_secs_f64();
         }
         place.scratch().settle_down().await?;

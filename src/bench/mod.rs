@@ -59,7 +59,7 @@ async fn measure(place: &ScratchOutbox, settings: &Settings) -> anyhow::Result<R
     say("relaying at a steady rate");
     let latency = latency::measure(place, &load, settings).await?;
     relay.stop().await?;
-    let (delivery, settle) = (place.config().relay.delivery, place.config().outbox.settle);
+    let (delivery, settle) = (place.config().relay.delivery, place.config().outbox.database.settle);
     Ok(Report { delivery, settle, settings: settings.clone(), stages, together, latency })
 }
 

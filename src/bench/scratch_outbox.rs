@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use uuid::Uuid;
 
-use crate::backends::{Backend, Scratch};
+use crate::backends;
 use crate::bench::settings::Settings;
 use crate::config::Config;
-use crate::contract::Store;
+use crate::contract::{Scratch, Store, StoreError};
 use crate::kafka;
 use crate::outbox::TopicPattern;
 
@@ -16,7 +16,7 @@ use crate::outbox::TopicPattern;
 pub(crate) struct ScratchOutbox {
     /// The user's, but of this outbox.
     config: Config,
-    scratch: Scratch,
+    scratch: Box<dyn Scratch>,
     topics: kafka::Scratch,
     topic: String,
 }
@@ -32,7 +32,7 @@ impl ScratchOutbox {
         config.outbox.topics = vec![TopicPattern::any()];
         config.kafka.progress_topic.name = format!("{topic}-progress");
         topics.along(&config.kafka.progress_topic.name);
-        let scratch = match Scratch::make(&config, &name).await {
+        let scratch = match make_scratch(&config, &name).await {
             Ok(scratch) => scratch,
             Err(error) => {
                 topics.remove().await?;
@@ -40,7 +40,7 @@ impl ScratchOutbox {
             }
         };
         eprintln!("made outbox {name} and topic {topic}; both are removed at the end");
-        scratch.configure(&mut config);
+        scratch.configure(&mut config.outbox.database);
         Ok(Self { config, scratch, topics, topic })
     }
 
@@ -52,13 +52,13 @@ impl ScratchOutbox {
         &self.topic
     }
 
-    pub(crate) fn scratch(&self) -> &Scratch {
-        &self.scratch
+    pub(crate) fn scratch(&self) -> &dyn Scratch {
+        &*self.scratch
     }
 
     /// The store of this configuration.
     pub(crate) fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        Ok(Backend::of(&self.config)?.store())
+        Ok(backends::database(&self.config.outbox.database)?)
     }
 
     /// What the sink of one part of the measurement calls the outbox: what it remembers is its own.
@@ -70,6 +70,10 @@ impl ScratchOutbox {
     pub(crate) async fn remove(self) -> anyhow::Result<()> {
         let removed = self.scratch.remove().await;
         self.topics.remove().await.with_context(|| format!("delete the topics {}* by hand", self.topic))?;
-        removed.with_context(|| format!("remove the outbox {} by hand", self.config.outbox.table))
+        removed.with_context(|| format!("remove the outbox {} by hand", self.config.outbox.database.table))
     }
+}
+
+async fn make_scratch(config: &Config, name: &str) -> Result<Box<dyn Scratch>, StoreError> {
+    backends::database(&config.outbox.database)?.scratch(name).await
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::backends::{self, Backend};
+use crate::backends;
 use crate::bench::load::Load;
 use crate::bench::say::say;
 use crate::bench::scratch_outbox::ScratchOutbox;
@@ -101,7 +101,7 @@ pub(crate) async fn measure(place: &ScratchOutbox, load: &Load) -> anyhow::Resul
     let read = read(config).await?;
     say("publishing alone");
     let publish = publish(place, config, &read).await?;
-    let settle = match config.outbox.settle {
+    let settle = match config.outbox.database.settle {
         Settle::Checkpoint => None,
         Settle::Mark | Settle::Delete => {
             say("settling alone");
@@ -115,7 +115,7 @@ pub(crate) async fn measure(place: &ScratchOutbox, load: &Load) -> anyhow::Resul
 
 /// Reads all rows that are not settled.
 async fn read(config: &Config) -> anyhow::Result<Read> {
-    let store = Backend::of(config)?.store();
+    let store = backends::database(&config.outbox.database)?;
     let mut reader = store.open().await?;
     let mut read = Read { store, rate: 0.0, settlements: Vec::new(), first: Vec::new(), end: reader.position() };
     let began = Instant::now();
@@ -230,10 +230,10 @@ async fn advise(
             }
         }
         Stage::Settle => {
-            if config.outbox.settle == Settle::Mark {
+            if config.outbox.database.settle == Settle::Mark {
                 say("trying to delete instead of to mark");
                 let mut other = config.clone();
-                other.outbox.settle = Settle::Delete;
+                other.outbox.database.settle = Settle::Delete;
                 load.refill(place).await?;
                 let with_it = settle(&read(&other).await?).await?;
                 note("outbox.settle = \"delete\" (published rows are gone at once)".to_owned(), with_it);

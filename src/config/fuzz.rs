@@ -182,7 +182,7 @@ fn any_document_is_a_configuration_or_complained_of_and_no_secret_is_told() {
                 prop_assert!(relay.batch.records > 0 && relay.batch.records <= relay.in_flight.records);
                 prop_assert!(relay.batch.bytes <= relay.in_flight.bytes);
                 prop_assert!(!config.outbox.topics.is_empty() && !relay.lease_ttl.is_zero());
-                prop_assert!(needs == Needs::Nothing || !config.outbox.url.expose().is_empty());
+                prop_assert!(needs == Needs::Nothing || !config.outbox.database.url.expose().is_empty());
                 prop_assert!(needs != Needs::Everything || config.kafka.properties.contains_key("bootstrap.servers"));
             }
             Err(complaints) => prop_assert!(!complaints.0.is_empty()),

@@ -21,10 +21,10 @@ use std::time::Duration;
 use crate::config::complaint::Complaints;
 use crate::config::judge::Judge;
 use crate::config::raw::{Flag, Raw, Sources};
+use crate::contract::DatabaseSettings;
 use crate::kafka::{self, OnMissingTopic, ProgressTopic};
 use crate::observe::logging;
-use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Settle, Table, TopicPattern, is_topic_name};
-use crate::postgres::Notify;
+use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, TopicPattern, is_topic_name};
 use crate::relay;
 use crate::secret::Secret;
 
@@ -67,22 +67,14 @@ pub struct Config {
 /// Which outbox, and how it is read and written.
 #[derive(Debug, Clone)]
 pub struct Outbox {
-    /// Where the database is.
-    pub url: Secret,
-    /// The table.
-    pub table: Table,
+    /// Where it is, and how it is used.
+    pub database: DatabaseSettings,
     /// What the header `outbox-source` says; `None`: what the store calls itself.
     pub source: Option<String>,
     /// To which topics it may write.
     pub topics: Vec<TopicPattern>,
-    /// How a published row is recorded.
-    pub settle: Settle,
     /// How long published rows are kept.
     pub retention: Duration,
-    /// How a commit wakes the relay.
-    pub notify: Notify,
-    /// Whether applications may prepare transactions that write to the outbox.
-    pub may_prepare: bool,
 }
 
 /// The brokers, and how records get there.
@@ -145,16 +137,16 @@ fn outbox(judge: &mut Judge<'_>, needs: Needs) -> Outbox {
     }
     let source = judge.text("outbox.source");
     Outbox {
-        url: Secret::new(url),
-        table: judge.parsed("outbox.table").unwrap_or_default(),
+        database: DatabaseSettings {
+            url: Secret::new(url),
+            table: judge.parsed("outbox.table").unwrap_or_default(),
+            settle: judge.parsed("outbox.settle").unwrap_or_default(),
+            notify: judge.parsed("outbox.notify").unwrap_or_default(),
+            prepared_transactions: judge.parsed("outbox.prepared_transactions").unwrap_or_default(),
+        },
         source: (!source.is_empty()).then_some(source),
         topics: judge.list("outbox.topics", "use [\"*\"] for every topic"),
-        settle: judge.parsed("outbox.settle").unwrap_or_default(),
         retention: judge.duration("outbox.retention", SECOND..=CENTURY),
-        notify: judge.parsed("outbox.notify").unwrap_or_default(),
-        may_prepare: judge
-            .word("outbox.prepared_transactions", vec![("possible", true), ("never", false)])
-            .unwrap_or(true),
     }
 }
 

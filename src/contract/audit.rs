@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::contract::StoreError;
+use crate::contract::error::StoreError;
 
 /// An audit of one outbox. What counts as published was decided when it was opened; statements are bounded and hold
 /// up no other session.

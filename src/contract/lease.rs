@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::contract::StoreError;
+use crate::contract::error::StoreError;
 use crate::outbox::Term;
 
 /// Where leadership is decided.

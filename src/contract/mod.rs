@@ -5,6 +5,7 @@
 //! so that dynamic dispatch costs nothing that matters.
 
 mod audit;
+mod database;
 mod error;
 mod lease;
 mod sink;
@@ -12,6 +13,7 @@ mod store;
 mod wake;
 
 pub use audit::{Audit, AuditedRow, KnownRow, Removable, SetAside};
+pub use database::{Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, Writer};
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, LeaseSession, LeaseStore, Watched};

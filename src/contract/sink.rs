@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
-use crate::contract::{BoxFuture, SinkError};
+use crate::contract::error::SinkError;
 use crate::outbox::{HoldCause, Lane, Position, Progress, Record, Term};
 
 /// Whom a sink asks whether the relay that uses it still leads.

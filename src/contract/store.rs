@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::contract::{LeaseStore, StoreError, WakeSource};
+use crate::contract::error::StoreError;
+use crate::contract::lease::LeaseStore;
+use crate::contract::wake::WakeSource;
 use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term, Unreadable};
 
 /// Everything the relay asks of a database.

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::contract::StoreError;
+use crate::contract::error::StoreError;
 
 /// A source of wake-ups. The table is the truth: a wake-up carries no data and may be lost, and the relay
 /// polls slowly even while one is armed.

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::http::{self, Page, ProcessState};
 use crate::admin::scrape;
-use crate::backends::{self, Backend};
+use crate::backends;
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::contract::{Backlog, Sink, Store, StoreError};
+use crate::contract::{Backlog, Database, Sink, Store, StoreError};
 use crate::housekeeping;
 use crate::observe::chain;
 use crate::relay::{Ended, Relay};
@@ -47,7 +47,7 @@ pub async fn run_through<W>(config: Config, shutdown: Shutdown, wrap: W) -> anyh
 where
     W: FnOnce(Box<dyn Sink>) -> Box<dyn Sink>,
 {
-    let backend = Backend::of(&config)?;
+    let database = backends::database(&config.outbox.database)?;
     let mut house = Supervisor::new(shutdown.clone());
     let page = Page::new(scrape::install().context("cannot begin to count")?);
     if let Some(listen) = &config.http {
@@ -55,13 +55,13 @@ where
         house.start("operator's page", |stop| http::serve(listener, page, stop));
     }
     let patience = config.relay.drain_deadline + RELAY_STOP_GRACE;
-    let Some(own_name) = preflight(&backend, &page, &shutdown.soft).await? else {
+    let Some(own_name) = preflight(&*database, &page, &shutdown.soft).await? else {
         return house.run(patience).await;
     };
     let source = config.outbox.source.clone().unwrap_or(own_name);
     let letters = config.relay.dead_letter_topic.is_some().then(|| backends::dead_letter_sink(&config, source.clone()));
     let sink = wrap(backends::sink(&config, source)?);
-    start_work(&mut house, config, backend.store(), (sink, letters.transpose()?), &page);
+    start_work(&mut house, config, database, (sink, letters.transpose()?), &page);
     house.run(patience).await
 }
 
@@ -87,13 +87,13 @@ fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sin
 }
 
 /// Waits until the database can be used, and asks it what it calls the outbox. `None`: told to stop meanwhile.
-async fn preflight(backend: &Backend, page: &Page, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
+async fn preflight(database: &dyn Database, page: &Page, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
     let mut backoff = Backoff::default();
     let mut waiting = false;
     loop {
         let examined = tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            examined = examine(backend) => examined,
+            examined = examine(database) => examined,
         };
         match examined {
             Ok(source) => {
@@ -117,9 +117,9 @@ async fn preflight(backend: &Backend, page: &Page, stop: &CancellationToken) -> 
     }
 }
 
-async fn examine(backend: &Backend) -> Result<String, StoreError> {
-    for warning in backend.preflight().await? {
+async fn examine(database: &dyn Database) -> Result<String, StoreError> {
+    for warning in database.preflight().await? {
         tracing::warn!("{warning}");
     }
-    backend.source().await
+    database.source().await
 }

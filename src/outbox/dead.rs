@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::outbox::is_topic_name;
+use crate::outbox::message::is_topic_name;
 
 /// A record that is given up, named by its row, with its cause.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,60 +1,28 @@
 //! How strong the delivery is, and what an exactly-once sink remembers of it.
 
-use std::fmt;
-use std::str::FromStr;
+use crate::outbox::position::Position;
+use crate::outbox::settlement::Settlement;
+use crate::outbox::term::Term;
+use crate::outbox::word::words;
 
-use crate::outbox::{Position, Settlement, Term};
-
-/// How strong the delivery is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Delivery {
-    /// No record is lost; after a failure some may come twice.
-    #[default]
-    AtLeastOnce,
-    /// As `AtLeastOnce`, and the broker refuses whatever an earlier leader still has to send.
-    Fenced,
-    /// Consumers that read only what is committed see every record once.
-    ExactlyOnce,
-}
-
-/// A word that is no way to deliver.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is no way to deliver: use at-least-once, fenced or exactly-once")]
-pub struct UnknownDelivery {
-    word: String,
+words! {
+    /// How strong the delivery is.
+    #[derive(Default)]
+    pub enum Delivery else "no way to deliver" {
+        /// No record is lost; after a failure some may come twice.
+        #[default]
+        AtLeastOnce = "at-least-once",
+        /// As `AtLeastOnce`, and the broker refuses whatever an earlier leader still has to send.
+        Fenced = "fenced",
+        /// Consumers that read only what is committed see every record once.
+        ExactlyOnce = "exactly-once",
+    }
 }
 
 impl Delivery {
-    /// All ways to deliver.
-    pub const ALL: [Delivery; 3] = [Delivery::AtLeastOnce, Delivery::Fenced, Delivery::ExactlyOnce];
-
-    /// The word for it in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Delivery::AtLeastOnce => "at-least-once",
-            Delivery::Fenced => "fenced",
-            Delivery::ExactlyOnce => "exactly-once",
-        }
-    }
-
     /// Whether opening the sink makes the broker refuse what an earlier leader still has to send.
     pub fn fences(self) -> bool {
         self != Delivery::AtLeastOnce
-    }
-}
-
-impl fmt::Display for Delivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Delivery {
-    type Err = UnknownDelivery;
-
-    fn from_str(word: &str) -> Result<Self, UnknownDelivery> {
-        let found = Self::ALL.into_iter().find(|delivery| delivery.as_str() == word);
-        found.ok_or_else(|| UnknownDelivery { word: word.to_owned() })
     }
 }
 

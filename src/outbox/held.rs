@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::outbox::Position;
+use crate::outbox::position::Position;
+use crate::outbox::word::words;
 
 /// The unit of order, and of holding: a key of a topic, a partition of a topic, or a whole topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,33 +89,25 @@ impl fmt::Display for Lane {
     }
 }
 
-/// Why a lane is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum HoldCause {
-    /// The broker does not know the topic.
-    MissingTopic,
-    /// The broker does not let the relay write to the topic.
-    NotAuthorised,
-    /// The partition takes nothing: it has no leader, its leader does not answer, or too few replicas follow it.
-    UnavailablePartition,
-    /// The broker may refuse records of the lane, and to try each alone took longer than the others are to wait: it goes on
-    /// in turns.
-    Suspected,
-    /// A record of the lane can never be published as it is, and nothing may overtake it.
-    Rejected,
+words! {
+    /// Why a lane is held.
+    #[non_exhaustive]
+    pub enum HoldCause else "no cause of a hold" {
+        /// The broker does not know the topic.
+        MissingTopic = "missing_topic",
+        /// The broker does not let the relay write to the topic.
+        NotAuthorised = "not_authorised",
+        /// The partition takes nothing: it has no leader, its leader does not answer, or too few replicas follow it.
+        UnavailablePartition = "unavailable_partition",
+        /// The broker may refuse records of the lane, and to try each alone took longer than the others are to wait: it goes
+        /// on in turns.
+        Suspected = "suspected",
+        /// A record of the lane can never be published as it is, and nothing may overtake it.
+        Rejected = "rejected",
+    }
 }
 
 impl HoldCause {
-    /// All causes.
-    pub const ALL: [HoldCause; 5] = [
-        HoldCause::MissingTopic,
-        HoldCause::NotAuthorised,
-        HoldCause::UnavailablePartition,
-        HoldCause::Suspected,
-        HoldCause::Rejected,
-    ];
-
     /// What is held for it, when a record of this topic and this lane waits: the lane, where nothing else is concerned, and
     /// else the topic.
     pub fn lane(self, topic: &Arc<str>, lane: Option<Lane>) -> Lane {
@@ -122,22 +115,6 @@ impl HoldCause {
             (HoldCause::UnavailablePartition | HoldCause::Suspected, Some(lane)) => lane,
             _ => Lane::Topic { topic: Arc::clone(topic) },
         }
-    }
-
-    /// The word for it in tables, metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            HoldCause::MissingTopic => "missing_topic",
-            HoldCause::NotAuthorised => "not_authorised",
-            HoldCause::UnavailablePartition => "unavailable_partition",
-            HoldCause::Suspected => "suspected",
-            HoldCause::Rejected => "rejected",
-        }
-    }
-
-    /// Reads the word back; `None` for a word that a newer version wrote.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == word)
     }
 }
 

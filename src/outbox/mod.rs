@@ -8,33 +8,31 @@ mod dead;
 mod delivery;
 mod held;
 mod message;
+mod notify;
+mod position;
 mod proof;
 mod record;
 mod reject;
 mod row;
 mod settlement;
 mod table;
+mod term;
+mod word;
 
-pub use batch::{Batch, Limit, Position};
+pub use batch::{Batch, Limit};
 pub use dead::{DeadLetter, DeadLetterTopic, InvalidDeadLetterTopic};
-pub use delivery::{Delivery, Progress, UnknownDelivery};
+pub use delivery::{Delivery, Progress};
 pub use held::{Held, HeldChanges, HeldLane, HoldCause, Lane};
 #[cfg(feature = "kafka")]
 pub(crate) use message::RESERVED_HEADERS;
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};
+pub use notify::{Notify, PreparedTransactions};
+pub use position::Position;
 pub use proof::{InvalidPlace, Proof, Proofs, ProvenPosition};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};
-pub use reject::{InvalidTopicPattern, OnReject, RejectPolicy, TopicPattern, UnknownOnReject};
+pub use reject::{InvalidTopicPattern, OnReject, RejectPolicy, TopicPattern};
 pub use row::{Content, Fault, Head, LONGEST_TOPIC, Unreadable, partition_of};
-pub use settlement::{ReadToken, Settle, Settlement, UnknownSettle};
+pub use settlement::{ReadToken, Settle, Settlement};
 pub use table::{InvalidTable, Table};
-
-/// The number of a leadership. It grows by one at each takeover of one outbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Term(pub i64);
-
-impl std::fmt::Display for Term {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
+pub use term::Term;
+pub use word::UnknownWord;

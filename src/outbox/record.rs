@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::outbox::Lane;
+use crate::outbox::held::Lane;
 
 /// Headers in the order they are published: a name, and a value or null.
 pub type Headers = Vec<(String, Option<String>)>;

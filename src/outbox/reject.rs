@@ -1,53 +1,20 @@
 //! The decision about a record that can never be published, topic by topic.
 
-use std::fmt;
 use std::str::FromStr;
 
-/// What becomes of a record that can never be published. In each case nothing of its lane overtakes it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnReject {
-    /// It becomes a dead letter, and then its lane goes on.
-    #[default]
-    DeadLetter,
-    /// Its lane is held until someone releases it; a record without a lane becomes a dead letter.
-    BlockKey,
-    /// The relay stops.
-    Halt,
-}
+use crate::outbox::word::words;
 
-/// A word that is nothing to do with a rejected record.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is nothing to do with a rejected record: use dead-letter, block-key or halt")]
-pub struct UnknownOnReject {
-    word: String,
-}
-
-impl OnReject {
-    /// All there are.
-    pub const ALL: [OnReject; 3] = [OnReject::DeadLetter, OnReject::BlockKey, OnReject::Halt];
-
-    /// The word for it in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            OnReject::DeadLetter => "dead-letter",
-            OnReject::BlockKey => "block-key",
-            OnReject::Halt => "halt",
-        }
-    }
-}
-
-impl fmt::Display for OnReject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for OnReject {
-    type Err = UnknownOnReject;
-
-    fn from_str(word: &str) -> Result<Self, UnknownOnReject> {
-        let found = Self::ALL.into_iter().find(|policy| policy.as_str() == word);
-        found.ok_or_else(|| UnknownOnReject { word: word.to_owned() })
+words! {
+    /// What becomes of a record that can never be published. In each case nothing of its lane overtakes it.
+    #[derive(Default)]
+    pub enum OnReject else "nothing to do with a rejected record" {
+        /// It becomes a dead letter, and then its lane goes on.
+        #[default]
+        DeadLetter = "dead-letter",
+        /// Its lane is held until someone releases it; a record without a lane becomes a dead letter.
+        BlockKey = "block-key",
+        /// The relay stops.
+        Halt = "halt",
     }
 }
 
@@ -115,14 +82,6 @@ mod tests {
 
     fn pattern(text: &str) -> TopicPattern {
         text.parse().expect("a pattern")
-    }
-
-    #[test]
-    fn every_policy_is_read_back_from_its_word() {
-        for policy in OnReject::ALL {
-            assert_eq!(policy.to_string().parse(), Ok(policy));
-        }
-        assert!("drop".parse::<OnReject>().is_err());
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::outbox::{Headers, Lane, Record};
+use crate::outbox::held::Lane;
+use crate::outbox::record::{Headers, Record};
 
 /// The cause of a row that cannot be read.
 const UNREADABLE_CODE: &str = "unreadable";

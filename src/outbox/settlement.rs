@@ -1,12 +1,11 @@
 //! A settlement: what is written back to the database for a set of records.
 
-use std::fmt;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::outbox::Record;
+use crate::outbox::record::Record;
+use crate::outbox::word::words;
 
 /// Records that were delivered and are to be recorded as such.
 ///
@@ -138,51 +137,17 @@ impl Settlement {
     }
 }
 
-/// How a delivered record is recorded in the database.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Settle {
-    /// The row's `sent_at` is set; housekeeping removes it after the retention.
-    #[default]
-    Mark,
-    /// The row is deleted at once.
-    Delete,
-    /// No row is written: only the checkpoint moves, and housekeeping removes what is below it after the retention.
-    Checkpoint,
-}
-
-/// A word that is no way to settle.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is no way to settle: use mark, delete or checkpoint")]
-pub struct UnknownSettle {
-    word: String,
-}
-
-impl Settle {
-    /// All ways to settle.
-    pub const ALL: [Settle; 3] = [Settle::Mark, Settle::Delete, Settle::Checkpoint];
-
-    /// The word for it in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Settle::Mark => "mark",
-            Settle::Delete => "delete",
-            Settle::Checkpoint => "checkpoint",
-        }
-    }
-}
-
-impl fmt::Display for Settle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Settle {
-    type Err = UnknownSettle;
-
-    fn from_str(word: &str) -> Result<Self, UnknownSettle> {
-        let found = Self::ALL.into_iter().find(|settle| settle.as_str() == word);
-        found.ok_or_else(|| UnknownSettle { word: word.to_owned() })
+words! {
+    /// How a delivered record is recorded in the database.
+    #[derive(Default)]
+    pub enum Settle else "no way to settle" {
+        /// The row's `sent_at` is set; housekeeping removes it after the retention.
+        #[default]
+        Mark = "mark",
+        /// The row is deleted at once.
+        Delete = "delete",
+        /// No row is written: only the checkpoint moves, and housekeeping removes what is below it after the retention.
+        Checkpoint = "checkpoint",
     }
 }
 

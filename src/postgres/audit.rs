@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Audit as Contract, AuditedRow, KnownRow, Removable, SetAside, StoreError};
+use crate::contract::{Audit, AuditedRow, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::postgres::checkpoint::{self, Stored};
 use crate::postgres::holds::{Holds, left_to_a_lane};
@@ -21,7 +21,7 @@ use crate::postgres::told;
 const IDS_PER_STATEMENT: usize = 1_000;
 
 /// An audit over one session.
-pub(super) struct Audit {
+pub(super) struct PgAudit {
     conn: PgConnection,
     table: Table,
     settle: Settle,
@@ -30,7 +30,7 @@ pub(super) struct Audit {
     topics: HashSet<Arc<str>>,
 }
 
-impl Audit {
+impl PgAudit {
     pub(super) async fn open(
         mut conn: PgConnection,
         table: Table,
@@ -74,7 +74,7 @@ fn shared(topics: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
 }
 
 #[async_trait]
-impl Contract for Audit {
+impl Audit for PgAudit {
     async fn rows(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
         let text = format!(
             "/* outboxd: audit_rows */ select id, topic, sent_at is not null or not {left} and {is_read}

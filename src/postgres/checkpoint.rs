@@ -6,7 +6,7 @@ use sqlx::query::Query;
 use sqlx::{Connection, PgConnection, Postgres, Row};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Held, HeldChanges, HoldCause, Lane, Position, Settle, Table, Term};
+use crate::outbox::{Held, HeldChanges, Lane, Position, Settle, Table, Term};
 use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::session::{ANSWER_TIMEOUT, ask, bounded, sql};
 use crate::postgres::snapshot::ReadPosition;
@@ -73,7 +73,7 @@ pub(super) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
         Ok((lane, row.try_get(at + 3)?, row.try_get(at + 4)?, row.try_get(at + 5)?, row.try_get(at + 6)?))
     };
     let (lane, from_id, word, since, after) = read().map_err(|error| classify("reading held lanes", error))?;
-    let cause = HoldCause::parse(&word).ok_or_else(|| {
+    let cause = word.parse().map_err(|_unknown| {
         // Releasing it for a cause that is not understood could publish what someone decided to keep back.
         incompatible(
             format!("{lane} is held for {word:?}, a cause that this version does not know"),

@@ -16,6 +16,8 @@ mod checkpoint;
 #[cfg(feature = "relay")]
 mod copy;
 #[cfg(feature = "relay")]
+mod database;
+#[cfg(feature = "relay")]
 mod dead;
 #[cfg(feature = "relay")]
 mod delta;
@@ -49,8 +51,8 @@ mod rights;
 mod rows;
 #[cfg(feature = "relay")]
 mod schema;
-#[cfg(feature = "daemon")]
-pub mod scratch;
+#[cfg(feature = "relay")]
+mod scratch;
 #[cfg(feature = "relay")]
 mod session;
 #[cfg(feature = "relay")]
@@ -68,8 +70,8 @@ mod walk;
 #[cfg(feature = "relay")]
 mod xid;
 #[cfg(feature = "relay")]
-pub use notify::{Notify, UnknownNotify};
+pub use database::DATABASE;
 #[cfg(feature = "relay")]
-pub use schema::{InvalidRole, Migrated, check, grant, grants_sql, migrate, migration_sql};
+pub use schema::{InvalidRole, check, grant, grants_sql, migrate, migration_sql};
 #[cfg(feature = "relay")]
-pub use store::{Settings, Store};
+pub use store::Store;

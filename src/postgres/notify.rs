@@ -5,8 +5,6 @@
 //! it waits for commits; the trigger tries to share it, and notifies when it cannot. The lock is *tried*: a writer that
 //! began while the relay was polling has its share until it ends, and would commit without notifying.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,54 +19,6 @@ use crate::postgres::session::{ask, configure, lock_key, table_oid};
 
 /// First half of the lock's key; the second is the table's oid. The trigger has the same number.
 const WAKE_LOCK_CLASS: i32 = 1_869_968_503;
-
-/// When writers notify the relay.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Notify {
-    /// Never: the relay polls, and writers may use prepared transactions.
-    Off,
-    /// While the relay waits for commits, which it does as long as they come one at a time and not in a rush.
-    #[default]
-    Gated,
-    /// At each statement.
-    Always,
-}
-
-/// A word that says nothing about notifications.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is no way to notify: use off, gated or always")]
-pub struct UnknownNotify {
-    word: String,
-}
-
-impl Notify {
-    /// All ways.
-    pub const ALL: [Notify; 3] = [Notify::Off, Notify::Gated, Notify::Always];
-
-    /// The word for it in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Notify::Off => "off",
-            Notify::Gated => "gated",
-            Notify::Always => "always",
-        }
-    }
-}
-
-impl fmt::Display for Notify {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Notify {
-    type Err = UnknownNotify;
-
-    fn from_str(word: &str) -> Result<Self, UnknownNotify> {
-        let found = Self::ALL.into_iter().find(|notify| notify.as_str() == word);
-        found.ok_or_else(|| UnknownNotify { word: word.to_owned() })
-    }
-}
 
 /// Wake-ups over one connection, which both listens and holds the lock. It is opened when first armed, and anew
 /// after it was lost.

@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::contract::StoreError;
-use crate::outbox::Table;
+use crate::contract::{DatabaseSettings, StoreError};
+use crate::outbox::{Notify, PreparedTransactions, Table};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::inspect::oldest_snapshot;
-use crate::postgres::notify::Notify;
 use crate::postgres::rights::{check_rights, need_usage};
 use crate::postgres::schema::check_tables;
 use crate::postgres::session::{ask, ask_within, sql};
-use crate::postgres::store::Settings;
 
 /// A snapshot that is older keeps vacuum from rows that were removed long ago.
 const OLD_SNAPSHOT_AGE: Duration = Duration::from_secs(600);
@@ -25,7 +23,7 @@ const POOLER_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn check(
     conn: &mut PgConnection,
     table: &Table,
-    settings: &Settings,
+    settings: &DatabaseSettings,
 ) -> Result<Vec<String>, StoreError> {
     need_usage(conn, table).await?;
     let warnings = check_rights(conn, table, settings.settle).await?;
@@ -34,7 +32,7 @@ pub(super) async fn check(
 }
 
 /// Looks at everything, and returns the warnings.
-pub(super) async fn preflight(address: &Address, settings: &Settings) -> Result<Vec<String>, StoreError> {
+pub(super) async fn preflight(address: &Address, settings: &DatabaseSettings) -> Result<Vec<String>, StoreError> {
     let mut conn = address.connect("inspect", &[]).await?;
     refuse_pooler(address, &mut conn).await?;
     let table = address.table().await?;
@@ -79,8 +77,8 @@ async fn backend(conn: &mut PgConnection) -> Result<i32, StoreError> {
 }
 
 /// `PREPARE TRANSACTION` fails in a transaction that notified: the trigger would break the application.
-async fn refuse_prepared_transactions(conn: &mut PgConnection, settings: &Settings) -> Result<(), StoreError> {
-    if settings.notify == Notify::Off || !settings.may_prepare {
+async fn refuse_prepared_transactions(conn: &mut PgConnection, settings: &DatabaseSettings) -> Result<(), StoreError> {
+    if settings.notify == Notify::Off || settings.prepared_transactions == PreparedTransactions::Never {
         return Ok(());
     }
     let statement = "/* outboxd: prepared_transactions */ select current_setting('max_prepared_transactions')::int";

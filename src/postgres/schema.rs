@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::contract::StoreError;
+use crate::contract::{Migrated, StoreError};
 use crate::outbox::Table;
 use crate::postgres::address::{Address, no_schema};
 use crate::postgres::errors::{classify, unusable};
@@ -35,13 +35,6 @@ const COLUMNS: [(&str, &str, bool); 10] = [
     ("xid", "xid8", true),
     ("sent_at", "timestamp with time zone", false),
 ];
-
-/// What `migrate` did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Migrated {
-    /// The names of the migrations that were applied now, in order; none when all had been before.
-    pub applied: Vec<String>,
-}
 
 /// A role's name that cannot be written into SQL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

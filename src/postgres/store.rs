@@ -5,50 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Audit, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
-    Store as Promises, StoreError, WakeSource,
+    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
+    Purge, Reader, Store as Promises, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, ReadToken, Settle, Settlement, Table, Term};
+use crate::outbox::{
+    DeadLetter, Held, HeldLane, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Table, Term,
+};
 use crate::postgres::address::Address;
 use crate::postgres::delta::DeltaReader;
 use crate::postgres::inspect::{self, Sweep};
 use crate::postgres::leases::PgLease;
-use crate::postgres::notify::{Notify, PgWake};
+use crate::postgres::notify::PgWake;
 use crate::postgres::purge::{self, Purging};
-use crate::postgres::session::{
-    ANSWER_TIMEOUT, Guc, INDEX_ONLY_PLANS, PATIENT, ask, bounded, configure_ttl, table_oid,
-};
+use crate::postgres::session::{ANSWER_TIMEOUT, Guc, INDEX_ONLY_PLANS, PATIENT, bounded, configure_ttl, table_oid};
 use crate::postgres::settle::{Settling, SettlingSlot};
-use crate::postgres::{audit, checkpoint, dead, held, preflight, rebase, recover, schema, settle};
-use crate::secret::Secret;
-
-/// Where the outbox is and how it is used.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `postgres://user:password@host:port/database`, with the parameters that sqlx knows (`sslmode`, `host=/dir` for
-    /// a unix socket, …).
-    pub url: Secret,
-    /// The outbox table.
-    pub table: Table,
-    /// How a delivered record is recorded.
-    pub settle: Settle,
-    /// When writers notify the relay.
-    pub notify: Notify,
-    /// Whether applications may prepare transactions that write to the outbox (`PREPARE TRANSACTION`). Where the server
-    /// allows it, [`Store::preflight`] then wants [`Notify::Off`]: a transaction that notified cannot be prepared.
-    pub may_prepare: bool,
-}
+use crate::postgres::{checkpoint, dead, held, rebase, recover, settle};
 
 /// An outbox in PostgreSQL. Holds at most one connection each for settling and for looking; every reading session,
 /// lease session and wake source has its own.
 pub struct Store {
-    settings: Settings,
-    address: Arc<Address>,
+    pub(super) settings: DatabaseSettings,
+    pub(super) address: Arc<Address>,
     settling: Mutex<SettlingSlot>,
     looking: Mutex<Option<Looking>>,
 }
@@ -68,54 +49,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when the URL cannot be read.
-    pub fn new(settings: Settings) -> Result<Self, StoreError> {
+    pub fn new(settings: DatabaseSettings) -> Result<Self, StoreError> {
         let address = Arc::new(Address::new(&settings.url, &settings.table)?);
         Ok(Self { settings, address, settling: Mutex::default(), looking: Mutex::new(None) })
-    }
-
-    /// Judges whether the tables are what this version needs, and whether the role may do what the relay has to, with
-    /// these settings. Returns what to be warned of.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] with all that is missing, and the repair.
-    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        let table = self.address.table().await?;
-        let mut conn = self.address.connect("inspect", &[]).await?;
-        preflight::check(&mut conn, table, &self.settings).await
-    }
-
-    /// What speaks against running on this database, for the log.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] for what cannot work: a version that is too old, a schema that is not what is
-    /// needed, a pooler that takes sessions apart, prepared transactions together with notifications.
-    pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
-        preflight::preflight(&self.address, &self.settings).await
-    }
-
-    /// The default of `outbox.source`: database, schema and table.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] when the table is missing.
-    pub async fn source(&self) -> Result<String, StoreError> {
-        let table = self.address.table().await?;
-        let mut conn = self.address.connect("inspect", &[]).await?;
-        let oid = table_oid(&mut conn, table).await?;
-        let statement = "/* outboxd: source */
-            select concat_ws('.', current_database(), n.nspname, c.relname)
-            from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid::bigint = $1";
-        ask("naming the outbox", sqlx::query_scalar(statement).bind(oid).fetch_one(&mut conn)).await
-    }
-
-    /// Opens an audit of the rows that were written since a time.
-    ///
-    /// # Errors
-    /// When the database does not answer, or the tables are not what is needed.
-    pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
-        let table = self.address.table().await?;
-        let mut conn = self.address.connect("inspect", &INDEX_ONLY_PLANS).await?;
-        schema::check_tables(&mut conn, table).await?;
-        Ok(Box::new(audit::Audit::open(conn, table.clone(), self.settings.settle, since).await?))
     }
 
     async fn place(&self, conn: &mut PgConnection) -> Result<checkpoint::CheckpointTarget, StoreError> {

@@ -7,13 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use uuid::Uuid;
 
-use crate::contract::{Audit as Contract, AuditedRow, KnownRow, Removable, SetAside, StoreError};
+use crate::contract::{Audit, AuditedRow, KnownRow, Removable, SetAside, StoreError};
 use crate::outbox::{Settle, Table};
 use crate::sqlite::errors::classify;
 use crate::sqlite::inspect::covered;
 
 /// An audit over one connection.
-pub(super) struct Audit {
+pub(super) struct SqliteAudit {
     connection: SqliteConnection,
     table: Table,
     since: DateTime<Utc>,
@@ -21,7 +21,7 @@ pub(super) struct Audit {
     published_to: i64,
 }
 
-impl Audit {
+impl SqliteAudit {
     pub(super) async fn open(
         mut connection: SqliteConnection,
         table: Table,
@@ -40,7 +40,7 @@ impl Audit {
 }
 
 #[async_trait]
-impl Contract for Audit {
+impl Audit for SqliteAudit {
     async fn rows(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
         let doing = |error| classify("reading rows", error);
         let sql = format!(

@@ -4,7 +4,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::StoreError;
-use crate::outbox::{Held, HeldChanges, HeldLane, HoldCause, Lane, Table};
+use crate::outbox::{Held, HeldChanges, HeldLane, Lane, Table, UnknownWord};
 use crate::sqlite::errors::{classify, incompatible};
 use crate::sqlite::recover;
 
@@ -21,12 +21,13 @@ pub(super) async fn list(connection: &mut SqliteConnection, table: &Table) -> Re
 
 fn held_lane(row: &SqliteRow) -> Result<HeldLane, StoreError> {
     let cause: &str = row.try_get(4).map_err(reading)?;
-    let unknown = || incompatible(format!("a lane is held for {cause:?}"), "run the newer outboxd that wrote this");
+    let unknown =
+        |_: UnknownWord| incompatible(format!("a lane is held for {cause:?}"), "run the newer outboxd that wrote this");
     let held = Held {
         lane: lane(row)?,
         from_id: row.try_get(3).map_err(reading)?,
         after: None,
-        cause: HoldCause::parse(cause).ok_or_else(unknown)?,
+        cause: cause.parse().map_err(unknown)?,
         since: row.try_get(5).map_err(reading)?,
     };
     Ok(HeldLane { held, release_requested: row.try_get(6).map_err(reading)? })

@@ -10,6 +10,8 @@ mod audit;
 #[cfg(feature = "relay")]
 mod connection;
 #[cfg(feature = "relay")]
+mod database;
+#[cfg(feature = "relay")]
 mod dead;
 mod enqueue;
 #[cfg(feature = "relay")]
@@ -32,8 +34,8 @@ mod recover;
 mod row;
 #[cfg(feature = "relay")]
 mod schema;
-#[cfg(feature = "daemon")]
-pub mod scratch;
+#[cfg(feature = "relay")]
+mod scratch;
 #[cfg(feature = "relay")]
 mod settle;
 #[cfg(feature = "daemon")]
@@ -43,8 +45,10 @@ mod store;
 #[cfg(feature = "relay")]
 mod wake;
 
+#[cfg(feature = "relay")]
+pub use database::DATABASE;
 pub use enqueue::{EnqueueError, enqueue, enqueue_into, enqueue_many, enqueue_many_into};
 #[cfg(feature = "relay")]
-pub use schema::{Migrated, check, migrate, migration_sql};
+pub use schema::{check, migrate, migration_sql};
 #[cfg(feature = "relay")]
-pub use store::{Settings, Store};
+pub use store::Store;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::contract::StoreError;
+use crate::contract::{Migrated, StoreError};
 use crate::outbox::Table;
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::{classify, unusable};
@@ -16,20 +16,17 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
     (2, "history", include_str!("../../migrations/sqlite/0002_history.sql")),
 ];
 
-/// What `migrate` did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Migrated {
-    /// The names of the migrations that were applied now, in order; none when all had been before.
-    pub applied: Vec<String>,
-}
-
 /// Makes the database file and the tables, or brings them up to date; does nothing where they are. Safe to run at
 /// once with others and with a relay at work.
 ///
 /// # Errors
 /// When the file cannot be made or written, or was migrated by a newer version.
 pub async fn migrate(url: &str, table: &Table) -> Result<Migrated, StoreError> {
-    let file = file(url, table)?;
+    migrate_file(&file(url, table)?, table).await
+}
+
+/// As [`migrate`], of a file whose name was judged.
+pub(super) async fn migrate_file(file: &File, table: &Table) -> Result<Migrated, StoreError> {
     let doing = |error| classify("migrating", error);
     let mut connection = file.create().await?;
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;

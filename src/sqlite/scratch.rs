@@ -1,35 +1,33 @@
 //! An outbox to try things on: in a file of its own, in the same folder as the one that is in use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use async_trait::async_trait;
 use sqlx::{Connection, SqliteConnection};
 
-use crate::contract::StoreError;
+use crate::contract::{BoxError, DatabaseSettings, Scratch, StoreError, Writer};
 use crate::outbox::{Message, Table};
+use crate::secret::Secret;
 use crate::sqlite::connection::{Durability, File};
+use crate::sqlite::enqueue::enqueue_many;
 use crate::sqlite::errors::unusable;
-use crate::sqlite::{EnqueueError, enqueue_many, migrate};
+use crate::sqlite::schema::migrate;
 
-/// An outbox that only its maker uses. [Remove](Self::remove) it when done.
-#[derive(Debug, Clone)]
-pub struct Scratch {
+/// A file with the tables of an outbox in it.
+#[derive(Debug)]
+pub(super) struct ScratchFile {
     path: PathBuf,
     url: String,
 }
 
-/// An application that writes to it.
-#[derive(Debug)]
-pub struct Writer {
+/// A connection that writes to it.
+struct ScratchWriter {
     connection: SqliteConnection,
 }
 
-impl Scratch {
-    /// Makes a file that is called as the one of the URL and so, with the tables of an outbox in it.
-    ///
-    /// # Errors
-    /// When there is no such file, or the folder cannot be written to.
-    pub async fn make(url: &str, name: &str) -> Result<Self, StoreError> {
-        let original = File::parse(url)?.path().to_owned();
+impl ScratchFile {
+    /// Makes a file beside another, which is called as that one and `name`.
+    pub(super) async fn make(original: &Path, name: &str) -> Result<Self, StoreError> {
         if !original.is_file() {
             let problem = format!("there is no file {}", original.display());
             return Err(unusable(problem, "check `database.url`: the scratch file is made beside it"));
@@ -42,33 +40,7 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Makes it anew, with nothing in it.
-    ///
-    /// # Errors
-    /// When the folder cannot be written to.
-    pub async fn renew(&self) -> Result<(), StoreError> {
-        self.remove().map_err(|error| unusable(error.to_string(), "check who may write to the folder"))?;
-        migrate(&self.url, &Table::default()).await.map(drop)
-    }
-
-    /// Where it is.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Opens a connection that writes to it.
-    ///
-    /// # Errors
-    /// When the file is not to be had.
-    pub async fn writer(&self) -> Result<Writer, StoreError> {
-        Ok(Writer { connection: File::parse(&self.url)?.connect(Durability::Flushed).await? })
-    }
-
-    /// Removes the file and what SQLite keeps beside it.
-    ///
-    /// # Errors
-    /// When the folder cannot be written to.
-    pub fn remove(&self) -> std::io::Result<()> {
+    fn remove_files(&self) -> std::io::Result<()> {
         for beside in ["-wal", "-shm"] {
             let mut path = self.path.clone().into_os_string();
             path.push(beside);
@@ -79,15 +51,38 @@ impl Scratch {
     }
 }
 
-impl Writer {
-    /// Writes messages in one transaction, and commits.
-    ///
-    /// # Errors
-    /// When the database refuses; nothing is committed then.
-    pub async fn write(&mut self, messages: &[Message]) -> Result<(), EnqueueError> {
-        let begun = self.connection.begin_with("begin immediate").await;
-        let mut transaction = begun.map_err(EnqueueError::Database)?;
+#[async_trait]
+impl Scratch for ScratchFile {
+    fn configure(&self, settings: &mut DatabaseSettings) {
+        settings.url = Secret::new(&self.url);
+        settings.table = Table::default();
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        self.remove().await?;
+        migrate(&self.url, &Table::default()).await.map(drop)
+    }
+
+    async fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
+        let connection = File::parse(&self.url)?.connect(Durability::Flushed).await?;
+        Ok(Box::new(ScratchWriter { connection }))
+    }
+
+    /// SQLite has no housekeeping of its own.
+    async fn settle_down(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn remove(&self) -> Result<(), StoreError> {
+        self.remove_files().map_err(|error| unusable(error.to_string(), "check who may write to the folder"))
+    }
+}
+
+#[async_trait]
+impl Writer for ScratchWriter {
+    async fn write(&mut self, messages: &[Message]) -> Result<(), BoxError> {
+        let mut transaction = self.connection.begin_with("begin immediate").await?;
         enqueue_many(&mut transaction, messages).await?;
-        transaction.commit().await.map_err(EnqueueError::Database)
+        Ok(transaction.commit().await?)
     }
 }

@@ -3,29 +3,16 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Audit, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
-    StoreError, WakeSource,
+    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
+    Purge, Reader, StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Table, Term};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
-use crate::sqlite::errors::classify;
-use crate::sqlite::{audit, dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
-
-/// Which outbox, and how it is settled.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The database file: `sqlite:PATH`.
-    pub url: String,
-    /// The outbox table; without a schema.
-    pub table: Table,
-    /// How delivered rows are recorded.
-    pub settle: Settle,
-}
+use crate::sqlite::{dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
 
 /// An outbox in a SQLite file.
 ///
@@ -33,11 +20,11 @@ pub struct Settings {
 /// and an armed wake source.
 #[derive(Debug)]
 pub struct Store {
-    file: File,
-    table: Table,
-    settle: Settle,
+    pub(super) file: File,
+    pub(super) table: Table,
+    pub(super) settle: Settle,
     settling: ConnectionSlot,
-    chores: ConnectionSlot,
+    pub(super) chores: ConnectionSlot,
     /// Where the next round of purging begins.
     purged_to: Mutex<i64>,
     /// Where the next look for rows begins that became due behind the reader.
@@ -49,63 +36,12 @@ impl Store {
     ///
     /// # Errors
     /// When the URL names no file, or the table a schema.
-    pub fn new(settings: Settings) -> Result<Self, StoreError> {
-        let Settings { url, table, settle } = settings;
-        let file = schema::file(&url, &table)?;
+    pub fn new(settings: DatabaseSettings) -> Result<Self, StoreError> {
+        let DatabaseSettings { url, table, settle, .. } = settings;
+        let file = schema::file(url.expose(), &table)?;
         let (settling, chores) = (ConnectionSlot::default(), ConnectionSlot::default());
         let [purged_to, swept_to] = [0, 0].map(Mutex::new);
         Ok(Self { file, table, settle, settling, chores, purged_to, swept_to })
-    }
-
-    /// Judges whether the tables are what this version needs, and whether the file can be written.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] with the repair for what cannot work.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        schema::check_file(&self.file)?;
-        let mut chores = self.chores.take(&self.file).await?;
-        schema::check_tables(&mut chores.connection, &self.table).await?;
-        schema::prove_writable(&mut chores.connection, &self.table).await?;
-        chores.give_back();
-        Ok(())
-    }
-
-    /// Checks that the relay can work on this database, and returns what it should be warned of.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] with the repair for what cannot work.
-    pub async fn preflight(&self) -> Result<Vec<String>, StoreError> {
-        self.check().await?;
-        let mut chores = self.chores.take(&self.file).await?;
-        let mode = journal_mode(&mut chores.connection).await;
-        let mode = mode.map_err(|error| classify("reading the journal mode", error))?;
-        chores.give_back();
-        let warning = format!(
-            "the database is in journal mode {mode}, in which readers and writers wait for each other; \
-             `outboxd migrate` switches it to wal"
-        );
-        Ok(if mode == "wal" { Vec::new() } else { vec![warning] })
-    }
-
-    /// The name of this outbox where the configuration gives none: the file's name and the table's.
-    ///
-    /// # Errors
-    /// None; other databases have to ask.
-    #[expect(clippy::unused_async, reason = "every store is asked the same way, and the others ask their database")]
-    pub async fn source(&self) -> Result<String, StoreError> {
-        let name = self.file.path().file_name().unwrap_or_default();
-        Ok(format!("{}.{}", name.to_string_lossy(), self.table))
-    }
-
-    /// Opens an audit of the rows that were written since a time.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or the tables are not what is needed.
-    pub async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
-        schema::check_file(&self.file)?;
-        let mut connection = self.file.connect(Durability::Lazy).await?;
-        schema::check_tables(&mut connection, &self.table).await?;
-        Ok(Box::new(audit::Audit::open(connection, self.table.clone(), self.settle, since).await?))
     }
 
     /// Works with the connection for chores.
@@ -118,10 +54,6 @@ impl Store {
         chores.give_back();
         Ok(done)
     }
-}
-
-async fn journal_mode(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
-    sqlx::query_scalar("/* outboxd: journal_mode */ pragma journal_mode").fetch_one(connection).await
 }
 
 impl crate::contract::Store for Store {

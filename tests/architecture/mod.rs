@@ -34,7 +34,7 @@ const ROOMS: &[Room] = &[
     Room { name: "backoff", floor: 1, may_import: &[] },
     Room { name: "aligned_tick", floor: 1, may_import: &[] },
     Room { name: "secret", floor: 1, may_import: &[] },
-    Room { name: "contract", floor: 2, may_import: &[&["outbox"]] },
+    Room { name: "contract", floor: 2, may_import: &[&["outbox", "secret"]] },
     Room { name: "postgres", floor: 3, may_import: &[GROUND] },
     Room { name: "sqlite", floor: 3, may_import: &[GROUND] },
     Room { name: "kafka", floor: 3, may_import: &[GROUND] },

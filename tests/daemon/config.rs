@@ -45,8 +45,8 @@ fn the_defaults_file_says_what_the_rooms_take_by_default() {
     let config = Config::judge(&Raw::gather(&Sources::default()), Needs::Nothing).expect("the defaults are in order");
     let rooms = relay::Settings { holder: config.relay.holder.clone(), ..relay::Settings::default() };
     assert_eq!(format!("{:?}", config.relay), format!("{rooms:?}"));
-    assert_eq!(config.outbox.table, Table::default());
-    assert_eq!(config.outbox.settle, Settle::default());
+    assert_eq!(config.outbox.database.table, Table::default());
+    assert_eq!(config.outbox.database.settle, Settle::default());
     assert_eq!(config.outbox.source, None);
     let chores = outboxd::housekeeping::Settings::default();
     assert_eq!(config.outbox.retention, chores.retention);
@@ -70,9 +70,9 @@ fn later_layers_win_and_the_origin_of_each_value_is_shown() {
     let environment = [("OUTBOXD_OUTBOX__RETENTION", "2d"), ("OUTBOXD_OUTBOX__TABLE", "b")];
     let raw = gathered(text, &environment, &[("--table", "outbox.table", "c")]);
     let config = Config::judge(&raw, Needs::Nothing).expect("in order");
-    assert_eq!(config.outbox.settle, Settle::Delete);
+    assert_eq!(config.outbox.database.settle, Settle::Delete);
     assert_eq!(config.outbox.retention, Duration::from_secs(2 * 24 * 3600));
-    assert_eq!(config.outbox.table, "c".parse().expect("a table"));
+    assert_eq!(config.outbox.database.table, "c".parse().expect("a table"));
     let shown = show(&raw);
     let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).expect("it is shown").to_owned();
     assert!(line("settle").ends_with(":2"), "{}", line("settle"));
@@ -190,12 +190,12 @@ fn a_secret_is_read_from_its_file_and_the_later_layer_wins() {
     let path = secret.path().to_str().expect("UTF-8");
     let text = format!("[database]\nurl_file = {path:?}\n[kafka]\nsasl.password_file = {path:?}\n");
     let config = judged(&text, &[]).expect("in order");
-    assert_eq!(config.outbox.url.expose(), "postgres://app:hunter2@db/shop");
+    assert_eq!(config.outbox.database.url.expose(), "postgres://app:hunter2@db/shop");
     assert_eq!(config.kafka.properties["sasl.password"], "postgres://app:hunter2@db/shop");
     assert!(!config.kafka.properties.contains_key("sasl.password_file"));
 
     let config = judged(&text, &[("OUTBOXD_DATABASE__URL", "sqlite:a")]).expect("in order");
-    assert_eq!(config.outbox.url.expose(), "sqlite:a");
+    assert_eq!(config.outbox.database.url.expose(), "sqlite:a");
 
     let both = [("OUTBOXD_DATABASE__URL", "sqlite:a"), ("OUTBOXD_DATABASE__URL_FILE", path)];
     assert_eq!(complaints("", &both), ["database.url_file: and database.url are both set; keep one of them"]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use outboxd::Message;
-use outboxd::contract::{Bid, DeadLetters, Inspect, LeaseStore, OutboxStore};
+use outboxd::contract::{Bid, Database, DeadLetters, Inspect, LeaseStore, OutboxStore};
 use outboxd::outbox::{DeadLetter, Held, HoldCause, Lane, Settle, Settlement};
 use outboxd::postgres::{self, grants_sql};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use outboxd::Message;
-use outboxd::contract::{Bid, HeldLanes, Inspect, LeaseStore, OutboxStore, Store as _};
+use outboxd::contract::{Bid, Database as _, HeldLanes, Inspect, LeaseStore, OutboxStore, Store as _};
 use outboxd::outbox::{Held, HoldCause, Lane, Limit, Settle, Settlement, Table, Term};
 use outboxd::postgres::{self, Store, grants_sql};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

@@ -2,9 +2,9 @@
 
 use std::process::{Child, Command, Stdio};
 
-use outboxd::contract::OutboxStore;
-use outboxd::outbox::{Settle, Table};
-use outboxd::postgres::{Notify, Settings, Store, migrate};
+use outboxd::contract::{Database, DatabaseSettings, OutboxStore};
+use outboxd::outbox::{Notify, PreparedTransactions, Settle, Table};
+use outboxd::postgres::{Store, migrate};
 use outboxd::secret::Secret;
 use sqlx::{Connection, PgConnection};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,14 +33,19 @@ async fn where_transactions_can_be_prepared_someone_must_say_that_nobody_does() 
     postgres.restart();
     let (secret, table) = (Secret::new(url.as_str()), Table::default());
     migrate(&secret, &table).await.unwrap();
-    let preflight = async |notify, may_prepare| {
-        let (url, table) = (secret.clone(), table.clone());
-        Store::new(Settings { url, table, settle: Settle::Mark, notify, may_prepare }).unwrap().preflight().await
+    let preflight = async |notify, prepared_transactions| {
+        let settings = DatabaseSettings::new(secret.clone(), table.clone(), Settle::Mark);
+        let settings = DatabaseSettings { notify, prepared_transactions, ..settings };
+        Store::new(settings).unwrap().preflight().await
     };
-    let told = problem(preflight(Notify::Gated, true).await.expect_err("the application's commits would fail"));
+    let told = problem(
+        preflight(Notify::Gated, PreparedTransactions::Possible)
+            .await
+            .expect_err("the application's commits would fail"),
+    );
     assert!(told.contains("outbox.notify") && told.contains("outbox.prepared_transactions"), "{told}");
-    preflight(Notify::Gated, false).await.expect("nobody prepares");
-    preflight(Notify::Off, true).await.expect("nobody notifies");
+    preflight(Notify::Gated, PreparedTransactions::Never).await.expect("nobody prepares");
+    preflight(Notify::Off, PreparedTransactions::Possible).await.expect("nobody notifies");
 
     // What it is about: the trigger's notification makes preparing fail, and only while someone listens.
     let mut conn = PgConnection::connect(&url).await.unwrap();

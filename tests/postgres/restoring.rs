@@ -1,5 +1,6 @@
 //! Outboxes that were restored from a dump: what was not sent comes out once, what was sent does not come again.
 
+use outboxd::contract::Database;
 use outboxd::outbox::{Limit, Record, Settle};
 
 use super::server::{AMPLE, Outbox, checkpoint, drain, servers};

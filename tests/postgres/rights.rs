@@ -1,6 +1,6 @@
 //! What the relay's role needs is proven before anything is published; what hides rows from it is refused.
 
-use outboxd::contract::StoreError;
+use outboxd::contract::{Database, StoreError};
 use outboxd::outbox::Settle;
 use outboxd::postgres::grants_sql;
 use sqlx::PgConnection;

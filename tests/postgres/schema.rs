@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use outboxd::Message;
-use outboxd::contract::{Inspect, LeaseStore, OutboxStore};
+use outboxd::contract::{Database, Inspect, LeaseStore, OutboxStore};
 use outboxd::outbox::{Settle, Table};
 use outboxd::postgres::{self, EnqueueError, check, migrate, migration_sql};
 use outboxd::secret::Secret;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use outboxd::contract::{Bid, Checkpoint, LeaseStore, OutboxStore, Reader, StoreError};
+use outboxd::contract::{Bid, Checkpoint, DatabaseSettings, LeaseStore, OutboxStore, Reader, StoreError};
 use outboxd::outbox::{Batch, Held, Limit, Record, Settle, Settlement, Table, Term};
-use outboxd::postgres::{self, Notify, Settings, Store};
+use outboxd::postgres::{self, Store};
 use outboxd::secret::Secret;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -93,9 +93,7 @@ impl Outbox {
 }
 
 pub(super) fn store(url: &str, table: &Table, settle: Settle) -> Store {
-    let settings =
-        Settings { url: Secret::new(url), table: table.clone(), settle, notify: Notify::Gated, may_prepare: true };
-    Store::new(settings).unwrap()
+    Store::new(DatabaseSettings::new(Secret::new(url), table.clone(), settle)).unwrap()
 }
 
 /// What an error says that waiting does not help.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use outboxd::contract::{Store as _, StoreError, WakeSource};
-use outboxd::outbox::Settle;
-use outboxd::postgres::{Notify, Settings, Store};
+use outboxd::contract::{DatabaseSettings, Store as _, StoreError, WakeSource};
+use outboxd::outbox::{Notify, Settle};
+use outboxd::postgres::Store;
 use outboxd::secret::Secret;
 use sqlx::postgres::PgListener;
 
@@ -16,13 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_millis(200);
 
 fn wake(outbox: &Outbox, notify: Notify) -> Option<Box<dyn WakeSource>> {
-    let settings = Settings {
-        url: Secret::new(&outbox.url),
-        table: outbox.table.clone(),
-        settle: Settle::Mark,
-        notify,
-        may_prepare: true,
-    };
+    let settings = DatabaseSettings::new(Secret::new(&outbox.url), outbox.table.clone(), Settle::Mark);
+    let settings = DatabaseSettings { notify, ..settings };
     Store::new(settings).unwrap().wake()
 }
 

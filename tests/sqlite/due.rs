@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outboxd::contract::{Checkpoint, Inspect, OutboxStore, Reader};
+use outboxd::contract::{Checkpoint, Database, Inspect, OutboxStore, Reader};
 use outboxd::outbox::{Held, HoldCause, Lane, Record, Settle, Settlement, Table, Term};
 use outboxd::sqlite::Store;
 

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use outboxd::Message;
-use outboxd::contract::{Bid, LeaseSession, LeaseStore, Reader, Store};
+use outboxd::contract::{Bid, DatabaseSettings, LeaseSession, LeaseStore, Reader, Store};
 use outboxd::outbox::{Limit, Record, Settle, Table, Term};
+use outboxd::secret::Secret;
 use outboxd::sqlite;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
@@ -55,7 +56,8 @@ impl File {
     }
 
     fn store_of(&self, table: Table, settle: Settle) -> sqlite::Store {
-        sqlite::Store::new(sqlite::Settings { url: self.url(), table, settle }).expect("valid settings")
+        let settings = DatabaseSettings::new(Secret::new(self.url()), table, settle);
+        sqlite::Store::new(settings).expect("valid settings")
     }
 
     /// Inserts so many rows of a lane, in a transaction of their own.

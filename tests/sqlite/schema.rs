@@ -1,7 +1,8 @@
 //! The tables: made once, checked always, and every complaint with its repair.
 
-use outboxd::contract::{OutboxStore, StoreError};
+use outboxd::contract::{Database, DatabaseSettings, OutboxStore, StoreError};
 use outboxd::outbox::{Settle, Table};
+use outboxd::secret::Secret;
 use outboxd::sqlite;
 
 use crate::sqlite::File;
@@ -88,7 +89,7 @@ fn what_cannot_be_an_outbox_in_sqlite_is_refused_before_anything_connects() {
         [("sqlite::memory:", "outbox"), ("sqlite:shop.db", "main.outbox"), ("sqlite:shop.db?mode=memory", "outbox")]
     {
         let table = table.parse().expect("a name");
-        let refused = sqlite::Store::new(sqlite::Settings { url: url.to_owned(), table, settle: Settle::Mark });
+        let refused = sqlite::Store::new(DatabaseSettings::new(Secret::new(url), table, Settle::Mark));
         assert!(matches!(refused, Err(StoreError::Unusable { .. })), "{url}");
     }
 }
