@@ -7,12 +7,13 @@ use chrono::{DateTime, Utc};
 
 use crate::contract::{Audit, Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, StoreError};
 use crate::outbox::Table;
-use crate::postgres::audit::PgAudit;
 use crate::postgres::errors::unusable;
-use crate::postgres::scratch::ScratchSchema;
+use crate::postgres::operating::audit::PgAudit;
+use crate::postgres::operating::preflight;
+use crate::postgres::operating::schema;
+use crate::postgres::operating::scratch::ScratchSchema;
 use crate::postgres::session::{INDEX_ONLY_PLANS, ask, table_oid};
 use crate::postgres::store::Store;
-use crate::postgres::{preflight, schema};
 
 /// PostgreSQL.
 pub const DATABASE: DatabaseKind = DatabaseKind {

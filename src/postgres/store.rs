@@ -16,14 +16,19 @@ use crate::outbox::{
     DeadLetter, Held, HeldLane, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Table, Term,
 };
 use crate::postgres::address::Address;
-use crate::postgres::delta::DeltaReader;
-use crate::postgres::inspect::{self, Sweep};
-use crate::postgres::leases::PgLease;
-use crate::postgres::notify::PgWake;
-use crate::postgres::purge::{self, Purging};
+use crate::postgres::leading::lease::PgLease;
+use crate::postgres::leading::wake::PgWake;
+use crate::postgres::operating::inspect::{self, Sweep};
+use crate::postgres::operating::purge::{self, Purging};
+use crate::postgres::reading::reader::DeltaReader;
 use crate::postgres::session::{ANSWER_TIMEOUT, Guc, INDEX_ONLY_PLANS, PATIENT, bounded, configure_ttl, table_oid};
-use crate::postgres::settle::{Settling, SettlingSlot};
-use crate::postgres::{checkpoint, dead, held, rebase, recover, settle};
+use crate::postgres::settling::checkpoint;
+use crate::postgres::settling::dead;
+use crate::postgres::settling::held;
+use crate::postgres::settling::rebase;
+use crate::postgres::settling::recover;
+use crate::postgres::settling::settle;
+use crate::postgres::settling::settle::{Settling, SettlingSlot};
 
 /// An outbox in PostgreSQL. Holds at most one connection each for settling and for looking; every reading session,
 /// lease session and wake source has its own.

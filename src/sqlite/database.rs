@@ -8,11 +8,11 @@ use sqlx::SqliteConnection;
 
 use crate::contract::{Audit, Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, StoreError};
 use crate::outbox::Table;
-use crate::sqlite::audit::SqliteAudit;
 use crate::sqlite::connection::Durability;
 use crate::sqlite::errors::{classify, unusable};
-use crate::sqlite::schema;
-use crate::sqlite::scratch::ScratchFile;
+use crate::sqlite::operating::audit::SqliteAudit;
+use crate::sqlite::operating::schema;
+use crate::sqlite::operating::scratch::ScratchFile;
 use crate::sqlite::store::Store;
 
 /// SQLite.

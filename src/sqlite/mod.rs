@@ -4,51 +4,37 @@
 //! promises all that [`contract`](crate::contract) asks of a store, to relays on the machine that has the file;
 //! for a file on a network drive it promises nothing. Writers of messages need [`enqueue()`] only: the rest comes
 //! with the feature `relay`.
+//!
+//! - here: `enqueue` writes; `store` keeps the promises to the relay, `database` those to operators; connections, and errors
+//! - `reading`: what is new, left out, released
+//! - `settling`: what is written back: deliveries, dead letters, the checkpoint and the held lanes
+//! - `leading`: the lease, and waking up
+//! - `operating`: tables, the backlog, purging, audits
 
-#[cfg(feature = "relay")]
-mod audit;
+mod enqueue;
+pub use enqueue::{EnqueueError, enqueue, enqueue_into, enqueue_many, enqueue_many_into};
+
 #[cfg(feature = "relay")]
 mod connection;
 #[cfg(feature = "relay")]
 mod database;
 #[cfg(feature = "relay")]
-mod dead;
-mod enqueue;
-#[cfg(feature = "relay")]
 mod errors;
 #[cfg(feature = "relay")]
-mod fetch;
+mod leading;
 #[cfg(feature = "relay")]
-mod held;
+mod operating;
 #[cfg(feature = "relay")]
-mod holding;
+mod reading;
 #[cfg(feature = "relay")]
-mod inspect;
-#[cfg(feature = "relay")]
-mod leases;
-#[cfg(feature = "relay")]
-mod purge;
-#[cfg(feature = "relay")]
-mod recover;
-#[cfg(feature = "relay")]
-mod row;
-#[cfg(feature = "relay")]
-mod schema;
-#[cfg(feature = "relay")]
-mod scratch;
-#[cfg(feature = "relay")]
-mod settle;
+mod settling;
 #[cfg(feature = "daemon")]
 pub mod shop;
 #[cfg(feature = "relay")]
 mod store;
 #[cfg(feature = "relay")]
-mod wake;
-
-#[cfg(feature = "relay")]
 pub use database::DATABASE;
-pub use enqueue::{EnqueueError, enqueue, enqueue_into, enqueue_many, enqueue_many_into};
 #[cfg(feature = "relay")]
-pub use schema::{check, migrate, migration_sql};
+pub use operating::schema::{check, migrate, migration_sql};
 #[cfg(feature = "relay")]
 pub use store::Store;

@@ -8,7 +8,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::outbox::Message;
-use crate::sqlite::{EnqueueError, enqueue_many};
+use crate::sqlite::EnqueueError;
+use crate::sqlite::enqueue_many;
 
 /// How long the shop waits for its turn to write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);

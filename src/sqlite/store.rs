@@ -12,7 +12,16 @@ use crate::contract::{
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Table, Term};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
-use crate::sqlite::{dead, fetch, held, inspect, leases, purge, recover, schema, settle, wake};
+use crate::sqlite::leading::lease::SqliteLease;
+use crate::sqlite::leading::wake::SqliteWake;
+use crate::sqlite::operating::inspect;
+use crate::sqlite::operating::purge;
+use crate::sqlite::operating::schema;
+use crate::sqlite::reading::reader::SqliteReader;
+use crate::sqlite::settling::dead;
+use crate::sqlite::settling::held;
+use crate::sqlite::settling::recover;
+use crate::sqlite::settling::settle;
 
 /// An outbox in a SQLite file.
 ///
@@ -58,15 +67,14 @@ impl Store {
 
 impl crate::contract::Store for Store {
     fn wake(&self) -> Option<Box<dyn WakeSource>> {
-        Some(Box::new(wake::Watch::new(self.file.clone())))
+        Some(Box::new(SqliteWake::new(self.file.clone())))
     }
 }
 
 #[async_trait]
 impl OutboxStore for Store {
     async fn open(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let session: Box<dyn Reader> = Box::new(fetch::Session::open(&self.file, &self.table, self.settle).await?);
-        Ok(session)
+        Ok(Box::new(SqliteReader::open(&self.file, &self.table, self.settle).await?))
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
@@ -98,9 +106,7 @@ impl OutboxStore for Store {
 #[async_trait]
 impl LeaseStore for Store {
     async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
-        let session = leases::Session::open(&self.file, &self.table, holder, ttl).await?;
-        let session: Box<dyn LeaseSession> = Box::new(session);
-        Ok(session)
+        Ok(Box::new(SqliteLease::open(&self.file, &self.table, holder, ttl).await?))
     }
 }
 

@@ -1,0 +1,9 @@
+//! What operators and tools do: tables, the backlog, purging, audits.
+
+pub(crate) mod audit;
+pub(crate) mod inspect;
+pub(crate) mod preflight;
+pub(crate) mod purge;
+pub(crate) mod rights;
+pub(crate) mod schema;
+pub(crate) mod scratch;

@@ -1,0 +1,158 @@
+//! Keeping the table small: settled rows are removed some time after they were settled.
+
+use std::time::Duration;
+
+use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
+
+use crate::contract::{Purge, StoreError};
+use crate::outbox::{Settle, Table, Term};
+use crate::postgres::reading::holds::{Holds, left_to_a_lane};
+use crate::postgres::reading::position::ReadPosition;
+use crate::postgres::reading::told;
+use crate::postgres::session::{ask, sql};
+use crate::postgres::settling::checkpoint;
+
+/// Rows that one call looks at: a few milliseconds, and one small transaction.
+const ROWS_PER_PURGE: i64 = 2_000;
+
+/// After so many rounds one begins at the lowest id instead of the stored mark: a transaction that was open for long
+/// may have written below it.
+const ROUNDS_TO_THE_LOWEST: u32 = 20;
+
+/// The round through the table, a bite a call.
+#[derive(Debug, Default)]
+pub(crate) struct Purging {
+    /// The last id that was looked at in this round; none before a round.
+    after: Option<i64>,
+    /// Everything up to here was removed in this round, with nothing left in between.
+    removed_to: Option<i64>,
+    kept_one: bool,
+    rounds: u32,
+}
+
+/// Removes what is settled and old among the next rows, if the term is still the leader's.
+///
+/// Rows marked as sent are removed `retention` after that, in every mode, so that changing it leaves nothing behind.
+/// Rows that a position settles are removed `retention` after they were written.
+pub(crate) async fn purge(
+    conn: &mut PgConnection,
+    table: &Table,
+    settle: Settle,
+    purging: &mut Purging,
+    term: Term,
+    retention: Duration,
+) -> Result<Purge, StoreError> {
+    let stored = checkpoint::load(conn, table).await?;
+    let by_position = stored.settling(settle);
+    let after = match purging.after {
+        Some(after) => after,
+        None => begin_round(conn, table, purging).await?,
+    };
+    let bite = Bite { after, by_position, holds: &Holds::new(&stored.held), retention };
+    let bitten = bite.take(conn, table, term).await?;
+    purging.advance(&bitten);
+    if let Some(mark) = purging.removed_to {
+        remember(conn, table, mark).await?;
+    }
+    let more = bitten.looked_at >= ROWS_PER_PURGE && !bitten.ends_young;
+    purging.after = bitten.last.filter(|_| more);
+    Ok(Purge { removed: bitten.removed, more })
+}
+
+impl Purging {
+    /// The mark moves only up to the first row that stays.
+    fn advance(&mut self, bitten: &Bitten) {
+        if self.kept_one {
+            return;
+        }
+        self.kept_one = bitten.first_kept.is_some();
+        self.removed_to = bitten.first_kept.map(|id| id - 1).or(bitten.last).or(self.removed_to);
+    }
+}
+
+async fn begin_round(conn: &mut PgConnection, table: &Table, purging: &mut Purging) -> Result<i64, StoreError> {
+    let rounds = purging.rounds.wrapping_add(1);
+    *purging = Purging { rounds, ..Purging::default() };
+    if rounds.is_multiple_of(ROUNDS_TO_THE_LOWEST) {
+        return Ok(i64::MIN);
+    }
+    let text = format!("/* outboxd: purge_mark */ select purged_to from {}", table.checkpoint());
+    let mark = ask("purging", sqlx::query_scalar(sql(text)).fetch_optional(conn)).await?;
+    Ok(mark.unwrap_or(i64::MIN))
+}
+
+async fn remember(conn: &mut PgConnection, table: &Table, mark: i64) -> Result<(), StoreError> {
+    let text =
+        format!("/* outboxd: move_purge_mark */ update {} set purged_to = $1 where purged_to < $1", table.checkpoint());
+    ask("purging", sqlx::query(sql(text)).bind(mark).execute(conn)).await.map(drop)
+}
+
+struct Bite<'a> {
+    after: i64,
+    /// The position that settles rows, if one does.
+    by_position: Option<&'a ReadPosition>,
+    holds: &'a Holds,
+    retention: Duration,
+}
+
+struct Bitten {
+    removed: u64,
+    looked_at: i64,
+    last: Option<i64>,
+    first_kept: Option<i64>,
+    /// The last row is younger than the retention, and so are those after it, roughly.
+    ends_young: bool,
+}
+
+impl Bite<'_> {
+    async fn take(&self, conn: &mut PgConnection, table: &Table, term: Term) -> Result<Bitten, StoreError> {
+        let statement = sqlx::query(sql(statement(table)))
+            .bind(term.0)
+            .bind(self.after)
+            .bind(ROWS_PER_PURGE)
+            .bind(self.retention.as_secs_f64())
+            .bind(self.holds.to_told_json().map(Json));
+        let statement = told::bind(statement, self.by_position);
+        let row = ask("purging", statement.fetch_one(conn)).await?;
+        if !row.get::<bool, _>(0) {
+            return Err(StoreError::TermOver { term });
+        }
+        Ok(Bitten {
+            removed: row.get::<i64, _>(1).unsigned_abs(),
+            looked_at: row.get(2),
+            last: row.get(3),
+            first_kept: row.get(4),
+            ends_young: row.get::<Option<bool>, _>(5).unwrap_or(true),
+        })
+    }
+}
+
+/// A row is removed by its own marks, or, where none are written, if the stored position says that it was read. One that
+/// another session has locked is kept: nothing waits for it. The term is looked at and not locked, so that its renewal waits
+/// for no purge; what is settled stays so, whichever relay leads.
+fn statement(table: &Table) -> String {
+    format!(
+        "/* outboxd: purge */
+         with looked_at as materialized (
+             select id, created_at, not {left} and case when sent_at is not null then sent_at < clock_timestamp() - $4 * interval '1 second'
+                 else created_at < clock_timestamp() - $4 * interval '1 second' and {is_read} end as old
+             from {outbox} where id > $2 order by id limit $3
+         ),
+         free as materialized (
+             select id from {outbox} where id = any(array(select id from looked_at where old)) for update skip locked
+         ),
+         removed as (
+             delete from {outbox} where id = any(array(select id from free)) and exists (select from {lease} where term = $1)
+             returning id
+         )
+         select exists (select from {lease} where term = $1), (select count(*) from removed), count(*), max(id),
+             (select min(id) from (select id from looked_at except select id from free) kept),
+             bool_or(created_at > clock_timestamp() - $4 * interval '1 second') filter (where id = (select max(id) from looked_at))
+         from looked_at",
+        lease = table.lease(),
+        outbox = table.outbox(),
+        left = left_to_a_lane("$5"),
+        is_read = told::is_read(6)
+    )
+}

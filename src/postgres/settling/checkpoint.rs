@@ -1,0 +1,125 @@
+//! The stored checkpoint and the held lanes beside it.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::contract::{Checkpoint, StoreError};
+use crate::outbox::{Held, HeldChanges, Position, Settle, Table, Term};
+use crate::postgres::errors::classify;
+use crate::postgres::reading::position::ReadPosition;
+use crate::postgres::session::{ANSWER_TIMEOUT, ask, bounded, sql};
+use crate::postgres::settling::held;
+
+/// What is stored.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    /// The position, if any was stored yet.
+    pub at: Option<ReadPosition>,
+    /// The cluster it was stored in.
+    pub system: String,
+    /// When it was stored, by the clock of that cluster.
+    pub saved_at: Option<DateTime<Utc>>,
+    /// What [`Stored::settling`] tells where rows are marked or deleted.
+    settled: Option<ReadPosition>,
+    /// The held lanes.
+    pub held: Vec<Held>,
+}
+
+impl Stored {
+    /// The position that settles rows: what it calls read, outside of held lanes, counts as settled though it bears no
+    /// mark. Where rows are marked or deleted it is the last one that was stored by a relay which did neither.
+    pub(crate) fn settling(&self, settle: Settle) -> Option<&ReadPosition> {
+        if settle == Settle::Checkpoint { self.at.as_ref() } else { self.settled.as_ref() }
+    }
+}
+
+/// Reads the checkpoint and the held lanes, both of one moment.
+pub(crate) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Stored, StoreError> {
+    let text = format!(
+        "/* outboxd: load_checkpoint */
+         select c.position, c.system, c.settled_position, c.saved_at,
+             h.topic, h.key, h.partition, h.from_id, h.cause, h.since, h.after_position
+         from (select 1) one left join {checkpoint} c on true left join {held} h on true order by h.from_id",
+        checkpoint = table.checkpoint(),
+        held = table.held()
+    );
+    let doing = "reading the checkpoint";
+    let rows = ask(doing, sqlx::query(sql(text)).fetch_all(conn)).await?;
+    let mut stored = Stored::default();
+    if let Some((row, position)) = rows.first().and_then(|row| Some((row, row.get::<Option<&str>, _>(0)?))) {
+        stored.at = Some(ReadPosition::from_stored(position)?);
+        (stored.system, stored.saved_at) = (row.get(1), row.get(3));
+        stored.settled = row.get::<Option<&str>, _>(2).map(ReadPosition::from_stored).transpose()?;
+    }
+    let held = rows.iter().filter(|row| row.get::<Option<&str>, _>(4).is_some());
+    stored.held = held.map(|row| held::read_held(row, 4)).collect::<Result<_, _>>()?;
+    Ok(stored)
+}
+
+/// How and where checkpoints are stored by a session.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckpointTarget {
+    pub table: Table,
+    /// The cluster; empty where the role may not ask.
+    pub system: String,
+    /// How rows are settled: where none is marked or deleted, the position that is stored settles them.
+    pub settle: Settle,
+}
+
+/// Stores the checkpoint, and what changed of the held lanes, in one transaction, if the term is still the
+/// leader's. The session's `synchronous_commit` must be on: its flush makes the settlements before it durable, and
+/// proves to the reader that goes on from here that every lower transaction id was used.
+pub(crate) async fn save(
+    conn: &mut PgConnection,
+    place: &CheckpointTarget,
+    checkpoint: &Checkpoint,
+    changes: &HeldChanges<'_>,
+) -> Result<(), StoreError> {
+    let at = ReadPosition::from_stored(checkpoint.position.as_str())?;
+    let doing = "storing the checkpoint";
+    let position = (checkpoint.term, &checkpoint.position);
+    let over = || StoreError::TermOver { term: checkpoint.term };
+    bounded(doing, ANSWER_TIMEOUT, async {
+        if changes.is_empty() {
+            // One statement is one transaction: no relay that vanishes leaves the lease's row locked behind it.
+            let is_saved = save_position(conn, place, position, at.highest).await?;
+            return if is_saved { Ok(()) } else { Err(over()) };
+        }
+        let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
+        // The lease's row comes last: its renewal would wait with us for whatever an operator has locked of the others.
+        held::store_changes(&mut transaction, &place.table, changes).await?;
+        if !save_position(&mut transaction, place, position, at.highest).await? {
+            transaction.rollback().await.map_err(|error| classify(doing, error))?;
+            return Err(over());
+        }
+        transaction.commit().await.map_err(|error| classify(doing, error))
+    })
+    .await
+}
+
+/// Says whether the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
+/// and reading the checkpoint, until this is committed. It is shared only once the checkpoint's row is ours, so that no
+/// renewal waits with us for another session that has locked that.
+pub(crate) async fn save_position(
+    conn: &mut PgConnection,
+    CheckpointTarget { table, system, settle }: &CheckpointTarget,
+    (term, position): (Term, &Position),
+    highest: i64,
+) -> Result<bool, StoreError> {
+    let text = format!(
+        "/* outboxd: save_checkpoint */
+         with ours as materialized (select from {checkpoint} for update)
+         insert into {checkpoint} as c (position, highest_id, system, term, saved_at, settled_position)
+         select $1, $2, $3, r.term, clock_timestamp(), $5 from (select count(*) from ours) locked, {lease} r
+         where r.term = $4 for share of r
+         on conflict (only_row) do update set position = excluded.position, highest_id = excluded.highest_id,
+             system = excluded.system, term = excluded.term, saved_at = excluded.saved_at,
+             settled_position = coalesce(excluded.settled_position, c.settled_position)",
+        checkpoint = table.checkpoint(),
+        lease = table.lease()
+    );
+    let settles = (*settle == Settle::Checkpoint).then(|| position.as_str());
+    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system).bind(term.0);
+    let done = ask("storing the checkpoint", statement.bind(settles).execute(conn)).await?;
+    Ok(done.rows_affected() > 0)
+}

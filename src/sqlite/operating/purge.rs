@@ -1,0 +1,106 @@
+//! Removing old settled rows, some at a time, so that no writer waits long for the one write lock.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use crate::contract::{Purge, StoreError};
+use crate::outbox::{Settle, Table, Term};
+use crate::sqlite::errors::classify;
+use crate::sqlite::reading::holds::covered;
+
+/// Rows that one round looks at.
+const ROWS_PER_PURGE: i64 = 1_000;
+
+/// One round: looks at the rows above `cursor` and up to the checkpoint, and removes what is settled and old.
+/// The cursor then stands where the next round begins: at the start again once a row is found that is too young.
+pub(crate) async fn purge(
+    connection: &mut SqliteConnection,
+    walk: PurgeScope<'_>,
+    term: Term,
+    cursor: &mut i64,
+) -> Result<Purge, StoreError> {
+    let doing = |error| classify("purging", error);
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    if !is_leaders(&mut transaction, walk.table, term).await.map_err(doing)? {
+        return Err(StoreError::TermOver { term });
+    }
+    let seen = walk.look(&mut transaction, *cursor).await.map_err(doing)?;
+    let removed = walk.remove(&mut transaction, *cursor, seen.last).await.map_err(doing)?;
+    transaction.commit().await.map_err(doing)?;
+    let more = seen.looked == ROWS_PER_PURGE && seen.young == 0;
+    *cursor = if more { seen.last } else { 0 };
+    Ok(Purge { removed, more })
+}
+
+/// What is walked, and what counts as old.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PurgeScope<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) settle: Settle,
+    pub(crate) retention: Duration,
+}
+
+/// What a round found.
+struct Seen {
+    looked: i64,
+    last: i64,
+    young: i64,
+}
+
+impl PurgeScope<'_> {
+    async fn look(&self, connection: &mut SqliteConnection, cursor: i64) -> Result<Seen, sqlx::Error> {
+        let sql = format!(
+            "/* outboxd: look_for_old */ select count(*), coalesce(max(id), 0), coalesce(sum(is_young), 0) from (
+                select o.id, {settled_at} is not null and not ({old}) as is_young from {outbox} as o not indexed
+                where o.id > ?1 and o.id <= (select position from {checkpoint})
+                order by o.id limit ?3)",
+            settled_at = self.settled_at(),
+            old = self.old(),
+            outbox = self.table.outbox(),
+            checkpoint = self.table.checkpoint()
+        );
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(cursor).bind(self.days()).bind(ROWS_PER_PURGE);
+        let (looked, last, young) = query.fetch_one(connection).await?;
+        Ok(Seen { looked, last, young })
+    }
+
+    async fn remove(&self, connection: &mut SqliteConnection, cursor: i64, last: i64) -> Result<u64, sqlx::Error> {
+        let sql = format!(
+            "/* outboxd: remove_old */ delete from {outbox} where id in (
+                select o.id from {outbox} as o not indexed
+                where o.id > ?1 and o.id <= ?3 and {old} and not {covered})",
+            outbox = self.table.outbox(),
+            old = self.old(),
+            covered = covered(self.table)
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor).bind(self.days()).bind(last);
+        Ok(query.execute(connection).await?.rows_affected())
+    }
+
+    /// When the row `o` counts as settled. Where rows are not marked, all up to the checkpoint are; and where they are,
+    /// those are that were read before that.
+    fn settled_at(&self) -> String {
+        match self.settle {
+            Settle::Mark | Settle::Delete => format!(
+                "case when o.sent_at is null and o.id <= (select settled_to from {}) then o.created_at else o.sent_at end",
+                self.table.checkpoint()
+            ),
+            Settle::Checkpoint => "o.created_at".to_owned(),
+        }
+    }
+
+    fn old(&self) -> String {
+        format!("coalesce(julianday({}) < julianday('now') - ?2, false)", self.settled_at())
+    }
+
+    fn days(&self) -> f64 {
+        self.retention.as_secs_f64() / 86_400.0
+    }
+}
+
+async fn is_leaders(connection: &mut SqliteConnection, table: &Table, term: Term) -> Result<bool, sqlx::Error> {
+    let sql = format!("/* outboxd: is_leaders */ select count(*) from {} where term = ?", table.lease());
+    let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).bind(term.0).fetch_one(connection).await?;
+    Ok(rows == 1)
+}

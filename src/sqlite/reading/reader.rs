@@ -1,0 +1,221 @@
+//! What the next batch is: everything after the last id, and what is left of lanes being released.
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use crate::contract::{Checkpoint, Reader, StoreError};
+use crate::outbox::{
+    Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ProvenPosition, Record, Settle, Table, Term, Unreadable,
+};
+use crate::sqlite::connection::{Durability, File};
+use crate::sqlite::errors::classify;
+use crate::sqlite::reading::holds::{Holds, Release};
+use crate::sqlite::reading::position;
+use crate::sqlite::reading::rows::{COLUMNS, Read, Rows};
+use crate::sqlite::settling::checkpoint;
+use crate::sqlite::settling::held;
+use crate::sqlite::settling::recover;
+
+/// A reading session. One writer at a time gives out ids and commits them before the next begins, so a row that
+/// is not visible yet has a higher id than all that are: what is above the last id read is what is new.
+#[derive(Debug)]
+pub(crate) struct SqliteReader {
+    connection: SqliteConnection,
+    table: Table,
+    settle: Settle,
+    /// The held lanes that are stored.
+    held: Vec<Held>,
+    holds: Holds,
+    last: i64,
+    /// Rows that are larger are not loaded.
+    most: usize,
+    /// While a lane is being released, batches of it and of what is new take turns.
+    turn_of_release: bool,
+    /// The proof that what was read needs before it is published.
+    proof: Proof,
+    /// Whether it was made.
+    proven: bool,
+}
+
+impl SqliteReader {
+    pub(crate) async fn open(file: &File, table: &Table, settle: Settle) -> Result<Self, StoreError> {
+        let mut connection = file.connect(Durability::Flushed).await?;
+        let doing = |error| classify("reading the checkpoint", error);
+        let mut snapshot = connection.begin().await.map_err(doing)?;
+        let last = checkpoint::stored_position(&mut snapshot, table).await.map_err(doing)?;
+        let held = held::list(&mut snapshot, table).await?.into_iter().map(|lane| lane.held).collect::<Vec<_>>();
+        snapshot.rollback().await.map_err(doing)?;
+        let holds = Holds::new(&held);
+        let (table, proof) = (table.clone(), Proof::first());
+        let (most, turn_of_release, proven) = (usize::MAX, false, false);
+        Ok(Self { connection, table, settle, held, holds, last, most, turn_of_release, proof, proven })
+    }
+
+    async fn read_new(&mut self, page: &mut Page, highest: i64) -> Result<(), StoreError> {
+        let sql = format!(
+            "/* outboxd: fetch */ select {COLUMNS} from {} not indexed
+             where id > ? and id <= ? and sent_at is null order by id",
+            self.table.outbox()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.last).bind(highest);
+        let mut rows = query.fetch(&mut self.connection);
+        let mut reader = Rows::new(self.most);
+        while let Some(row) = rows.try_next().await.map_err(|error| classify("reading the outbox", error))? {
+            let read = reader.read(&row)?;
+            let id = read.id();
+            if !self.holds.covers(&read, None) && !page.take(read) {
+                return Ok(());
+            }
+            self.last = id;
+        }
+        self.last = highest;
+        Ok(())
+    }
+
+    /// Reads on in the lane being released, up to where the session is. Returns the lane when that is reached.
+    async fn read_left_out(&mut self, page: &mut Page) -> Result<Option<Lane>, StoreError> {
+        let Some(Release { lane, mut cursor }) = self.holds.under_way().cloned() else { return Ok(None) };
+        let sql = format!(
+            "/* outboxd: fetch_left_out */ select {COLUMNS} from {}
+             where id > ?1 and id <= ?2 and sent_at is null and topic = ?3 and case
+                when ?5 is not null then partition = ?5
+                when ?4 is not null then key = ?4 and partition is null
+                else true end
+             order by id",
+            self.table.outbox()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor).bind(self.last).bind(lane.topic());
+        let query = query.bind(lane.key()).bind(lane.partition());
+        let mut rows = query.fetch(&mut self.connection);
+        let mut reader = Rows::new(self.most);
+        let mut is_complete = true;
+        while let Some(row) = rows.try_next().await.map_err(|error| classify("reading a held lane", error))? {
+            let read = reader.read(&row)?;
+            let id = read.id();
+            if !self.holds.covers(&read, Some(&lane)) && !page.take(read) {
+                is_complete = false;
+                break;
+            }
+            cursor = id;
+        }
+        drop(rows);
+        if is_complete {
+            return Ok(self.holds.end_release());
+        }
+        if let Some(release) = self.holds.under_way() {
+            release.cursor = cursor;
+        }
+        Ok(None)
+    }
+}
+
+/// A batch being filled.
+struct Page {
+    limit: Limit,
+    rows: Vec<Read>,
+    bytes: usize,
+}
+
+impl Page {
+    fn new(limit: Limit) -> Self {
+        Self { limit, rows: Vec::new(), bytes: 0 }
+    }
+
+    /// Takes the row in, unless there is no room for it. The first has room, whatever its size.
+    fn take(&mut self, row: Read) -> bool {
+        let bytes = row.footprint();
+        let fits = self.rows.len() < self.limit.records && self.bytes + bytes <= self.limit.bytes;
+        let takes = fits || self.rows.is_empty();
+        if takes {
+            self.bytes += bytes;
+            self.rows.push(row);
+        }
+        takes
+    }
+
+    /// Loads what was left out of large rows. One that is gone by now was settled.
+    async fn load(
+        self,
+        connection: &mut SqliteConnection,
+        table: &Table,
+    ) -> Result<(Vec<Record>, Vec<Unreadable>), StoreError> {
+        let outbox = table.outbox();
+        let mut records = Vec::with_capacity(self.rows.len());
+        let mut unreadable = Vec::new();
+        for row in self.rows {
+            match row.load(connection, &outbox).await? {
+                Some(Ok(record)) => records.push(record),
+                Some(Err(row)) => unreadable.push(row),
+                None => {}
+            }
+        }
+        Ok((records, unreadable))
+    }
+}
+
+async fn highest_id(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
+    let sql = format!("/* outboxd: highest_id */ select coalesce(max(id), 0) from {}", table.outbox());
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
+}
+
+#[async_trait]
+impl Reader for SqliteReader {
+    fn held(&self) -> &[Held] {
+        &self.held
+    }
+
+    fn position(&self) -> Position {
+        Position::new(ProvenPosition { at: self.last, proof: Some(self.proof) }.to_string())
+    }
+
+    fn load_at_most(&mut self, bytes: usize) {
+        self.most = bytes;
+    }
+
+    async fn fetch(&mut self, limit: Limit) -> Result<Batch, StoreError> {
+        let doing = |error| classify("reading the outbox", error);
+        // What is read from here on needs another proof, and positions tell of it.
+        if std::mem::take(&mut self.proven) {
+            self.proof = self.proof.next();
+        }
+        let highest = highest_id(&mut self.connection, &self.table).await.map_err(doing)?;
+        let opened: Vec<Lane> = self.holds.begin_release().into_iter().collect();
+        let mut closed = Vec::new();
+        let mut page = Page::new(limit);
+        self.turn_of_release = self.holds.under_way().is_some() && (!self.turn_of_release || highest <= self.last);
+        if self.turn_of_release {
+            closed.extend(self.read_left_out(&mut page).await?);
+        } else if highest > self.last {
+            self.read_new(&mut page, highest).await?;
+        }
+        let more = self.holds.is_releasing() || self.last < highest;
+        let (records, unreadable) = page.load(&mut self.connection, &self.table).await?;
+        Ok(Batch { records, unreadable, end: self.position(), more, token: None, opened, closed })
+    }
+
+    async fn prove(&mut self, term: Term) -> Result<(), StoreError> {
+        if !self.proven {
+            recover::prove(&mut self.connection, &self.table, term, self.proof).await?;
+            self.proven = true;
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, held: Held) {
+        self.holds.hold(&held);
+    }
+
+    fn release(&mut self, lane: &Lane) {
+        self.holds.release(lane);
+    }
+
+    async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let position = position::parse(&checkpoint.position)?.at;
+        let held = held::as_stored(&checkpoint.held);
+        let changes = HeldChanges::between(&self.held, &held);
+        checkpoint::save(&mut self.connection, &self.table, self.settle, checkpoint, (position, &changes)).await?;
+        self.held = held;
+        Ok(())
+    }
+}
