@@ -201,8 +201,7 @@ fn show_config(show: &Show) -> anyhow::Result<ExitCode> {
 fn judge(raw: &Raw, needs: Needs) -> anyhow::Result<Config> {
     let config = Config::judge(raw, needs)?;
     if !config.outbox.database.url.expose().is_empty() {
-        backends::database(&config.outbox.database)
-            .map_err(|error| Complaints::about(raw, "database.url", &chain(&error)))?;
+        backends::database(&config.outbox.database).map_err(|error| raw.complaint("database.url", chain(&error)))?;
     }
     Ok(config)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::raw::{Origin, Raw};
+use crate::config::written::Origin;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,14 +27,6 @@ impl fmt::Display for Complaint {
 /// All that is wrong with a configuration; at least one complaint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaints(pub Vec<Complaint>);
-
-impl Complaints {
-    /// One complaint about one setting.
-    pub fn about(raw: &Raw, key: &str, problem: &str) -> Self {
-        let origin = raw.values().get(key).map(|written| written.origin.clone());
-        Self(vec![Complaint { subject: key.to_owned(), origin, problem: problem.to_owned() }])
-    }
-}
 
 impl fmt::Display for Complaints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

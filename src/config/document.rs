@@ -5,7 +5,7 @@
 
 use toml::de::{DeTable, DeValue};
 
-use crate::config::raw::{Kind, Scalar};
+use crate::config::written::{Kind, Scalar};
 
 /// One assignment of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]

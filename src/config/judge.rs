@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::complaint::{Complaint, Complaints};
-use crate::config::raw::{Raw, Scalar, Written};
+use crate::config::raw::Raw;
+use crate::config::written::{Scalar, Written};
 use crate::config::{secrets, values};
 
 /// Reads values by their keys. A value that is wrong is complained of, and something harmless stands in for it

@@ -13,6 +13,7 @@ pub mod raw;
 pub mod secrets;
 mod show;
 mod values;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

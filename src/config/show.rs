@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::config::raw::{Kind, Raw};
+use crate::config::raw::Raw;
 use crate::config::secrets;
+use crate::config::written::Kind;
 
 /// Writes every setting that has a value, section by section, like TOML.
 pub fn show(raw: &Raw) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::raw::{Kind, Scalar};
+use crate::config::written::{Kind, Scalar};
 
 /// Reads a duration: a number and a unit.
 pub(crate) fn duration(value: &Scalar) -> Result<Duration, String> {
