@@ -6,13 +6,18 @@
 //! Nothing here outlives the process.
 
 pub mod faults;
+mod leadership;
 mod lease;
+mod position;
 mod reader;
+mod row;
+mod shared;
 mod sink;
 mod state;
 mod store;
 mod transaction;
 
+pub use row::Row;
 pub use sink::{Delivery, Sink};
-pub use store::{Row, Store};
+pub use store::Store;
 pub use transaction::Transaction;

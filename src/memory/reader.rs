@@ -6,20 +6,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::contract::{Checkpoint, Reader, StoreError};
-use crate::memory::state::{State, covered, covers, position};
-use crate::memory::store::{Row, Shared};
-use crate::outbox::{Batch, Fault, Held, Lane, Limit, Position, Proof, Record, Term, Unreadable};
+use crate::memory::position;
+use crate::memory::row::{self, Row, is_left};
+use crate::memory::shared::Shared;
+use crate::memory::state::State;
+use crate::outbox::{Batch, Held, Lane, Limit, Position, Proof, Record, Term, Unreadable};
+use crate::reading::{Filling, Fit, HeldBack};
 
 /// Reads rows in the order in which they became visible, which misses none however late it commits.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct MemoryReader {
     shared: Arc<Shared>,
     held: Vec<Held>,
-    holding: Vec<Held>,
+    /// What is left out; a release has the ids that were, and are still to come.
+    held_back: HeldBack<VecDeque<i64>>,
     /// The number of the last row that was read or left out.
     last: u64,
-    asked: VecDeque<Lane>,
-    release: Option<Release>,
     /// Larger rows are not loaded.
     most: usize,
     /// The proof that what was read needs before it is published.
@@ -28,23 +30,14 @@ pub(super) struct Session {
     proven: bool,
 }
 
-/// A release under way: the ids that were left out and are still to come.
-#[derive(Debug)]
-struct Release {
-    lane: Lane,
-    left_out: VecDeque<i64>,
-}
-
-impl Session {
+impl MemoryReader {
     pub(super) fn open(shared: Arc<Shared>) -> Self {
         let stored = shared.state().stored().clone();
         Self {
             shared,
-            held: stored.held.clone(),
-            holding: stored.held,
+            held_back: HeldBack::new(&stored.held),
+            held: stored.held,
             last: stored.position,
-            asked: VecDeque::new(),
-            release: None,
             most: usize::MAX,
             proof: Proof::first(),
             proven: false,
@@ -58,120 +51,92 @@ impl Session {
             self.proof = self.proof.next();
         }
         let mut page = Page::new(limit, self.most);
-        let mut opened = Vec::new();
         let mut closed = Vec::new();
-        opened.extend(self.begin_release(&state));
-        if self.release.is_some() {
+        let opened = Vec::from_iter(self.begin_release(&state));
+        if self.held_back.has_release() {
             closed.extend(self.read_left_out(&state, &mut page));
         } else {
             self.read_new(&state, &mut page);
         }
-        let more = page.full || !closed.is_empty() || self.next_release().is_some();
+        let more = page.filling.is_full() || !closed.is_empty() || self.held_back.is_releasing();
         page.records.sort_by_key(|record| record.id);
         page.unreadable.sort_by_key(|row| row.id);
         let Page { records, unreadable, .. } = page;
-        Batch { records, unreadable, end: position(self.last, self.proof), more, token: None, opened, closed }
+        Batch { records, unreadable, end: self.position(), more, token: None, opened, closed }
     }
 
     /// Takes the next asked-for release in hand, unless one is under way. Everything that the lane left out so
     /// far is found at once, so that its new rows cannot come before.
     fn begin_release(&mut self, state: &State) -> Option<Lane> {
-        if self.release.is_some() {
-            return None;
-        }
-        let lane = self.asked.remove(self.next_release()?)?;
-        let held = self.holding.iter().find(|held| held.lane == lane)?;
-        let is_left_out = |row: &&Row| row.number <= self.last && covers(held, row);
-        let left_out = state.rows().filter(is_left_out).map(|row| row.record.id).collect();
-        self.release = Some(Release { lane: lane.clone(), left_out });
-        Some(lane)
-    }
-
-    /// Which of the releases asked for is next: a lane inside a held topic waits for the topic's.
-    fn next_release(&self) -> Option<usize> {
-        let is_held = |topic: &Lane| self.holding.iter().any(|held| held.lane == *topic);
-        let may_begin = |lane: &Lane| {
-            let topic = Lane::topic_of(lane.topic());
-            *lane == topic || !is_held(&topic)
-        };
-        self.asked.iter().position(may_begin)
+        let last = self.last;
+        self.held_back.begin_release(|held| {
+            let is_left_out = |row: &&Row| row.number <= last && row::covered(std::slice::from_ref(held), row);
+            state.rows().filter(is_left_out).map(|row| row.record.id).collect()
+        })
     }
 
     /// What another held lane keeps back stays back: it comes when that one is released.
     fn read_left_out(&mut self, state: &State, page: &mut Page) -> Option<Lane> {
-        let release = self.release.as_mut()?;
-        let others: Vec<Held> = self.holding.iter().filter(|held| held.lane != release.lane).cloned().collect();
-        while let Some(id) = release.left_out.front() {
-            if let Some(row) = state.row(*id).filter(|row| row.sent_at.is_none() && !covered(&others, row))
-                && !page.take(row)
-            {
+        let mut release = self.held_back.take_release()?;
+        while let Some(id) = release.progress.front() {
+            let is_due = |row: &&Row| row.sent_at.is_none() && !self.keeps_back(row, Some(&release.lane));
+            if state.row(*id).filter(is_due).is_some_and(|row| page.take(row) == Fit::Full) {
+                self.held_back.go_on(release);
                 return None;
             }
-            release.left_out.pop_front();
+            release.progress.pop_front();
         }
-        let lane = self.release.take()?.lane;
-        self.holding.retain(|held| held.lane != lane);
-        Some(lane)
+        Some(self.held_back.end(release))
     }
 
     fn read_new(&mut self, state: &State, page: &mut Page) {
         for row in state.since(self.last) {
-            if row.sent_at.is_none() && !covered(&self.holding, row) && !page.take(row) {
+            if row.sent_at.is_none() && !self.keeps_back(row, None) && page.take(row) == Fit::Full {
                 return;
             }
             self.last = row.number;
         }
     }
+
+    fn keeps_back(&self, row: &Row, except: Option<&Lane>) -> bool {
+        let Record { topic, .. } = &row.record;
+        self.held_back.keeps_back(topic, row.record.lane(), except, |held| is_left(held, row))
+    }
 }
 
 /// A batch being filled.
 struct Page {
-    limit: Limit,
+    filling: Filling,
     most: usize,
     records: Vec<Record>,
     unreadable: Vec<Unreadable>,
-    bytes: usize,
-    full: bool,
 }
 
 impl Page {
     fn new(limit: Limit, most: usize) -> Self {
-        Self { limit, most, records: Vec::new(), unreadable: Vec::new(), bytes: 0, full: false }
+        Self { filling: Filling::of(limit), most, records: Vec::new(), unreadable: Vec::new() }
     }
 
-    /// Takes the row in, unless there is no room for it. The first row always has room.
-    fn take(&mut self, row: &Row) -> bool {
-        let loaded = load(&row.record, self.most);
-        let bytes = loaded.as_ref().map_or(0, Record::footprint);
-        let taken = self.records.len() + self.unreadable.len();
-        let fits = taken < self.limit.records && self.bytes + bytes <= self.limit.bytes;
-        self.full = !(fits || taken == 0);
-        if !self.full {
-            self.bytes += bytes;
-            match loaded {
-                Ok(record) => self.records.push(record),
-                Err(unreadable) => self.unreadable.push(unreadable),
-            }
+    fn take(&mut self, row: &Row) -> Fit {
+        let loaded = row::load(&row.record, self.most);
+        let fit = self.filling.take(loaded.as_ref().map_or(0, Record::footprint));
+        match loaded {
+            _ if fit == Fit::Full => {}
+            Ok(record) => self.records.push(record),
+            Err(unreadable) => self.unreadable.push(unreadable),
         }
-        !self.full
+        fit
     }
-}
-
-/// A copy of the record, unless it is larger than may be loaded.
-#[expect(clippy::result_large_err, reason = "a record is larger")]
-pub(super) fn load(record: &Record, most: usize) -> Result<Record, Unreadable> {
-    let size = record.size();
-    if size > most { Err(record.clone().refused(Fault::too_large(size, most))) } else { Ok(record.clone()) }
 }
 
 #[async_trait]
-impl Reader for Session {
+impl Reader for MemoryReader {
     fn held(&self) -> &[Held] {
         &self.held
     }
 
     fn position(&self) -> Position {
-        position(self.last, self.proof)
+        position::written(self.last, self.proof)
     }
 
     fn load_at_most(&mut self, bytes: usize) {
@@ -189,24 +154,11 @@ impl Reader for Session {
     }
 
     fn hold(&mut self, held: Held) {
-        self.asked.retain(|lane| *lane != held.lane);
-        let broken_off = self.release.take_if(|release| held.lane.contains(&release.lane));
-        // One of a lane in a topic that is held now begins anew after the topic's.
-        if let Some(release) = broken_off.filter(|release| release.lane != held.lane) {
-            self.asked.push_front(release.lane);
-        }
-        match self.holding.iter_mut().find(|known| known.lane == held.lane) {
-            Some(known) => *known = Held { from_id: known.from_id.min(held.from_id), ..held },
-            None => self.holding.push(held),
-        }
+        self.held_back.hold(held);
     }
 
     fn release(&mut self, lane: &Lane) {
-        let is_known = self.holding.iter().any(|held| held.lane == *lane);
-        let is_asked = self.asked.contains(lane) || self.release.as_ref().is_some_and(|release| release.lane == *lane);
-        if is_known && !is_asked {
-            self.asked.push_back(lane.clone());
-        }
+        self.held_back.release(lane);
     }
 
     async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {

@@ -7,8 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use crate::contract::{Backlog, Checkpoint, Purge, StoreError};
-use crate::memory::lease::Lease;
-use crate::memory::store::Row;
+use crate::memory::leadership::Leadership;
+use crate::memory::position;
+use crate::memory::row::{Row, covered};
 use crate::outbox::{
     DeadLetter, Held, Lane, Position, Proof, Proofs, ProvenPosition, Record, Settle, Settlement, Term,
 };
@@ -29,7 +30,7 @@ pub(super) struct State {
     stored: Stored,
     proofs: Proofs,
     dead: Vec<Dead>,
-    pub(super) lease: Lease,
+    pub(super) lease: Leadership,
 }
 
 /// A record that was given up.
@@ -83,7 +84,7 @@ impl State {
             stored: Stored::default(),
             proofs: Proofs::default(),
             dead: Vec::new(),
-            lease: Lease::default(),
+            lease: Leadership::default(),
         }
     }
 
@@ -145,7 +146,7 @@ impl State {
     ) -> Result<(), StoreError> {
         self.lease.check(term)?;
         if let Some(position) = position {
-            let ProvenPosition { at: number, proof } = parse(position)?;
+            let ProvenPosition { at: number, proof } = position::parse(position)?;
             self.proofs.earlier = Some(self.known(proof)?);
             let mut published = Settlement::default();
             let is_published = |row: &&Row| {
@@ -180,7 +181,7 @@ impl State {
 
     pub(super) fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         self.lease.check(checkpoint.term)?;
-        let position = parse(&checkpoint.position)?.at;
+        let position = position::parse(&checkpoint.position)?.at;
         let since = |lane: &Lane, held: &[Held]| held.iter().find(|held| held.lane == *lane).map(|held| held.since);
         let mut requested = std::mem::take(&mut self.stored.requested);
         requested.retain(|lane, request| {
@@ -298,33 +299,4 @@ impl State {
             self.order.remove(&row.number);
         }
     }
-}
-
-/// Whether any held lane keeps the row back.
-pub(super) fn covered(held: &[Held], row: &Row) -> bool {
-    held.iter().any(|held| covers(held, row))
-}
-
-/// Whether the held lane keeps the row back.
-pub(super) fn covers(held: &Held, row: &Row) -> bool {
-    let was_published =
-        held.after.as_ref().and_then(|after| parse(after).ok()).is_some_and(|after| row.number <= after.at);
-    row.record.id >= held.from_id
-        && !was_published
-        && match &held.lane {
-            Lane::Topic { topic } => *topic == row.record.topic,
-            lane => row.record.lane().as_ref() == Some(lane),
-        }
-}
-
-pub(super) fn position(number: u64, proof: Proof) -> Position {
-    Position::new(ProvenPosition { at: number, proof: Some(proof) }.to_string())
-}
-
-fn parse(position: &Position) -> Result<ProvenPosition<u64>, StoreError> {
-    position.as_str().parse().map_err(|error| StoreError::Unusable {
-        problem: format!("{:?} is no position of the store in memory", position.as_str()),
-        repair: "save only positions that this store's readers gave".to_owned(),
-        source: Some(Box::new(error)),
-    })
 }

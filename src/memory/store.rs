@@ -1,19 +1,23 @@
 //! The store: a handle on rows in memory.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::contract::{
     Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
     StoreError, WakeSource,
 };
+use crate::memory::lease::MemoryLease;
+use crate::memory::reader::MemoryReader;
+use crate::memory::row::{self, Row};
+use crate::memory::shared::Shared;
 use crate::memory::state::{Dead, State};
-use crate::memory::{Transaction, lease, reader};
+use crate::memory::transaction::Transaction;
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Message, Position, Record, Settle, Settlement, Term};
+use crate::reading::{Filling, Fit};
 
 /// An outbox in memory. Clones share one outbox.
 ///
@@ -35,48 +39,10 @@ pub struct Store {
     shared: Arc<Shared>,
 }
 
-/// A committed row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The row as a relay reads it.
-    pub record: Record,
-    /// When it was settled; only ever set where rows are marked.
-    pub sent_at: Option<DateTime<Utc>>,
-    /// How many rows were visible up to this one: the order of commits.
-    pub(super) number: u64,
-}
-
-/// What the clones, the sessions and the transactions of one outbox share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
-    /// Ticks at every change of the state, for those who wait for a condition.
-    changes: watch::Sender<()>,
-    /// Ticks at every commit of a writer.
-    commits: watch::Sender<()>,
-}
-
-impl Shared {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds the lock")
-    }
-
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.state());
-        self.changes.send_replace(());
-        result
-    }
-
-    pub(super) fn committed(&self) {
-        self.commits.send_replace(());
-    }
-}
-
 impl Store {
     /// An empty outbox whose delivered rows are recorded in this way.
     pub fn new(settle: Settle) -> Self {
-        let state = Mutex::new(State::new(settle));
-        Self { shared: Arc::new(Shared { state, changes: watch::Sender::new(()), commits: watch::Sender::new(()) }) }
+        Self { shared: Arc::new(Shared::new(State::new(settle))) }
     }
 
     /// Begins a writer's transaction.
@@ -128,8 +94,7 @@ impl crate::contract::Store for Store {
 #[async_trait]
 impl OutboxStore for Store {
     async fn open(&self) -> Result<Box<dyn Reader>, StoreError> {
-        let session: Box<dyn Reader> = Box::new(reader::Session::open(Arc::clone(&self.shared)));
-        Ok(session)
+        Ok(Box::new(MemoryReader::open(Arc::clone(&self.shared))))
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
@@ -145,8 +110,7 @@ impl OutboxStore for Store {
 #[async_trait]
 impl LeaseStore for Store {
     async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError> {
-        let session: Box<dyn LeaseSession> = Box::new(lease::Session::open(Arc::clone(&self.shared), holder, ttl));
-        Ok(session)
+        Ok(Box::new(MemoryLease::open(Arc::clone(&self.shared), holder, ttl)))
     }
 }
 
@@ -172,17 +136,11 @@ impl DeadLetters for Store {
         let is_due = |dead: &&Dead| dead.letter.topic.is_some() && !dead.published && dead.letter.id > after;
         let state = self.shared.state();
         let due = state.dead().iter().filter(is_due);
-        let due = due.map(|dead| (dead.letter.clone(), reader::load(&dead.record, limit.bytes)));
+        let due = due.map(|dead| (dead.letter.clone(), row::load(&dead.record, limit.bytes)));
         let mut due: Vec<_> = due.collect();
         due.sort_by_key(|(letter, _)| letter.id);
-        due.truncate(limit.records);
-        let mut bytes = 0;
-        let fits = |(at, (_, read)): (usize, &DueLetter)| {
-            bytes += read.as_ref().map_or(0, Record::footprint);
-            at == 0 || bytes <= limit.bytes
-        };
-        let fitting = due.iter().enumerate().map(fits).take_while(|fits| *fits).count();
-        due.truncate(fitting);
+        let mut filling = Filling::of(limit);
+        due.retain(|(_, read)| filling.take(read.as_ref().map_or(0, Record::footprint)) == Fit::Fits);
         Ok(due)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::memory::store::Shared;
+use crate::memory::shared::Shared;
 use crate::outbox::{Message, Record};
 
 /// A transaction that enqueues. Any number may be open at once, and ids are handed out as messages are enqueued, so

@@ -15,7 +15,7 @@ use source::{imports, paths_from, room_of, rust_files, sources, without_comments
 const LINES: usize = 500;
 
 /// The words and the few tools without which nothing works; they know nothing of the rest.
-const GROUND: &[&str] = &["outbox", "contract", "observe", "backoff", "aligned_tick", "secret", "fuzz"];
+const GROUND: &[&str] = &["outbox", "contract", "observe", "reading", "backoff", "aligned_tick", "secret", "fuzz"];
 const WINGS: &[&str] = &["postgres", "sqlite", "kafka", "memory"];
 const WORK: &[&str] = &["coordination", "relay", "housekeeping"];
 
@@ -35,6 +35,8 @@ const ROOMS: &[Room] = &[
     Room { name: "aligned_tick", floor: 1, may_import: &[] },
     Room { name: "secret", floor: 1, may_import: &[] },
     Room { name: "contract", floor: 2, may_import: &[&["outbox", "secret"]] },
+    // What readers do alike.
+    Room { name: "reading", floor: 2, may_import: &[&["outbox"]] },
     Room { name: "postgres", floor: 3, may_import: &[GROUND] },
     Room { name: "sqlite", floor: 3, may_import: &[GROUND] },
     Room { name: "kafka", floor: 3, may_import: &[GROUND] },

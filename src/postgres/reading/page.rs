@@ -282,10 +282,10 @@ impl Statement<Bound> {
         limit: Limit,
     ) -> Result<Page, StoreError> {
         bounded(READING, BACKLOG_TIMEOUT, async {
-            let mut page = Page::new(which.most);
+            let mut page = Page::new(limit, which.most);
             let mut rows = sqlx::query_with(sql(text), self.values.arguments).fetch(conn);
             while let Some(row) = rows.try_next().await.map_err(|error| classify(READING, error))? {
-                page.take(&row, limit, |row| which.leaves_out(row))?;
+                page.take(&row, |row| which.leaves_out(row))?;
             }
             Ok(page)
         })
@@ -306,12 +306,12 @@ impl Statement<Preset> {
         let failed = |error| classify(READING, error);
         bounded(READING, BACKLOG_TIMEOUT, async {
             self.values.set(conn).await.map_err(failed)?;
-            let mut page = Page::new(which.most);
+            let mut page = Page::new(limit, which.most);
             let mut messages = conn.copy_out_raw(text).await.map_err(failed)?;
             while let Some(bytes) = messages.try_next().await.map_err(failed)? {
                 let mut message = Message::new(&bytes).map_err(unreadable)?;
                 while let Some(row) = message.next().map_err(unreadable)? {
-                    page.take(&row, limit, |row| which.leaves_out(row))?;
+                    page.take(&row, |row| which.leaves_out(row))?;
                 }
             }
             Ok(page)

@@ -95,7 +95,7 @@ impl DeltaReader {
         let mut page = page::new_rows(&mut self.conn, &self.place.table, &self.at.prev, &which, limit).await?;
         let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
         self.expect_proof();
-        match page.last_id().filter(|_| page.is_full(limit)) {
+        match page.last_id().filter(|_| page.is_full()) {
             Some(last) => {
                 self.walk = Some(WindowWalk::after(&mut self.conn, &self.place.table, last).await?);
                 self.at.frozen = Some(Frozen { cur, last });
@@ -109,7 +109,7 @@ impl DeltaReader {
     async fn next_page(&mut self, limit: Limit) -> Result<Page, StoreError> {
         let which = RowSelection { holds: &self.holds, left: None, most: self.most };
         let (Some(walk), Some(frozen)) = (self.walk.as_mut(), self.at.frozen.as_mut()) else {
-            return Ok(Page::default());
+            return Ok(Page::new(limit, self.most));
         };
         let window = (&self.at.prev, &frozen.cur);
         let page = walk.page(&mut self.conn, &self.place.table, window, &which, limit).await?;
@@ -179,7 +179,7 @@ impl Reader for DeltaReader {
             Turn::Main if self.walk.is_some() => self.next_page(limit).await?,
             Turn::Main => self.next_window(limit).await?,
         };
-        let full = page.is_full(limit);
+        let full = page.is_full();
         self.adapt(&page, full);
         self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
         page::load_wide(&mut self.conn, &self.place.table.outbox(), &mut page).await?;

@@ -168,8 +168,8 @@ impl Releases {
         limit: Limit,
     ) -> Result<Page, StoreError> {
         let current = self.current(holds).map(|current| &mut self.queue[current]);
-        let Some(release) = current else { return Ok(Page::default()) };
-        let Some(from_id) = holds.held_from(&release.lane) else { return Ok(Page::default()) };
+        let Some(release) = current else { return Ok(Page::new(limit, self.most)) };
+        let Some(from_id) = holds.held_from(&release.lane) else { return Ok(Page::new(limit, self.most)) };
         release.begun = true;
         let mut round = match release.round.take() {
             Some(round) => round,
@@ -183,7 +183,7 @@ impl Releases {
             Some(walk) => walk.page(conn, table, window, &which, limit).await?,
             None => {
                 let page = page::window_by_xid(conn, table, window, from_id - 1, &which, limit).await?;
-                if let Some(last) = page.last_id().filter(|_| page.is_full(limit)) {
+                if let Some(last) = page.last_id().filter(|_| page.is_full()) {
                     round.walk = Some(WindowWalk::after(conn, table, last).await?);
                 }
                 page

@@ -14,6 +14,7 @@ use crate::outbox::{
 };
 use crate::postgres::errors::classify;
 use crate::postgres::reading::position::Snapshot;
+use crate::reading::{Filling, Fit};
 
 /// What is being done, for errors.
 pub(crate) const READING: &str = "reading the outbox";
@@ -59,7 +60,7 @@ impl Columns for PgRow {
 }
 
 /// What one statement returned, cut where the limit of bytes is reached.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Page {
     /// The snapshot of the statement, if it told.
     pub snapshot: Option<Snapshot>,
@@ -76,25 +77,39 @@ pub(crate) struct Page {
     /// How many rows fitted.
     taken: usize,
     last: Option<i64>,
-    bytes: usize,
+    limit: Limit,
+    filling: Filling,
     topic: Option<Arc<str>>,
     topics: HashMap<Box<str>, Arc<str>>,
 }
 
 impl Page {
     /// A page without rows, of which none that is larger than `most` will be loaded.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { most, ..Self::default() }
+    pub(crate) fn new(limit: Limit, most: usize) -> Self {
+        Self {
+            snapshot: None,
+            records: Vec::new(),
+            unreadable: Vec::new(),
+            rows: 0,
+            wide: Vec::new(),
+            most,
+            taken: 0,
+            last: None,
+            limit,
+            filling: Filling::of(limit),
+            topic: None,
+            topics: HashMap::new(),
+        }
     }
 
     /// Whether rows were left out because of their bytes.
     pub(crate) fn is_cut(&self) -> bool {
-        self.rows > self.taken
+        self.filling.is_full()
     }
 
     /// Whether there may be rows for another page.
-    pub(crate) fn is_full(&self, limit: Limit) -> bool {
-        self.is_cut() || self.rows >= limit.records
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_cut() || self.rows >= self.limit.records
     }
 
     /// How many rows fitted.
@@ -111,7 +126,6 @@ impl Page {
     pub(crate) fn take(
         &mut self,
         row: &impl Columns,
-        limit: Limit,
         is_left_out: impl Fn(&Result<Record, Unreadable>) -> bool,
     ) -> Result<(), StoreError> {
         let snapshot = optional_text(row, SNAPSHOT).map_err(unreadable)?;
@@ -119,9 +133,8 @@ impl Page {
             self.snapshot = Some(text.parse().map_err(|error| unreadable(Box::new(error)))?);
             return Ok(());
         }
-        let was_cut = self.is_cut();
         self.rows += 1;
-        if was_cut {
+        if self.is_cut() {
             return Ok(());
         }
         let id = i64::from_be_bytes(fixed(row, 1).map_err(unreadable)?);
@@ -132,9 +145,7 @@ impl Page {
             return Ok(());
         }
         let footprint = read.as_ref().map_or(0, Record::footprint).saturating_add(left_out);
-        let bytes = self.bytes.saturating_add(footprint);
-        if self.taken == 0 || bytes <= limit.bytes {
-            self.bytes = bytes;
+        if self.filling.take(footprint) == Fit::Fits {
             self.taken += 1;
             self.last = Some(id);
             match read {
@@ -328,10 +339,9 @@ mod tests {
 
     #[test]
     fn a_row_that_says_to_be_larger_than_memory_is_too_large_and_stops_no_other() {
-        let mut page = Page::new(1_000);
-        let limit = Limit { records: 10, bytes: usize::MAX };
+        let mut page = Page::new(Limit { records: 10, bytes: usize::MAX }, 1_000);
         for said in [&b"#18446744073709551615"[..], b"#18446744073709551614", b"#2"] {
-            page.take(&Saying(said), limit, |_| false).expect("the row can be read");
+            page.take(&Saying(said), |_| false).expect("the row can be read");
         }
         assert_eq!((page.rows, page.unreadable.len() + page.records.len()), (3, page.taken()));
         assert_eq!(page.unreadable[0].code, "message_too_large");

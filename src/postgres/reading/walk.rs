@@ -61,7 +61,7 @@ impl WindowWalk {
             let span = Span { after: self.last, upto: self.last.saturating_add(IDS_PER_STEP).min(self.top) };
             (page::window_by_id(conn, table, window, span, which, limit).await?, span.upto)
         };
-        self.last = page.last_id().filter(|_| page.is_full(limit)).unwrap_or(upto);
+        self.last = page.last_id().filter(|_| page.is_full()).unwrap_or(upto);
         let desert = page.rows == 0 && !self.is_over();
         if desert && window.0.is_nothing() {
             // Everything is new, so the index on xid leads nowhere; but ids may be missing here.

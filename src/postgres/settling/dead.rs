@@ -69,11 +69,11 @@ pub(crate) async fn due(
         table.dead()
     );
     let statement = sqlx::query(sql(text)).bind(i64::try_from(limit.records).unwrap_or(i64::MAX)).bind(after);
-    let mut page = Page::new(limit.bytes);
+    let mut page = Page::new(limit, limit.bytes);
     let mut letters = Vec::new();
     let mut rows = statement.fetch(&mut *conn);
     while let Some(row) = ask(doing, rows.try_next()).await? {
-        page.take(&row, limit, |_| false)?;
+        page.take(&row, |_| false)?;
         let (id, event_id) = (row.get(1), row.get(2));
         let (code, message, topic) = (row.get(WIDTH), row.get(WIDTH + 1), row.get(WIDTH + 2));
         letters.push(DeadLetter { id, event_id, code, message, topic });

@@ -8,9 +8,9 @@ use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::outbox::{
     Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ProvenPosition, Record, Settle, Table, Term, Unreadable,
 };
+use crate::reading::{Filling, Fit, HeldBack};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
-use crate::sqlite::reading::holds::{Holds, Release};
 use crate::sqlite::reading::position;
 use crate::sqlite::reading::rows::{COLUMNS, Read, Rows};
 use crate::sqlite::settling::checkpoint;
@@ -26,7 +26,8 @@ pub(crate) struct SqliteReader {
     settle: Settle,
     /// The held lanes that are stored.
     held: Vec<Held>,
-    holds: Holds,
+    /// What is left out; a release has the id up to which the lane's rows were looked at.
+    held_back: HeldBack<i64>,
     last: i64,
     /// Rows that are larger are not loaded.
     most: usize,
@@ -46,10 +47,10 @@ impl SqliteReader {
         let last = checkpoint::stored_position(&mut snapshot, table).await.map_err(doing)?;
         let held = held::list(&mut snapshot, table).await?.into_iter().map(|lane| lane.held).collect::<Vec<_>>();
         snapshot.rollback().await.map_err(doing)?;
-        let holds = Holds::new(&held);
+        let held_back = HeldBack::new(&held);
         let (table, proof) = (table.clone(), Proof::first());
         let (most, turn_of_release, proven) = (usize::MAX, false, false);
-        Ok(Self { connection, table, settle, held, holds, last, most, turn_of_release, proof, proven })
+        Ok(Self { connection, table, settle, held, held_back, last, most, turn_of_release, proof, proven })
     }
 
     async fn read_new(&mut self, page: &mut Page, highest: i64) -> Result<(), StoreError> {
@@ -64,7 +65,7 @@ impl SqliteReader {
         while let Some(row) = rows.try_next().await.map_err(|error| classify("reading the outbox", error))? {
             let read = reader.read(&row)?;
             let id = read.id();
-            if !self.holds.covers(&read, None) && !page.take(read) {
+            if !read.is_kept_back(&self.held_back, None) && page.take(read) == Fit::Full {
                 return Ok(());
             }
             self.last = id;
@@ -75,7 +76,7 @@ impl SqliteReader {
 
     /// Reads on in the lane being released, up to where the session is. Returns the lane when that is reached.
     async fn read_left_out(&mut self, page: &mut Page) -> Result<Option<Lane>, StoreError> {
-        let Some(Release { lane, mut cursor }) = self.holds.under_way().cloned() else { return Ok(None) };
+        let Some(mut release) = self.held_back.take_release() else { return Ok(None) };
         let sql = format!(
             "/* outboxd: fetch_left_out */ select {COLUMNS} from {}
              where id > ?1 and id <= ?2 and sent_at is null and topic = ?3 and case
@@ -85,53 +86,42 @@ impl SqliteReader {
              order by id",
             self.table.outbox()
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor).bind(self.last).bind(lane.topic());
-        let query = query.bind(lane.key()).bind(lane.partition());
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(release.progress).bind(self.last).bind(release.lane.topic());
+        let query = query.bind(release.lane.key()).bind(release.lane.partition());
         let mut rows = query.fetch(&mut self.connection);
         let mut reader = Rows::new(self.most);
-        let mut is_complete = true;
         while let Some(row) = rows.try_next().await.map_err(|error| classify("reading a held lane", error))? {
             let read = reader.read(&row)?;
             let id = read.id();
-            if !self.holds.covers(&read, Some(&lane)) && !page.take(read) {
-                is_complete = false;
-                break;
+            if !read.is_kept_back(&self.held_back, Some(&release.lane)) && page.take(read) == Fit::Full {
+                drop(rows);
+                self.held_back.go_on(release);
+                return Ok(None);
             }
-            cursor = id;
+            release.progress = id;
         }
         drop(rows);
-        if is_complete {
-            return Ok(self.holds.end_release());
-        }
-        if let Some(release) = self.holds.under_way() {
-            release.cursor = cursor;
-        }
-        Ok(None)
+        Ok(Some(self.held_back.end(release)))
     }
 }
 
 /// A batch being filled.
 struct Page {
-    limit: Limit,
+    filling: Filling,
     rows: Vec<Read>,
-    bytes: usize,
 }
 
 impl Page {
     fn new(limit: Limit) -> Self {
-        Self { limit, rows: Vec::new(), bytes: 0 }
+        Self { filling: Filling::of(limit), rows: Vec::new() }
     }
 
-    /// Takes the row in, unless there is no room for it. The first has room, whatever its size.
-    fn take(&mut self, row: Read) -> bool {
-        let bytes = row.footprint();
-        let fits = self.rows.len() < self.limit.records && self.bytes + bytes <= self.limit.bytes;
-        let takes = fits || self.rows.is_empty();
-        if takes {
-            self.bytes += bytes;
+    fn take(&mut self, row: Read) -> Fit {
+        let fit = self.filling.take(row.footprint());
+        if fit == Fit::Fits {
             self.rows.push(row);
         }
-        takes
+        fit
     }
 
     /// Loads what was left out of large rows. One that is gone by now was settled.
@@ -180,16 +170,16 @@ impl Reader for SqliteReader {
             self.proof = self.proof.next();
         }
         let highest = highest_id(&mut self.connection, &self.table).await.map_err(doing)?;
-        let opened: Vec<Lane> = self.holds.begin_release().into_iter().collect();
+        let opened = Vec::from_iter(self.held_back.begin_release(|held| held.from_id - 1));
         let mut closed = Vec::new();
         let mut page = Page::new(limit);
-        self.turn_of_release = self.holds.under_way().is_some() && (!self.turn_of_release || highest <= self.last);
+        self.turn_of_release = self.held_back.has_release() && (!self.turn_of_release || highest <= self.last);
         if self.turn_of_release {
             closed.extend(self.read_left_out(&mut page).await?);
         } else if highest > self.last {
             self.read_new(&mut page, highest).await?;
         }
-        let more = self.holds.is_releasing() || self.last < highest;
+        let more = self.held_back.is_releasing() || self.last < highest;
         let (records, unreadable) = page.load(&mut self.connection, &self.table).await?;
         Ok(Batch { records, unreadable, end: self.position(), more, token: None, opened, closed })
     }
@@ -203,16 +193,16 @@ impl Reader for SqliteReader {
     }
 
     fn hold(&mut self, held: Held) {
-        self.holds.hold(&held);
+        self.held_back.hold(held::as_stored(&held));
     }
 
     fn release(&mut self, lane: &Lane) {
-        self.holds.release(lane);
+        self.held_back.release(lane);
     }
 
     async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let position = position::parse(&checkpoint.position)?.at;
-        let held = held::as_stored(&checkpoint.held);
+        let held = checkpoint.held.iter().map(held::as_stored).collect::<Vec<_>>();
         let changes = HeldChanges::between(&self.held, &held);
         checkpoint::save(&mut self.connection, &self.table, self.settle, checkpoint, (position, &changes)).await?;
         self.held = held;

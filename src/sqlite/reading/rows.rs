@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use crate::contract::StoreError;
 use crate::outbox::{
-    Content, Fault, Head, Headers, LONGEST_TOPIC, Record, Unreadable, headers_from_json, partition_of,
+    Content, Fault, Head, Headers, LONGEST_TOPIC, Lane, Record, Unreadable, headers_from_json, partition_of,
 };
+use crate::reading::HeldBack;
 use crate::sqlite::errors::classify;
 
 /// What a record is read from. Payloads may have been inserted as text, and times in any form that SQLite knows. Key,
@@ -48,6 +49,18 @@ impl Read {
             Read::Whole(record) | Read::Wide(record, _) => record.id,
             Read::Unreadable(row, _) => row.id,
         }
+    }
+
+    /// Whether a held lane, other than `except`, keeps it back.
+    pub(crate) fn is_kept_back<P>(&self, held_back: &HeldBack<P>, except: Option<&Lane>) -> bool {
+        if held_back.is_empty() {
+            return false;
+        }
+        let (topic, lane) = match self {
+            Read::Whole(record) | Read::Wide(record, _) => (&record.topic, record.lane()),
+            Read::Unreadable(row, _) => (&row.topic, row.lane.clone()),
+        };
+        held_back.keeps_back(topic, lane, except, |held| self.id() >= held.from_id)
     }
 
     /// Bytes of memory that it costs once it is loaded, roughly; or those that the database moves to give it up.

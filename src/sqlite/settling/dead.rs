@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::{DueLetter, StoreError};
 use crate::outbox::{DeadLetter, Limit, Table};
+use crate::reading::{Filling, Fit};
 use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::reading::rows::{COLUMNS, Rows, WIDTH};
 
@@ -67,11 +68,11 @@ pub(crate) async fn due(
     let records = i64::try_from(limit.records).unwrap_or(i64::MAX);
     let mut rows = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(records).fetch(&mut *connection);
     let mut reader = Rows::new(limit.bytes);
-    let (mut bytes, mut read) = (0_usize, Vec::new());
+    let mut filling = Filling::of(limit);
+    let mut read = Vec::new();
     while let Some(row) = rows.try_next().await.map_err(doing)? {
         let content = reader.read(&row)?;
-        bytes = bytes.saturating_add(content.footprint());
-        if bytes > limit.bytes && !read.is_empty() {
+        if filling.take(content.footprint()) == Fit::Full {
             break;
         }
         let cause = (row.try_get(WIDTH).map_err(doing)?, row.try_get(WIDTH + 1).map_err(doing)?);

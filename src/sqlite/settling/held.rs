@@ -40,14 +40,14 @@ fn lane(row: &SqliteRow) -> Result<Lane, StoreError> {
 
 /// The lowest id of what is left of a held lane. One writer at a time commits in the order of the ids, so that a position is
 /// an id too, and what it calls read lies below: nothing more need be stored of it.
-pub(crate) fn first_left(held: &Held) -> i64 {
+fn first_left(held: &Held) -> i64 {
     let read_up_to = held.after.as_ref().and_then(|after| position::parse(after).ok());
     read_up_to.map_or(held.from_id, |place| held.from_id.max(place.at.saturating_add(1)))
 }
 
-/// How lanes are stored.
-pub(crate) fn as_stored(held: &[Held]) -> Vec<Held> {
-    held.iter().map(|held| Held { from_id: first_left(held), after: None, ..held.clone() }).collect()
+/// How a lane is stored.
+pub(crate) fn as_stored(held: &Held) -> Held {
+    Held { from_id: first_left(held), after: None, ..held.clone() }
 }
 
 /// Changes the stored lanes; a request for release stays with a lane until it was granted and the lane is held anew.

@@ -74,10 +74,10 @@ fn wide(mut row: Copied, (key, payload, headers): (Option<u32>, Option<u32>, Opt
 
 /// Takes all rows of a stream into a page, as far as they can be read.
 fn page(bytes: &[u8], most: usize, limit: Limit) -> Page {
-    let mut page = Page::new(most);
+    let mut page = Page::new(limit, most);
     if let Ok(mut message) = Message::new(bytes) {
         while let Ok(Some(row)) = message.next() {
-            if page.take(&row, limit, |_| false).is_err() {
+            if page.take(&row, |_| false).is_err() {
                 break;
             }
         }

@@ -1,0 +1,7 @@
+//! What the readers of different databases do alike, for those who write a store. No I/O.
+
+mod filling;
+mod held_back;
+
+pub use filling::{Filling, Fit};
+pub use held_back::{HeldBack, Release};
