@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::source::{paths, room_of, sources, without_comments};
 
 /// Rooms whose files still do.
-const KNOTTED: &[&str] = &["config", "kafka", "memory", "outbox", "postgres", "sqlite"];
+const KNOTTED: &[&str] = &["kafka"];
 
 /// The files of a room by the names of their modules, such as `["kafka", "sink"]`, with their code.
 type Modules<'a> = BTreeMap<Vec<&'a str>, String>;
