@@ -1,8 +1,14 @@
-//! What every error of the broker and its client means for the relay. Nothing else classifies.
+//! What every error of the broker and its client means for the relay, and how that is told. Nothing else classifies.
+
+use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::contract::{BoxError, SinkError};
 use crate::outbox::HoldCause;
+
+/// The code of what is refused for its size.
+pub(crate) const MESSAGE_TOO_LARGE: &str = "message_too_large";
 
 /// The code of what is refused for its timestamp.
 pub(crate) const INVALID_TIMESTAMP: &str = "invalid_timestamp";
@@ -27,7 +33,7 @@ pub(crate) fn classify(code: RDKafkaErrorCode) -> ErrorClass {
         Code::UnknownTopic | Code::UnknownTopicOrPartition => ErrorClass::Hold(HoldCause::MissingTopic),
         Code::TopicAuthorizationFailed => ErrorClass::Hold(HoldCause::NotAuthorised),
 
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => ErrorClass::Reject("message_too_large"),
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => ErrorClass::Reject(MESSAGE_TOO_LARGE),
         Code::InvalidTimestamp => ErrorClass::Reject(INVALID_TIMESTAMP),
         Code::InvalidRecord => ErrorClass::Reject("invalid_record"),
         Code::InvalidTopic => ErrorClass::Reject("invalid_topic"),
@@ -76,6 +82,41 @@ pub(crate) fn is_of_the_topic(error: &KafkaError) -> bool {
     // The client's own codes are negative: timeouts, connections, its end.
     let is_of_the_broker = code(error).is_some_and(|code| code as i32 > 0);
     is_of_the_broker && !matches!(code(error), Some(Code::NetworkException | Code::RequestTimedOut))
+}
+
+/// The broker, or its client, cannot go on as it is.
+pub(crate) fn unavailable(doing: &'static str, source: impl Into<BoxError>) -> SinkError {
+    SinkError::Unavailable { doing, source: source.into() }
+}
+
+/// The producer is not what was opened, or nothing was.
+pub(crate) fn not_open() -> SinkError {
+    unavailable("publishing", "the sink is not open")
+}
+
+/// The client does not take a record, and never will.
+pub(crate) fn not_taken(error: KafkaError) -> SinkError {
+    unavailable("handing a record to the client", error)
+}
+
+/// The broker did not let a producer in, whose transactions may be open for so long.
+pub(crate) fn not_let_in(error: KafkaError, transaction_timeout: Duration) -> SinkError {
+    if code(&error) == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
+        let problem = format!("the broker does not allow transactions of {transaction_timeout:?}");
+        let repair = "set transaction.timeout.ms of [kafka] to no more than the broker's transaction.max.timeout.ms";
+        return refused(problem, repair, error);
+    }
+    unavailable("asking to be let in as the only producer of this outbox", error)
+}
+
+/// The sink can never work as it is set up. An operator has to change that: `repair` says how.
+pub(crate) fn unusable(problem: impl Into<String>, repair: impl Into<String>) -> SinkError {
+    SinkError::Unusable { problem: problem.into(), repair: repair.into(), source: None }
+}
+
+/// As [`unusable`], with what the client or the broker said.
+pub(crate) fn refused(problem: impl Into<String>, repair: impl Into<String>, said: KafkaError) -> SinkError {
+    SinkError::Unusable { problem: problem.into(), repair: repair.into(), source: Some(Box::new(said)) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{Outcome, Receipt};
+use crate::contract::{Outcome, Receipt, SinkError};
+use crate::kafka::errors::{not_open, unavailable};
 use crate::outbox::HoldCause;
 
 pub(crate) use submission::Submission;
@@ -281,6 +282,15 @@ impl Ledger {
     /// Why the producer takes no more records, if it does not.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.state().failure.clone()
+    }
+
+    /// Says why the producer cannot take records, if it cannot.
+    pub(crate) fn check(&self, doing: &'static str) -> Result<(), SinkError> {
+        match self.failure() {
+            Some(failure) => Err(unavailable(doing, failure.reason)),
+            None if self.is_healthy() => Ok(()),
+            None => Err(not_open()),
+        }
     }
 
     /// Whether the producer can take records.

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use tokio::time::{Instant, timeout};
 
 use crate::contract::SinkError;
 use crate::kafka::bar::Bar;
 use crate::kafka::config::{ProducerLimits, Settings};
-use crate::kafka::errors;
+use crate::kafka::errors::{self, not_let_in, not_open};
 use crate::kafka::ledger::Failure;
 use crate::kafka::lookup::Found;
 use crate::kafka::producer::{Producer, Role};
 use crate::kafka::progress::ProgressLog;
 use crate::kafka::seeker::Seeker;
-use crate::kafka::sink::{Sink, not_open, unavailable};
+use crate::kafka::sink::Sink;
 use crate::observe::metrics;
 use crate::outbox::{Delivery, Term};
 
@@ -170,11 +170,11 @@ impl Sink {
                 Admission::Refused(error) => {
                     // Its clients may have failed for good, and would say so even when the refusal is over.
                     self.end_producer();
-                    return Err(not_let_in(error, &self.settings));
+                    return Err(not_let_in(error, self.settings.transaction_timeout()));
                 }
             }
         }
-        Err(not_let_in(last.unwrap_or(KafkaError::Canceled), &self.settings))
+        Err(not_let_in(last.unwrap_or(KafkaError::Canceled), self.settings.transaction_timeout()))
     }
 
     /// Replaces the producer that waits to be let in by one that asks at once.
@@ -251,10 +251,8 @@ impl Sink {
             &self.connectivity,
             &self.patience,
         );
-        producer.map_err(|error| SinkError::Unusable {
-            problem: "the Kafka client cannot be created".to_owned(),
-            repair: "correct the kafka properties".to_owned(),
-            source: Some(Box::new(error)),
+        producer.map_err(|error| {
+            errors::refused("the Kafka client cannot be created", "correct the kafka properties", error)
         })
     }
 
@@ -291,19 +289,4 @@ impl Sink {
         // A limit that was lowered, say.
         failure.refused.iter().for_each(|refused| self.topics.ask_anew(&refused.topic));
     }
-}
-
-/// Why the broker did not let a producer in.
-fn not_let_in(error: KafkaError, settings: &Settings) -> SinkError {
-    let code = errors::code(&error);
-    if code == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
-        let timeout = settings.transaction_timeout();
-        return SinkError::Unusable {
-            problem: format!("the broker does not allow transactions of {timeout:?}"),
-            repair: "set transaction.timeout.ms of [kafka] to no more than the broker's transaction.max.timeout.ms"
-                .to_owned(),
-            source: Some(Box::new(error)),
-        };
-    }
-    unavailable("asking to be let in as the only producer of this outbox", error)
 }

@@ -8,10 +8,10 @@ use tokio::task::yield_now;
 
 use crate::contract::{Outcome, Refusal, Rejection, SinkError};
 use crate::kafka::config::{ProducerLimits, Settings};
+use crate::kafka::errors::{MESSAGE_TOO_LARGE, not_taken};
 use crate::kafka::ledger::{Destination, Failure, Submission};
 use crate::kafka::producer::Producer;
-use crate::kafka::sink::{Sink, not_open, not_taken, unavailable};
-use crate::kafka::suspects::TOO_LARGE;
+use crate::kafka::sink::Sink;
 use crate::kafka::topics::{Known, State, Topics, Warmth};
 use crate::kafka::{encode, partition};
 use crate::outbox::{HoldCause, Lane, Record};
@@ -154,7 +154,7 @@ fn too_large(record: &Record, size: usize, limit: usize, whose: &str) -> Rejecti
     let message = format!(
         "it takes {size} bytes on the wire to topic {topic}, more than the {limit} of {whose}: raise that limit, or store the payload elsewhere and send a reference"
     );
-    Rejection { code: TOO_LARGE, message }
+    Rejection { code: MESSAGE_TOO_LARGE, message }
 }
 
 fn impossible_topic(record: &Record) -> Rejection {
@@ -279,10 +279,6 @@ impl Writer<'_> {
     async fn warmed(&self) -> Result<(), SinkError> {
         let ledger = Arc::clone(&self.producer.ledger);
         ledger.warmed().await;
-        match ledger.failure() {
-            Some(failure) => Err(unavailable("waiting for the first acknowledgement of a partition", failure.reason)),
-            None if ledger.is_healthy() => Ok(()),
-            None => Err(not_open()),
-        }
+        ledger.check("waiting for the first acknowledgement of a partition")
     }
 }

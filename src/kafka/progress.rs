@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::contract::SinkError;
+use crate::kafka::errors::{unavailable, unusable};
 use crate::kafka::seeker::{Found, ProgressLocation, Seeker};
-use crate::kafka::sink::unavailable;
 use crate::outbox::{Position, Progress, Record, Settlement, Term};
 
 /// Rows that are named one by one at most: what fits into a topic's usual `max.message.bytes`.
@@ -197,11 +197,10 @@ fn read(payload: &[u8], topic: &str) -> Result<Written, SinkError> {
         Ok(written) => format!("version {} of it", written.version),
         Err(error) => error.to_string(),
     };
-    Err(SinkError::Unusable {
-        problem: format!("what topic {topic} says of this outbox's progress cannot be read: {problem}"),
-        repair: "run the version of outboxd that wrote it, or name another relay.progress_topic".to_owned(),
-        source: None,
-    })
+    Err(unusable(
+        format!("what topic {topic} says of this outbox's progress cannot be read: {problem}"),
+        "run the version of outboxd that wrote it, or name another relay.progress_topic",
+    ))
 }
 
 #[cfg(test)]

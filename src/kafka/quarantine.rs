@@ -9,10 +9,10 @@ use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
 use crate::contract::{Outcome, Receipt, SinkError};
-use crate::kafka::errors::INVALID_TIMESTAMP;
+use crate::kafka::errors::{INVALID_TIMESTAMP, not_open, unavailable};
 use crate::kafka::plan::{Plan, Sending, Writer};
 use crate::kafka::producer::Role;
-use crate::kafka::sink::{Sink, not_open, unavailable};
+use crate::kafka::sink::Sink;
 use crate::kafka::topics::State;
 use crate::kafka::transaction::{Transaction, is_delivered};
 use crate::outbox::{HoldCause, Lane, Position, Record};

@@ -8,8 +8,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::contract::SinkError;
 use crate::kafka::client_log::ClientLog;
+use crate::kafka::errors::unavailable;
 use crate::kafka::properties;
-use crate::kafka::sink::unavailable;
 
 /// How long the brokers may take for one thing.
 const SCRATCH_TIMEOUT: Duration = Duration::from_secs(20);

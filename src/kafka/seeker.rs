@@ -15,10 +15,9 @@ use crate::contract::SinkError;
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::config::ProgressTopic;
 use crate::kafka::consumer::{IsolationLevel, reading};
-use crate::kafka::errors::{self, ErrorClass};
+use crate::kafka::errors::{self, ErrorClass, unavailable, unusable};
 use crate::kafka::lookup::{Answer, TopicLookup, count};
 use crate::kafka::partition;
-use crate::kafka::sink::unavailable;
 use crate::outbox::HoldCause;
 
 /// Partitions of the topic when the sink creates it: outboxes that share it seldom wait for each other's transactions.
@@ -219,13 +218,13 @@ async fn partitions_of(lookup: &TopicLookup, topic: &ProgressTopic) -> Result<i3
         answer = lookup.look_again(&topic.name).await.map_err(|error| unavailable(doing, error))?;
     }
     let name = &topic.name;
-    let (problem, repair) = match answer {
+    Err(match answer {
         Answer::Known { partitions, limits } if limits.compacted != Some(false) => return Ok(count(&partitions)),
-        Answer::Known { .. } => (
+        Answer::Known { .. } => unusable(
             format!("topic {name}, which is to hold the progress, forgets it after a while"),
             format!("set cleanup.policy=compact on {name}, or name another relay.progress_topic"),
         ),
-        Answer::Held(HoldCause::MissingTopic) => (
+        Answer::Held(HoldCause::MissingTopic) => unusable(
             format!("topic {name}, which is to hold the progress, is missing and cannot be created"),
             format!("create {name} with cleanup.policy=compact, or let the relay do so"),
         ),
@@ -234,13 +233,12 @@ async fn partitions_of(lookup: &TopicLookup, topic: &ProgressTopic) -> Result<i3
             let said = format!(
                 "topic {name}, which is to hold the progress, is not authorised: let the relay read and write it"
             );
-            return Err(unavailable(doing, said));
+            unavailable(doing, said)
         }
         Answer::Impossible => {
-            (format!("{name:?} cannot name a topic"), "give relay.progress_topic another name".to_owned())
+            unusable(format!("{name:?} cannot name a topic"), "give relay.progress_topic another name")
         }
-    };
-    Err(SinkError::Unusable { problem, repair, source: None })
+    })
 }
 
 /// Runs what blocks on a thread of its own: the runtime would wait for its threads to end.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -15,6 +14,7 @@ use crate::kafka::admin::{Admin, TopicLimits};
 use crate::kafka::bar::Bar;
 use crate::kafka::client_log::Connectivity;
 use crate::kafka::config::{ProducerLimits, Settings};
+use crate::kafka::errors::{not_open, unusable};
 use crate::kafka::lookup::{Answer, Found, TopicLookup};
 use crate::kafka::plan::{Plan, Writer};
 use crate::kafka::producer::{Producer, Role};
@@ -78,8 +78,7 @@ impl Sink {
         if !complaints.is_empty() {
             let said: Vec<String> =
                 complaints.iter().map(|c| format!("kafka property {} {}", c.key, c.problem)).collect();
-            let (problem, repair) = (said.join("; "), "correct the configuration".to_owned());
-            return Err(SinkError::Unusable { problem, repair, source: None });
+            return Err(unusable(said.join("; "), "correct the configuration"));
         }
         let connectivity = Arc::new(Connectivity::default());
         let admin = Arc::new(Admin::new(settings.looking(), settings.on_missing_topic, Arc::clone(&connectivity)));
@@ -297,11 +296,8 @@ impl Sink {
     /// The producer, if it can take records.
     pub(crate) fn healthy(&self) -> Result<&Producer, SinkError> {
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
-        match producer.ledger.failure() {
-            Some(failure) => Err(unavailable("publishing", failure.reason)),
-            None if producer.ledger.is_healthy() => Ok(producer),
-            None => Err(not_open()),
-        }
+        producer.ledger.check("publishing")?;
+        Ok(producer)
     }
 
     /// Asks which of these held lanes flow by now, and lets them go, as it has promised. The records of a topic that is
@@ -408,19 +404,4 @@ impl Drop for Sink {
     fn drop(&mut self) {
         self.end_producer();
     }
-}
-
-/// The broker, or its client, cannot go on as it is.
-pub(crate) fn unavailable(doing: &'static str, source: impl Into<crate::contract::BoxError>) -> SinkError {
-    SinkError::Unavailable { doing, source: source.into() }
-}
-
-/// The producer is not what was opened, or nothing was.
-pub(crate) fn not_open() -> SinkError {
-    unavailable("publishing", "the sink is not open")
-}
-
-/// Why the client did not take a record over.
-pub(crate) fn not_taken(error: KafkaError) -> SinkError {
-    unavailable("handing a record to the client", error)
 }

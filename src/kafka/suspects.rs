@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::kafka::errors::MESSAGE_TOO_LARGE;
 use crate::kafka::ledger::Refused;
 use crate::outbox::{Lane, Record};
 
@@ -59,7 +60,7 @@ impl Suspects {
         let until = Instant::now() + SUSPICION_LASTS;
         for refusal in refused {
             let Some(id) = refusal.id else { continue };
-            let is_size = refusal.code == TOO_LARGE;
+            let is_size = refusal.code == MESSAGE_TOO_LARGE;
             let suspicion = Suspicion { topic: refusal.topic.clone(), batch: is_size.then_some(batch), until };
             self.ids.insert(id, suspicion);
             self.trials.insert((refusal.topic.clone(), refusal.partition), TRIAL_RECORDS);
@@ -154,9 +155,6 @@ impl Suspects {
     }
 }
 
-/// The code of what is refused for its size.
-pub(crate) const TOO_LARGE: &str = "message_too_large";
-
 /// The lanes that a refused record may belong to: the broker's answer does not say whether its row named the
 /// partition.
 fn lanes(refusal: &Refused) -> impl Iterator<Item = Lane> {
@@ -239,7 +237,7 @@ mod tests {
     #[test]
     fn a_limit_that_explains_a_refusal_ends_the_suspicion() {
         let mut suspects = Suspects::default();
-        suspects.add(&[refusal(5, Some("a"), TOO_LARGE), refusal(6, Some("b"), "invalid_record")], 1_000);
+        suspects.add(&[refusal(5, Some("a"), MESSAGE_TOO_LARGE), refusal(6, Some("b"), "invalid_record")], 1_000);
         suspects.explain("t", 1_000);
         assert!(concerns(&suspects, &record(5, Some("a"), None)), "a batch of 1,000 bytes would have fitted");
         suspects.explain("t", 999);
