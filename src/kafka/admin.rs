@@ -10,6 +10,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::{Instant, sleep};
 
+use crate::kafka::background_drop::BackgroundDrop;
 use crate::kafka::client_log::{ClientLog, Connectivity};
 use crate::kafka::config::OnMissingTopic;
 
@@ -58,7 +59,7 @@ pub(crate) struct Admin {
 
 /// An admin client, and when it was last needed.
 struct Open {
-    client: Arc<AdminClient<ClientLog>>,
+    client: Arc<BackgroundDrop<AdminClient<ClientLog>>>,
     needed: Instant,
 }
 
@@ -68,7 +69,7 @@ impl Admin {
         Self { config, on_missing_topic, connectivity, client: Arc::default(), said: Mutex::default() }
     }
 
-    fn client(&self) -> Result<Arc<AdminClient<ClientLog>>, KafkaError> {
+    fn client(&self) -> Result<Arc<BackgroundDrop<AdminClient<ClientLog>>>, KafkaError> {
         let mut open = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = &mut *open {
             open.needed = Instant::now();
@@ -77,7 +78,8 @@ impl Admin {
         let mut config = self.config.clone();
         config.set("allow.auto.create.topics", "false");
         // Outages are the producer's to report.
-        let client = Arc::new(config.create_with_context(ClientLog::default())?);
+        let client: AdminClient<ClientLog> = config.create_with_context(ClientLog::default())?;
+        let client = Arc::new(BackgroundDrop::from(client));
         *open = Some(Open { client: Arc::clone(&client), needed: Instant::now() });
         tokio::spawn(close_unneeded(Arc::downgrade(&self.client)));
         Ok(client)
@@ -163,28 +165,16 @@ fn is_passing(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-impl Drop for Admin {
-    fn drop(&mut self) {
-        close(&self.client);
-    }
-}
-
 /// Closes an admin client that was not needed for a while: its threads are a fifth of what an idle relay costs.
 async fn close_unneeded(client: Weak<Mutex<Option<Open>>>) {
     loop {
         sleep(ADMIN_IDLE_TIME).await;
         let Some(client) = client.upgrade() else { return };
         let is_needed = |open: &Open| open.needed.elapsed() < ADMIN_IDLE_TIME;
-        if !client.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(is_needed) {
-            return close(&client);
+        let mut open = client.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.as_ref().is_some_and(is_needed) {
+            *open = None;
+            return;
         }
-    }
-}
-
-/// A client's end waits for its threads: not on ours.
-fn close(client: &Mutex<Option<Open>>) {
-    let open = client.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if open.is_some() {
-        std::thread::spawn(move || drop(open));
     }
 }

@@ -15,6 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tokio::sync::oneshot;
 
+use crate::kafka::background_drop::BackgroundDrop;
 use crate::kafka::producer::Context;
 
 /// How long the thread listens at once: at first and after a report, and at most, the longer nothing was reported. So
@@ -30,6 +31,9 @@ const POLL_REST: Duration = Duration::from_millis(4);
 
 /// After so many looks in vain it listens again.
 const EMPTY_POLLS: u32 = 4;
+
+/// A handle on a client, which ends when the last one is dropped.
+pub(crate) type Handle = Arc<BackgroundDrop<Client>>;
 
 /// The client itself. Dropping it waits for its thread.
 pub(crate) struct Client {

@@ -1,7 +1,6 @@
 //! Reading a topic back, for audits, tests and the demo: from the beginning, without a group, changing nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Deref;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -11,6 +10,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
+use crate::kafka::background_drop::BackgroundDrop;
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::errors::{self, ErrorClass};
 use crate::kafka::properties;
@@ -92,7 +92,7 @@ pub enum ConsumerError {
 /// Reads one topic from its beginning, or one partition of many after the other. Its methods block: call them from a
 /// thread that may.
 pub struct Consumer {
-    inner: Leisurely,
+    inner: ReadingClient,
     /// Partitions whose end was seen, and nothing after it.
     at_end: HashSet<i32>,
     partitions: usize,
@@ -243,31 +243,17 @@ pub async fn read_to_end(
     read.await?
 }
 
-/// A client that takes a tenth of a second to end, for which no task waits.
-pub(super) struct Leisurely(Option<BaseConsumer<ClientLog>>);
-
-impl Deref for Leisurely {
-    type Target = BaseConsumer<ClientLog>;
-
-    fn deref(&self) -> &Self::Target {
-        self.0.as_ref().expect("taken at the drop only")
-    }
-}
-
-impl Drop for Leisurely {
-    fn drop(&mut self) {
-        let client = self.0.take();
-        std::thread::spawn(move || drop(client));
-    }
-}
+/// A client that reads.
+pub(super) type ReadingClient = BackgroundDrop<BaseConsumer<ClientLog>>;
 
 pub(super) fn client(
     properties: &BTreeMap<String, String>,
     isolation: IsolationLevel,
-) -> Result<Leisurely, ConsumerError> {
+) -> Result<ReadingClient, ConsumerError> {
     let config = reading(properties, isolation);
-    let client = config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))?;
-    Ok(Leisurely(Some(client)))
+    let client: BaseConsumer<ClientLog> =
+        config.create_with_context(ClientLog::default()).map_err(failed("creating the client"))?;
+    Ok(client.into())
 }
 
 /// The configuration of a client that reads what it is told to.

@@ -19,9 +19,9 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::kafka::admin::{Admin, QUESTION_TIMEOUT, TopicLimits};
+use crate::kafka::client::Handle;
 use crate::kafka::config::OnMissingTopic;
 use crate::kafka::errors::{self, ErrorClass};
-use crate::kafka::producer::Handle;
 use crate::outbox::{HoldCause, is_topic_name};
 
 /// Topics that are asked for one by one, so many at once. Of more, all that the broker has are asked for: it answers the

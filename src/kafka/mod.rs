@@ -21,6 +21,7 @@
 //! [`Consumer`] reads topics back, and [`Broker`] is a broker in this process, for the demo and for tests.
 
 mod admin;
+mod background_drop;
 mod bar;
 mod broker;
 mod client;

@@ -1,7 +1,6 @@
 //! One producer: handing records to the client, hearing what became of them, and putting an end to it.
 
-use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,7 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::contract::{Outcome, Rejection};
-use crate::kafka::client::Client;
+use crate::kafka::background_drop::BackgroundDrop;
+use crate::kafka::client::{Client, Handle};
 use crate::kafka::client_log::{ClientLog, Connectivity};
 use crate::kafka::config::ProducerLimits;
 use crate::kafka::encode;
@@ -45,33 +45,6 @@ fn kept_out(line: &str) -> Option<(String, HoldCause)> {
         _ => return None,
     };
     Some((topic.to_owned(), cause))
-}
-
-/// A handle on the client. Whichever is dropped last lets the client end on a thread of its own, since that waits
-/// for the client's threads and connections.
-#[derive(Clone)]
-pub(crate) struct Handle(Option<Arc<Client>>);
-
-impl From<Arc<Client>> for Handle {
-    fn from(client: Arc<Client>) -> Self {
-        Self(Some(client))
-    }
-}
-
-impl Deref for Handle {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        self.0.as_deref().expect("taken at the drop only")
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if let Some(last) = self.0.take().and_then(Arc::into_inner) {
-            std::thread::spawn(move || drop(last));
-        }
-    }
 }
 
 /// What a producer is for, and so what follows when the broker refuses a record.
@@ -120,16 +93,15 @@ impl Producer {
         let start = |config: &ClientConfig| {
             let log = ClientLog::new(Arc::clone(connectivity));
             let context = Context { ledger: Arc::clone(&ledger), log, role };
-            Client::start(config, context).map(|(client, ended)| (Arc::new(client), ended))
+            Client::start(config, context).map(|(client, ended)| (Handle::new(client.into()), ended))
         };
         let started = configs.iter().map(start).collect::<Result<Vec<_>, _>>()?;
-        let (clients, ended): (Vec<Arc<Client>>, Vec<_>) = started.into_iter().unzip();
+        let (clients, ended): (Vec<Handle>, Vec<_>) = started.into_iter().unzip();
         let first = || Arc::downgrade(&clients[0]);
         tokio::spawn(stall::watch(Arc::clone(&ledger), first(), Arc::clone(connectivity), Arc::clone(patience)));
         if role != Role::Transactional {
             tokio::spawn(wind_up(Arc::clone(&ledger), first()));
         }
-        let clients: Vec<Handle> = clients.into_iter().map(Handle::from).collect();
         let transacting = clients.iter().filter(|_| role == Role::Transactional);
         let transactors = transacting.cloned().map(Transactor::start).collect();
         Ok(Self { clients, transactors, ended, turn: 0, ledger, limits, enqueued: 0 })
@@ -206,15 +178,14 @@ impl Producer {
 }
 
 /// Once a producer is found to be no good: sends nothing more, and bounds how long receipts wait for reports.
-async fn wind_up(ledger: Arc<Ledger>, client: std::sync::Weak<Client>) {
+async fn wind_up(ledger: Arc<Ledger>, client: Weak<BackgroundDrop<Client>>) {
     ledger.ended().await;
     let end = Instant::now() + LAST_REPORTS;
     while Instant::now() < end {
         let Some(client) = client.upgrade() else { break };
-        let handle = Handle::from(client);
         // It waits for the client's threads, and so must not run on the runtime's own. Records that were under way may
         // come back into the queue.
-        let purged = tokio::task::spawn_blocking(move || handle.purge(PurgeConfig::default().queue()));
+        let purged = tokio::task::spawn_blocking(move || client.purge(PurgeConfig::default().queue()));
         let _ = purged.await;
         if timeout(SWEEP_INTERVAL, ledger.answered()).await.is_ok() {
             break;

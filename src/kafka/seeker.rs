@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::contract::SinkError;
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::config::ProgressTopic;
-use crate::kafka::consumer::{IsolationLevel, reading};
+use crate::kafka::consumer::{IsolationLevel, ReadingClient, reading};
 use crate::kafka::errors::{self, ErrorClass, unavailable, unusable};
 use crate::kafka::lookup::{Answer, TopicLookup, count};
 use crate::kafka::partition;
@@ -73,8 +73,8 @@ pub(crate) struct Found {
 /// takeover has while it waits to be let in.
 pub(crate) struct Seeker {
     place: ProgressLocation,
-    committed: BaseConsumer<ClientLog>,
-    uncommitted: BaseConsumer<ClientLog>,
+    committed: ReadingClient,
+    uncommitted: ReadingClient,
 }
 
 impl Seeker {
@@ -128,8 +128,6 @@ impl Seeker {
                     found.extend(self.last_of(partition, deadline)?);
                 }
             }
-            // Its clients take a fifth of a second to end.
-            std::thread::spawn(move || drop(self));
             Ok(found)
         });
         sought.await.map_err(|error| unavailable(RECALLING, error))
@@ -158,7 +156,7 @@ impl Seeker {
     /// The first offset and the one after the last that is shown. A topic that was just created has no leader yet.
     fn watermarks(
         &self,
-        consumer: &BaseConsumer<ClientLog>,
+        consumer: &ReadingClient,
         partition: i32,
         deadline: Instant,
     ) -> Result<(i64, i64), KafkaError> {
@@ -250,14 +248,12 @@ async fn aside<T: Send + 'static>(
     told.await.unwrap_or(Err(KafkaError::Canceled))
 }
 
-fn consumer(
-    properties: &BTreeMap<String, String>,
-    isolation: IsolationLevel,
-) -> Result<BaseConsumer<ClientLog>, KafkaError> {
+fn consumer(properties: &BTreeMap<String, String>, isolation: IsolationLevel) -> Result<ReadingClient, KafkaError> {
     let mut config = reading(properties, isolation);
     // What was there a moment ago may be compacted away.
     config.set("auto.offset.reset", "earliest");
-    config.create_with_context(ClientLog::default())
+    let consumer: BaseConsumer<ClientLog> = config.create_with_context(ClientLog::default())?;
+    Ok(consumer.into())
 }
 
 fn wait_or_give_up(deadline: Instant) -> Result<(), KafkaError> {

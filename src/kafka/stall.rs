@@ -12,10 +12,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::kafka::client::Client;
+use crate::kafka::background_drop::BackgroundDrop;
+use crate::kafka::client::{Client, Handle};
 use crate::kafka::client_log::Connectivity;
 use crate::kafka::ledger::{Failure, Ledger};
-use crate::kafka::producer::Handle;
 
 /// How long nothing of the oldest submission may be delivered while the broker answers, at first and at most: it may have
 /// a reason, such as too few replicas, and what it has taken without saying so comes twice with another client. A
@@ -55,7 +55,7 @@ impl Patience {
 /// Watches a producer until it is given up.
 pub(crate) async fn watch(
     ledger: Arc<Ledger>,
-    weak: Weak<Client>,
+    weak: Weak<BackgroundDrop<Client>>,
     connectivity: Arc<Connectivity>,
     patience: Arc<Patience>,
 ) {
@@ -71,7 +71,7 @@ pub(crate) async fn watch(
             oldest = now;
             since = Instant::now();
         }
-        let Some(client) = weak.upgrade().map(Handle::from) else { return };
+        let Some(client) = weak.upgrade() else { return };
         if now.is_none() {
             drop(client);
             tokio::select! {
@@ -102,8 +102,8 @@ pub(crate) async fn watch(
 }
 
 /// Looks whether Kafka answers, while nothing is published that would tell.
-async fn look(client: &Weak<Client>, connectivity: &Connectivity) {
-    let Some(client) = client.upgrade().map(Handle::from) else { return };
+async fn look(client: &Weak<BackgroundDrop<Client>>, connectivity: &Connectivity) {
+    let Some(client) = client.upgrade() else { return };
     match ask(client, OUTAGE_AFTER).await {
         Ok(()) => connectivity.answered(),
         Err(error) => connectivity.unanswered(&error),

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::contract::{Outcome, Receipt};
+use crate::kafka::client::Handle;
 use crate::kafka::ledger::{Ended, Failure, Ledger};
-use crate::kafka::producer::Handle;
 
 /// How long the client may take to let go of records that it has reported. A commit before that waits for 100 ms.
 const LETTING_GO_TIMEOUT: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::consumer::Consumer as _;
 
-use crate::kafka::consumer::{ConsumerError, IsolationLevel, Leisurely, ask, client};
+use crate::kafka::consumer::{ConsumerError, IsolationLevel, ReadingClient, ask, client};
 
 /// The offsets between which a partition holds records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct Watermarks {
 
 /// Asks brokers how far partitions reach. Its methods block: call them from a thread that may.
 pub struct WatermarkSource {
-    committed: Leisurely,
-    uncommitted: Leisurely,
+    committed: ReadingClient,
+    uncommitted: ReadingClient,
 }
 
 impl WatermarkSource {
@@ -40,7 +40,7 @@ impl WatermarkSource {
     /// # Errors
     /// When the broker does not answer in time.
     pub fn of(&self, topic: &str, partition: i32) -> Result<Watermarks, ConsumerError> {
-        let reach = |client: &Leisurely| {
+        let reach = |client: &ReadingClient| {
             ask("asking how far a partition reaches", |patience| client.fetch_watermarks(topic, partition, patience))
         };
         // The end first: the other way round it could be behind what is stable by then.
