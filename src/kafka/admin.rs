@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+    TopicResult,
+};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::{Instant, sleep};
@@ -47,19 +50,51 @@ impl TopicLimits {
     }
 }
 
+/// What came of asking for topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Creation {
+    /// All are there, or will be soon.
+    Done,
+    /// One of them at least cannot be created.
+    Refused,
+    /// Missing topics are waited for.
+    Unwanted,
+}
+
+/// A topic that is to be created; -1 stands for the broker's default.
+pub(crate) fn new_topic(name: &str, partitions: i32, replication: i32) -> NewTopic<'_> {
+    NewTopic::new(name, partitions, TopicReplication::Fixed(replication))
+}
+
+/// How a question is asked whose answer, and what it asks for, may take so long.
+pub(crate) fn options(patience: Duration) -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(patience)).operation_timeout(Some(patience))
+}
+
+/// Asks for topics, and says what became of each.
+pub(crate) async fn create_topics(
+    client: &AdminClient<ClientLog>,
+    new: &[NewTopic<'_>],
+    patience: Duration,
+) -> Result<Vec<TopicResult>, KafkaError> {
+    client.create_topics(new, &options(patience)).await
+}
+
 /// What needs the admin client: a connection of its own, open while there are questions.
 pub(crate) struct Admin {
     config: ClientConfig,
-    pub(crate) on_missing_topic: OnMissingTopic,
-    pub(crate) connectivity: Arc<Connectivity>,
+    on_missing_topic: OnMissingTopic,
+    connectivity: Arc<Connectivity>,
     client: Arc<Mutex<Option<Open>>>,
     /// Topics of which it was said that they cannot be created.
     said: Mutex<HashSet<String>>,
 }
 
+type Client = Arc<BackgroundDrop<AdminClient<ClientLog>>>;
+
 /// An admin client, and when it was last needed.
 struct Open {
-    client: Arc<BackgroundDrop<AdminClient<ClientLog>>>,
+    client: Client,
     needed: Instant,
 }
 
@@ -69,7 +104,12 @@ impl Admin {
         Self { config, on_missing_topic, connectivity, client: Arc::default(), said: Mutex::default() }
     }
 
-    fn client(&self) -> Result<Arc<BackgroundDrop<AdminClient<ClientLog>>>, KafkaError> {
+    /// Where to note whether Kafka answers.
+    pub(crate) fn connectivity(&self) -> &Connectivity {
+        &self.connectivity
+    }
+
+    fn client(&self) -> Result<Client, KafkaError> {
         let mut open = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = &mut *open {
             open.needed = Instant::now();
@@ -101,21 +141,27 @@ impl Admin {
         limits
     }
 
-    /// Creates topics; `false` when that is not possible for one of them, which is said once for each.
-    pub(crate) async fn create(&self, new: &[NewTopic<'_>]) -> Result<bool, KafkaError> {
-        let Some(partitions) = new.first().map(|new| new.num_partitions) else { return Ok(true) };
-        let options =
-            AdminOptions::new().request_timeout(Some(QUESTION_TIMEOUT)).operation_timeout(Some(QUESTION_TIMEOUT));
+    /// Creates topics that are missing, if that is wanted.
+    pub(crate) async fn create_missing(&self, topics: &[impl AsRef<str>]) -> Result<Creation, KafkaError> {
+        let OnMissingTopic::Create { partitions, replication } = self.on_missing_topic else {
+            return Ok(Creation::Unwanted);
+        };
+        let new: Vec<_> = topics.iter().map(|topic| new_topic(topic.as_ref(), partitions, replication)).collect();
+        self.create(&new).await
+    }
+
+    /// Creates topics. Of each that cannot be created it is said once.
+    pub(crate) async fn create(&self, new: &[NewTopic<'_>]) -> Result<Creation, KafkaError> {
+        let Some(partitions) = new.first().map(|new| new.num_partitions) else { return Ok(Creation::Done) };
         let client = self.client()?;
-        let created = client.create_topics(new, &options).await?;
-        let mut all = true;
-        for result in created {
+        let mut creation = Creation::Done;
+        for result in create_topics(&client, new, QUESTION_TIMEOUT).await? {
             match result {
                 Ok(topic) => tracing::info!(topic, partitions, "created the missing topic"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((_, code)) if is_passing(code) => return Err(KafkaError::AdminOp(code)),
                 Err((topic, code)) => {
-                    all = false;
+                    creation = Creation::Refused;
                     let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
                     if said.insert(topic.clone()) {
                         tracing::warn!(topic, partitions, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
@@ -123,7 +169,7 @@ impl Admin {
                 }
             }
         }
-        Ok(all)
+        Ok(creation)
     }
 }
 

@@ -11,16 +11,15 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, Stream, StreamExt};
-use rdkafka::admin::{NewTopic, TopicReplication};
+use rdkafka::admin::NewTopic;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::producer::Producer as _;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
-use crate::kafka::admin::{Admin, QUESTION_TIMEOUT, TopicLimits};
+use crate::kafka::admin::{Admin, Creation, QUESTION_TIMEOUT, TopicLimits};
 use crate::kafka::client::Handle;
-use crate::kafka::config::OnMissingTopic;
 use crate::kafka::errors::{self, ErrorClass};
 use crate::outbox::{HoldCause, is_topic_name};
 
@@ -95,11 +94,16 @@ pub(crate) enum Found {
 /// Asks about topics, through each of the producer's own clients, so that they know them too.
 #[derive(Clone)]
 pub(crate) struct TopicLookup {
-    pub(crate) clients: Vec<Handle>,
-    pub(crate) admin: Arc<Admin>,
+    clients: Vec<Handle>,
+    admin: Arc<Admin>,
 }
 
 impl TopicLookup {
+    /// Asks through these clients.
+    pub(crate) fn new(clients: Vec<Handle>, admin: Arc<Admin>) -> Self {
+        Self { clients, admin }
+    }
+
     /// Answers about all of these topics, each as soon as there is one. Of many, those that the broker does not name when
     /// it is asked for all count as missing: the relay, which holds them, asks again beside publishing.
     pub(crate) fn answers(self, topics: Vec<Arc<str>>) -> impl Stream<Item = (Arc<str>, Answer)> {
@@ -135,7 +139,7 @@ impl TopicLookup {
                     answers.extend(missing.into_iter().map(|topic| (topic, Answer::Held(HoldCause::MissingTopic))));
                     return answers;
                 }
-                Err(error) => self.admin.connectivity.unanswered(&error),
+                Err(error) => self.admin.connectivity().unanswered(&error),
             }
             sleep(backoff.next_wait()).await;
         }
@@ -148,16 +152,10 @@ impl TopicLookup {
             return self.refresh(topics).await;
         }
         let (answers, missing) = self.ask_together(&topics).await.unwrap_or_default();
-        if let OnMissingTopic::Create { partitions, replication } = self.admin.on_missing_topic {
-            let new: Vec<_> = missing
-                .iter()
-                .take(CREATED_TOGETHER)
-                .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(replication)))
-                .collect();
-            // Those that were created are found next time, when the others are tried again.
-            if let Err(error) = self.admin.create(&new).await {
-                tracing::debug!(topics = new.len(), %error, "missing topics could not be created yet");
-            }
+        // Those that are created are found next time, when the others are tried again.
+        let some = &missing[..missing.len().min(CREATED_TOGETHER)];
+        if let Err(error) = self.admin.create_missing(some).await {
+            tracing::debug!(topics = some.len(), %error, "missing topics could not be created yet");
         }
         answers
     }
@@ -180,7 +178,7 @@ impl TopicLookup {
     /// not tell us.
     async fn ask_together(&self, topics: &[Arc<str>]) -> Result<Together, KafkaError> {
         let mut known = self.all_partitions(topics).await?;
-        self.admin.connectivity.answered();
+        self.admin.connectivity().answered();
         let (found, rest): (Vec<_>, Vec<_>) = topics.iter().cloned().partition(|topic| known.contains_key(topic));
         let limits = self.admin.topic_limits(&found).await;
         let answers = found.into_iter().filter_map(|topic| {
@@ -195,18 +193,20 @@ impl TopicLookup {
     ///
     /// # Errors
     /// When the broker cannot tell right now.
-    pub(crate) async fn ask(&self, topic: &str) -> Result<Answer, KafkaError> {
+    async fn ask(&self, topic: &str) -> Result<Answer, KafkaError> {
         let answer = self.look(topic).await?;
-        self.admin.connectivity.answered();
-        let OnMissingTopic::Create { partitions, replication } = self.admin.on_missing_topic else { return Ok(answer) };
+        self.admin.connectivity().answered();
         let is_missing = answer == Answer::Held(HoldCause::MissingTopic);
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
-        if is_missing && self.admin.create(&[new]).await? { self.look_again(topic).await } else { Ok(answer) }
+        if is_missing && self.admin.create_missing(&[topic]).await? == Creation::Done {
+            self.look_again(topic).await
+        } else {
+            Ok(answer)
+        }
     }
 
     /// Asks until there is an answer, for as long as the producer lives. Of a topic in the making a broker that answers can
     /// tell nothing yet: after a while that counts as missing.
-    pub(crate) async fn ask_patiently(&self, topic: &str) -> Answer {
+    async fn ask_patiently(&self, topic: &str) -> Answer {
         let mut backoff = Backoff::default();
         let mut unsure = 0;
         loop {
@@ -217,14 +217,23 @@ impl TopicLookup {
                     return Answer::Held(HoldCause::MissingTopic);
                 }
                 Err(error) if errors::is_of_the_topic(&error) => unsure += 1,
-                Err(error) => self.admin.connectivity.unanswered(&error),
+                Err(error) => self.admin.connectivity().unanswered(&error),
             }
             sleep(backoff.next_wait()).await;
         }
     }
 
+    /// Creates a topic, whatever is wanted for others, and looks at it.
+    ///
+    /// # Errors
+    /// When the broker cannot tell right now.
+    pub(crate) async fn create(&self, new: NewTopic<'_>) -> Result<Answer, KafkaError> {
+        self.admin.create(std::slice::from_ref(&new)).await?;
+        self.look_again(new.name).await
+    }
+
     /// Brokers learn of a new topic one after the other.
-    pub(crate) async fn look_again(&self, topic: &str) -> Result<Answer, KafkaError> {
+    async fn look_again(&self, topic: &str) -> Result<Answer, KafkaError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         for _ in 1..CREATED_ASKS {
             match self.look(topic).await {
@@ -235,6 +244,10 @@ impl TopicLookup {
         self.look(topic).await
     }
 
+    /// Asks once, and creates nothing.
+    ///
+    /// # Errors
+    /// When the broker cannot tell right now.
     pub(crate) async fn look(&self, topic: &str) -> Result<Answer, KafkaError> {
         match self.partitions(topic).await {
             Ok(partitions) => {

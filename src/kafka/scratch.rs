@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::AdminClient;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::contract::SinkError;
+use crate::kafka::admin::{create_topics, new_topic, options};
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::errors::unavailable;
 use crate::kafka::properties;
@@ -35,10 +36,8 @@ impl Scratch {
         let failed = |error| unavailable("creating a scratch topic", error);
         let config = properties::connection_config(properties);
         let client: AdminClient<ClientLog> = config.create_with_context(ClientLog::default()).map_err(failed)?;
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
-        let options =
-            AdminOptions::new().request_timeout(Some(SCRATCH_TIMEOUT)).operation_timeout(Some(SCRATCH_TIMEOUT));
-        for created in client.create_topics([&new], &options).await.map_err(failed)? {
+        let new = [new_topic(topic, partitions, replication)];
+        for created in create_topics(&client, &new, SCRATCH_TIMEOUT).await.map_err(failed)? {
             created.map_err(|(_, code)| failed(KafkaError::AdminOp(code)))?;
         }
         Ok(Self { client, topics: vec![topic.to_owned()] })
@@ -56,9 +55,7 @@ impl Scratch {
     pub async fn remove(&self) -> Result<(), SinkError> {
         let failed = |error| unavailable("deleting the scratch topics", error);
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        let options =
-            AdminOptions::new().request_timeout(Some(SCRATCH_TIMEOUT)).operation_timeout(Some(SCRATCH_TIMEOUT));
-        for deleted in self.client.delete_topics(&topics, &options).await.map_err(failed)? {
+        for deleted in self.client.delete_topics(&topics, &options(SCRATCH_TIMEOUT)).await.map_err(failed)? {
             match deleted {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
                 Err((_, code)) => return Err(failed(KafkaError::AdminOp(code))),

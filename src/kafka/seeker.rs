@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -12,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::contract::SinkError;
+use crate::kafka::admin::new_topic;
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::config::ProgressTopic;
 use crate::kafka::consumer::{IsolationLevel, ReadingClient, reading};
@@ -210,10 +210,9 @@ async fn partitions_of(lookup: &TopicLookup, topic: &ProgressTopic) -> Result<i3
     let doing = "asking for the topic of the progress";
     let mut answer = lookup.look(&topic.name).await.map_err(|error| unavailable(doing, error))?;
     if answer == Answer::Held(HoldCause::MissingTopic) {
-        let new = NewTopic::new(&topic.name, PROGRESS_PARTITIONS, TopicReplication::Fixed(topic.replication));
+        let new = new_topic(&topic.name, PROGRESS_PARTITIONS, topic.replication);
         let new = new.set("cleanup.policy", "compact").set("min.cleanable.dirty.ratio", "0.1");
-        lookup.admin.create(&[new]).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
-        answer = lookup.look_again(&topic.name).await.map_err(|error| unavailable(doing, error))?;
+        answer = lookup.create(new).await.map_err(|error| unavailable("creating the topic of the progress", error))?;
     }
     let name = &topic.name;
     Err(match answer {

@@ -290,7 +290,7 @@ impl Sink {
 
     pub(crate) fn lookup(&self) -> Result<TopicLookup, SinkError> {
         let producer = self.producer.as_ref().ok_or_else(not_open)?;
-        Ok(TopicLookup { clients: producer.clients(), admin: Arc::clone(&self.admin) })
+        Ok(TopicLookup::new(producer.clients(), Arc::clone(&self.admin)))
     }
 
     /// The producer, if it can take records.
