@@ -14,6 +14,7 @@ use crate::aligned_tick::aligned_tick;
 use crate::backoff::Backoff;
 use crate::contract::{Bid, LeaseSession, LeaseStore, Mandate, StoreError};
 use crate::observe::chain;
+use crate::observe::outage::Outage;
 use crate::outbox::Term;
 
 /// How often a standby looks whether the lease is free.
@@ -85,13 +86,13 @@ impl Keeper {
     /// When this process can never work with what the database holds.
     pub async fn lead(&self, mut connected: impl FnMut(bool)) -> Result<Leadership, StoreError> {
         let mut backoff = Backoff::default();
-        let mut said = false;
+        let outage = Outage::default();
         loop {
-            match self.bid_until_won(&mut backoff, &mut said, &mut connected).await {
+            match self.bid_until_won(&mut backoff, &outage, &mut connected).await {
                 Ok(leadership) => return Ok(leadership),
                 Err(error) if error.is_transient() || error.is_refusal() => {
                     connected(false);
-                    if !std::mem::replace(&mut said, true) {
+                    if outage.begins() {
                         tracing::warn!(error = %chain(&error), "waiting for the database before bidding for the lease");
                     }
                     sleep(backoff.next_wait()).await;
@@ -104,7 +105,7 @@ impl Keeper {
     async fn bid_until_won(
         &self,
         backoff: &mut Backoff,
-        said: &mut bool,
+        outage: &Outage,
         connected: &mut impl FnMut(bool),
     ) -> Result<Leadership, StoreError> {
         let mut session = self.store.lease(&self.holder, self.ttl).await?;
@@ -116,7 +117,7 @@ impl Keeper {
             let bid = session.bid().await?;
             connected(true);
             backoff.reset();
-            *said = false;
+            outage.ends();
             match bid {
                 Bid::Won(term) => return Ok(self.begin(session, term, began)),
                 Bid::Taken => sleep(STANDBY_POLL.min(self.ttl / 4)).await,

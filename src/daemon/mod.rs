@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::contract::{Backlog, Database, Sink, Store, StoreError};
 use crate::housekeeping;
 use crate::observe::chain;
+use crate::observe::outage::Outage;
 use crate::relay::{Ended, Relay};
 
 pub use shutdown::Shutdown;
@@ -89,7 +90,7 @@ fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sin
 /// Waits until the database can be used, and asks it what it calls the outbox. `None`: told to stop meanwhile.
 async fn preflight(database: &dyn Database, page: &Page, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
     let mut backoff = Backoff::default();
-    let mut waiting = false;
+    let outage = Outage::default();
     loop {
         let examined = tokio::select! {
             () = stop.cancelled() => return Ok(None),
@@ -97,13 +98,13 @@ async fn preflight(database: &dyn Database, page: &Page, stop: &CancellationToke
         };
         match examined {
             Ok(source) => {
-                if waiting {
+                if outage.ends() {
                     tracing::info!("the database is available");
                 }
                 return Ok(Some(source));
             }
             Err(error) if error.is_transient() => {
-                if !std::mem::replace(&mut waiting, true) {
+                if outage.begins() {
                     tracing::warn!(error = %chain(&error), "waiting for the database");
                 }
                 page.stands(ProcessState::Waiting("waiting for the database"));

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Backlog, Store, StoreError};
+use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
 use crate::outbox::Term;
 use crate::relay::Status;
@@ -75,7 +76,7 @@ pub async fn run(
 }
 
 async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender<Backlog>) {
-    let mut failing = false;
+    let outage = Outage::default();
     let mut last = Seen { backlog: Backlog::default(), at: Instant::now() };
     loop {
         let began = Instant::now();
@@ -86,7 +87,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
         };
         match measurement {
             Ok(backlog) => {
-                failing = false;
+                outage.ends();
                 last = Seen { backlog, at: Instant::now() };
                 if backlog.unsent == 0 {
                     pause *= IDLE_PAUSE;
@@ -105,7 +106,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
                 measured.send_replace(backlog);
             }
             Err(error) => {
-                say_once(&mut failing, &error, "the backlog cannot be measured for now");
+                say_once(&outage, &error, "the backlog cannot be measured for now");
                 last.age(&measured);
             }
         }
@@ -143,7 +144,7 @@ impl Seen {
 /// Removes old rows while this relay leads: as soon as it does, and then now and then.
 async fn purge(store: &dyn Store, mut status: watch::Receiver<Status>, settings: &Settings) {
     let pause = settings.purge_interval.min(settings.retention.max(SHORTEST_PURGE_PAUSE));
-    let mut failing = false;
+    let outage = Outage::default();
     loop {
         let leads = status.wait_for(|status| status.term.is_some()).await.map(|status| status.term);
         let Ok(Some(term)) = leads else {
@@ -152,13 +153,13 @@ async fn purge(store: &dyn Store, mut status: watch::Receiver<Status>, settings:
         };
         match purge_all(store, term, settings.retention).await {
             Ok(removed) => {
-                failing = false;
+                outage.ends();
                 if removed > 0 {
                     tracing::debug!(rows = removed, "removed settled rows after their retention");
                 }
             }
             Err(StoreError::TermOver { .. }) => {}
-            Err(error) => say_once(&mut failing, &error, "old rows cannot be removed for now"),
+            Err(error) => say_once(&outage, &error, "old rows cannot be removed for now"),
         }
         sleep(pause).await;
     }
@@ -177,8 +178,8 @@ async fn purge_all(store: &dyn Store, term: Term, retention: Duration) -> Result
     }
 }
 
-fn say_once(failing: &mut bool, error: &StoreError, what: &str) {
-    if !std::mem::replace(failing, true) {
+fn say_once(outage: &Outage, error: &StoreError, what: &str) {
+    if outage.begins() {
         tracing::warn!(error = %chain(error), "{what}");
     }
 }

@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::time::Instant;
 
 use crate::observe::metrics;
+use crate::observe::outage::Outage;
 
 /// How long the client's lines of one kind are kept back after one was written.
 const REPEATED_LINE_INTERVAL: Duration = Duration::from_secs(60);
@@ -24,8 +25,8 @@ const REPEATED_LINE_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct Connectivity {
     all_closed: AtomicBool,
     refused: AtomicBool,
-    /// Whether it was said that Kafka does not answer.
-    is_away: AtomicBool,
+    /// While it does not answer.
+    outage: Outage,
     /// Whether it was shown that it does.
     is_up: AtomicBool,
 }
@@ -50,7 +51,7 @@ impl Connectivity {
     /// Notes that a question has no answer.
     pub(crate) fn unanswered(&self, error: &dyn std::fmt::Display) {
         self.is_up.store(false, Ordering::Relaxed);
-        if !self.is_away.swap(true, Ordering::Relaxed) {
+        if self.outage.begins() {
             metrics::set_kafka_up(false);
             tracing::warn!(error = %error, "Kafka does not answer; publishing waits until it does");
         }
@@ -68,14 +69,14 @@ impl Connectivity {
             return;
         }
         metrics::set_kafka_up(true);
-        if self.is_away.swap(false, Ordering::Relaxed) {
+        if self.outage.ends() {
             tracing::info!("Kafka answers again");
         }
     }
 
     /// Whether Kafka does not answer, as far as that is known.
     pub(crate) fn is_away(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed)
+        self.outage.is_on()
     }
 }
 

@@ -3,6 +3,7 @@
 #[cfg(feature = "daemon")]
 pub mod logging;
 pub mod metrics;
+pub mod outage;
 
 /// An error and all its causes in one line, for a log field.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::contract::{DueLetter, Outcome, Rejection, Sink, SinkError, Store, StoreError};
+use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
 use crate::outbox::{DeadLetter, Lane, Limit, Record, Term, Unreadable};
 use crate::relay::probation::PROBE_RECORDS;
@@ -65,20 +66,20 @@ impl DeadLetterPublisher {
     /// Publishes what is due, and what becomes due; never returns. May be cancelled.
     pub(crate) async fn run(&mut self, term: Term) {
         let mut backoff = Backoff::default();
-        let mut failing = false;
+        let outage = Outage::default();
         loop {
             let began = Instant::now();
             match self.round(term).await {
                 Ok(()) => {
                     backoff.reset();
-                    failing = false;
+                    outage.ends();
                     self.sink.close(Duration::ZERO).await;
                     sleep_until(began + ROUND_PAUSE).await;
                     let _ = timeout_at(began + ROUND_INTERVAL, self.dead_lettered.notified()).await;
                 }
                 Err(error) => {
                     self.sink.abort();
-                    if !std::mem::replace(&mut failing, true) {
+                    if outage.begins() {
                         tracing::warn!(error = %chain(&error), "dead letters wait to be published to their topic; they are kept in the table");
                     }
                     sleep(backoff.next_wait()).await;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::aligned_tick::aligned_tick;
 use crate::contract::{StoreError, WakeSource};
 use crate::observe::chain;
+use crate::observe::outage::Outage;
 use crate::outbox::Batch;
 use crate::relay::settings::Settings;
 
@@ -54,7 +55,7 @@ pub(crate) struct Pacer {
     busy: Duration,
     idle: Duration,
     slow: Duration,
-    failing: bool,
+    outage: Outage,
 }
 
 /// Commits, counted from some moment on.
@@ -90,7 +91,7 @@ impl Pacer {
             busy: settings.poll_busy,
             idle: settings.poll_idle,
             slow: settings.poll_armed,
-            failing: false,
+            outage: Outage::default(),
         }
     }
 
@@ -99,7 +100,7 @@ impl Pacer {
         if let Err(error) = self.try_pause(found).await {
             self.armed = None;
             self.polls_until = Instant::now() + POLLING_AFTER_RUSH;
-            if !std::mem::replace(&mut self.failing, true) {
+            if self.outage.begins() {
                 tracing::warn!(error = %chain(&error), "wake-ups are not available; polling instead");
             }
             self.rest(found).await;
@@ -127,7 +128,7 @@ impl Pacer {
             } else if is_quiet && wake.arm().await? {
                 // The caller reads once more before it waits.
                 self.armed = Some(Commits::none());
-                self.failing = false;
+                self.outage.ends();
                 return Ok(());
             }
         }

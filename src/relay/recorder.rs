@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::contract::{Store, StoreError};
+use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
 use crate::outbox::Settlement;
 use crate::relay::flow::{Ending, SessionEnd};
@@ -113,14 +114,14 @@ impl Recorder {
             return Ok(());
         }
         let mut backoff = Backoff::default();
-        let mut waiting = false;
+        let outage = Outage::default();
         let mut rest = Cow::Borrowed(settlement);
         loop {
             let began = Instant::now();
             match self.record_what_can_be(&rest).await {
                 Ok(Settled::All) => {
                     metrics::record_settle(began.elapsed());
-                    if waiting {
+                    if outage.ends() {
                         tracing::info!("the database is back; settled what was delivered");
                     }
                     self.recorded();
@@ -139,7 +140,7 @@ impl Recorder {
                 }
                 Err(error) if error.is_transient() && !self.ending.give_up.is_cancelled() => {
                     self.status.send_modify(|status| status.connected = false);
-                    if !std::mem::replace(&mut waiting, true) {
+                    if outage.begins() {
                         tracing::warn!(error = %chain(&error), "waiting for the database before settling what was delivered");
                     }
                     tokio::select! {
