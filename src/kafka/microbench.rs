@@ -1,7 +1,8 @@
 //! The pure parts of the hot path, for `cargo bench --bench micro`; nothing that the library promises.
 
-use crate::kafka::plan::Sending;
-use crate::kafka::{encode, partition};
+use crate::kafka::producer::encode;
+use crate::kafka::producer::sending::Sending;
+use crate::kafka::topics::partition;
 use crate::outbox::Record;
 
 /// Puts a record into the client's terms: its partition, and the headers that the relay adds. Returns how many headers

@@ -19,44 +19,34 @@
 //! `created_at` as its timestamp; where its topic does not take that, the time of publishing, and `outbox-created-at`.
 //!
 //! [`Consumer`] reads topics back, and [`Broker`] is a broker in this process, for the demo and for tests.
+//!
+//! Under [`Sink`] are the two ways of delivering (`delivery`), over one producer (`producer`) and what is known
+//! (`knowledge`): of topics (`topics`) and of records that may be what was refused (`quarantine`). What exactly-once
+//! remembers is in `progress`; `reading` is the other direction.
 
-mod admin;
 mod background_drop;
-mod bar;
 mod broker;
-mod client;
 mod client_log;
 mod config;
-mod consumer;
-mod encode;
+mod delivery;
 mod errors;
-mod judging;
-mod ledger;
-mod lookup;
+mod knowledge;
 #[cfg(feature = "microbench")]
 #[doc(hidden)]
 pub mod microbench;
-mod opening;
-mod partition;
-mod plan;
 mod producer;
 mod progress;
 mod properties;
 mod quarantine;
-mod scratch;
-mod seeker;
+mod reading;
 mod sink;
-mod stall;
-mod suspects;
 mod topics;
-mod transaction;
-mod unavailable;
-mod watermarks;
 
 pub use broker::{Broker, BrokerError};
 pub use config::{OnMissingTopic, ProgressTopic, Settings};
-pub use consumer::{Consumed, Consumer, ConsumerError, IsolationLevel, Start, read_to_end};
 pub use properties::{Complaint, check_properties};
-pub use scratch::Scratch;
+pub use reading::client::{ConsumerError, IsolationLevel};
+pub use reading::consumer::{Consumed, Consumer, ReadRange, Start, read_to_end};
+pub use reading::watermarks::{WatermarkSource, Watermarks};
 pub use sink::Sink;
-pub use watermarks::{WatermarkSource, Watermarks};
+pub use topics::scratch::Scratch;

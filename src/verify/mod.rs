@@ -19,7 +19,7 @@ use roaring::RoaringTreemap;
 use tokio::time::{Instant, sleep};
 
 use crate::contract::Audit;
-use crate::kafka::{ConsumerError, IsolationLevel, Start, WatermarkSource, Watermarks};
+use crate::kafka::{ConsumerError, IsolationLevel, ReadRange, Start, WatermarkSource, Watermarks};
 use crate::outbox::Settle;
 use crate::verify::judge::{Everything, Part, Pass, Seen};
 use crate::verify::origin::{Origin, lane_of, origins};
@@ -166,7 +166,7 @@ impl Auditor {
     /// One pass through a partition; returns the parts of its lanes for which there was no room.
     async fn pass(&mut self, at: &Where, part: Part, end: i64) -> anyhow::Result<Vec<Part>> {
         let start = self.settings.since.map_or(Start::Beginning, |since| Start::Time(since.timestamp_millis()));
-        let mut reading = self.visible.read(at, (start, end));
+        let mut reading = self.visible.read(at, ReadRange { start, end });
         let mut pass = Pass::begin(part);
         while let Some(chunk) = reading.next().await {
             let origins = origins(&mut *self.audit, &self.settings, &chunk.records, at).await?;
@@ -184,7 +184,7 @@ impl Auditor {
 
     /// Notes what consumers do not see yet, so that it is not called lost.
     async fn look_behind(&mut self, at: &Where, start: i64, end: i64) -> anyhow::Result<()> {
-        let mut reading = self.all.read(at, (Start::Offset(start), end));
+        let mut reading = self.all.read(at, ReadRange { start: Start::Offset(start), end });
         while let Some(chunk) = reading.next().await {
             let origins = origins(&mut *self.audit, &self.settings, &chunk.records, at).await?;
             for (record, _) in chunk.records.iter().zip(origins).filter(|(_, origin)| *origin != Origin::Unexpected) {

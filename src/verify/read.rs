@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::kafka::{Consumed, Consumer, ConsumerError, IsolationLevel, Start};
+use crate::kafka::{Consumed, Consumer, ConsumerError, IsolationLevel, ReadRange};
 use crate::verify::report::Where;
 use crate::verify::settings::Settings;
 
@@ -91,14 +91,13 @@ impl Reader {
         Ok(Self { settings: settings.clone(), consumer: Arc::new(Mutex::new(consumer)) })
     }
 
-    /// Begins to read a partition, from where it is said to begin up to below an offset that it has reached, once what
-    /// was begun before has come to its end.
-    pub(crate) fn read(&self, at: &Where, range: (Start, i64)) -> Reading {
+    /// Begins to read records of a partition, once what was begun before has come to its end.
+    pub(crate) fn read(&self, at: &Where, range: ReadRange) -> Reading {
         let (chunks, read) = mpsc::channel(4);
         let (settings, consumer, at) = (self.settings.clone(), Arc::clone(&self.consumer), at.clone());
         let thread = tokio::task::spawn_blocking(move || {
             let mut consumer = consumer.lock().unwrap_or_else(PoisonError::into_inner);
-            consumer.turn_to((&at.topic, at.partition), range)?;
+            consumer.turn_to(&at.topic, at.partition, range)?;
             pump(&settings, &mut consumer, &chunks)
         });
         Reading { chunks: read, thread }
