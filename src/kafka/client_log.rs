@@ -83,33 +83,39 @@ impl Connectivity {
 /// Writes the client's lines to our log. They name brokers, topics and partitions, never keys or payloads.
 #[derive(Debug, Default)]
 pub(crate) struct ClientLog {
-    /// When a kind of line was last written, and how many were kept back since.
-    kinds: Mutex<HashMap<String, (Instant, u64)>>,
+    /// By their kinds.
+    lines: Mutex<HashMap<String, Repeated>>,
     /// Where to note that brokers are out of reach.
     pub(crate) connectivity: Arc<Connectivity>,
+}
+
+/// Lines of one kind.
+#[derive(Debug)]
+struct Repeated {
+    /// When one was last written.
+    written: Instant,
+    /// How many were kept back since.
+    kept_back: u64,
 }
 
 impl ClientLog {
     /// A log that notes outages in `connectivity`.
     pub(crate) fn new(connectivity: Arc<Connectivity>) -> Self {
-        Self { kinds: Mutex::default(), connectivity }
+        Self { lines: Mutex::default(), connectivity }
     }
 
     /// How many lines of this kind were kept back, if one is due.
     fn due(&self, kind: &str) -> Option<u64> {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match kinds.get_mut(kind) {
-            Some((last, kept_back)) if now.duration_since(*last) < REPEATED_LINE_INTERVAL => {
-                *kept_back += 1;
-                None
-            }
-            Some(entry) => Some(std::mem::replace(entry, (now, 0)).1),
-            None => {
-                kinds.insert(kind.to_owned(), (now, 0));
-                Some(0)
-            }
+        if let Some(repeated) = lines.get_mut(kind)
+            && now.duration_since(repeated.written) < REPEATED_LINE_INTERVAL
+        {
+            repeated.kept_back += 1;
+            return None;
         }
+        let before = lines.insert(kind.to_owned(), Repeated { written: now, kept_back: 0 });
+        Some(before.map_or(0, |before| before.kept_back))
     }
 }
 

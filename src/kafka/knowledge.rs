@@ -76,8 +76,8 @@ impl Knowledge {
     /// Remembers what a producer, whose batches held so many bytes at most, has learnt of records and topics.
     pub(crate) fn learn_from(&mut self, failure: &Failure, batch: usize, settings: &Settings) {
         // The progress is written where no row may be: its topic holds nothing up.
-        let held = failure.held.iter().filter(|(topic, _)| Bar::of(topic, settings).is_none());
-        held.for_each(|(topic, cause)| self.topics.hold(topic, *cause));
+        let held = failure.held.iter().filter(|held| Bar::of(&held.topic, settings).is_none());
+        held.for_each(|held| self.topics.hold(&held.topic, held.cause));
         self.suspects.add(&failure.refused, batch);
         for to in &failure.stuck {
             let TopicPartition { topic, partition } = self.topics.named(*to);

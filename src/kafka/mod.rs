@@ -20,9 +20,13 @@
 //!
 //! [`Consumer`] reads topics back, and [`Broker`] is a broker in this process, for the demo and for tests.
 //!
-//! Under [`Sink`] are the two ways of delivering (`delivery`), over one producer (`producer`) and what is known
-//! (`knowledge`): of topics (`topics`) and of records that may be what was refused (`quarantine`). What exactly-once
-//! remembers is in `progress`; `reading` is the other direction.
+//! Where to find what:
+//! - `sink` and `delivery/`: what the relay asks for, and the two ways of doing it, plain and in transactions
+//! - `producer/`: one producer, from its configuration to the last delivery report
+//! - `topics/`: what is known of topics, and asking the broker about them
+//! - `quarantine/`: records that may be what the broker refused; with topics and lanes they are the `knowledge`
+//! - `progress/`: what exactly-once remembers at the broker
+//! - `reading/`: topics read back, for audits and tests
 
 mod background_drop;
 mod broker;

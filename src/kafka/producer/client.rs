@@ -18,9 +18,11 @@ use tokio::sync::oneshot;
 use crate::kafka::background_drop::BackgroundDrop;
 use crate::kafka::producer::context::Context;
 
-/// How long the thread listens at once: at first and after a report, and at most, the longer nothing was reported. So
-/// long the client's end may have to wait for it.
-const POLL_WAITS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(1600));
+/// How long the thread listens at once, at first and after a report.
+const FIRST_POLL_WAIT: Duration = Duration::from_millis(25);
+
+/// The longest that it listens at once, the longer nothing was reported. So long the client's end may have to wait for it.
+const LONGEST_POLL_WAIT: Duration = Duration::from_millis(1600);
 
 /// What waking up takes: the driver would spin through the part of a wait that is left.
 const WAKE_TIME: Duration = Duration::from_micros(60);
@@ -52,7 +54,8 @@ impl Client {
     pub(crate) fn start(config: &ClientConfig, context: Context) -> Result<(Self, oneshot::Receiver<()>), KafkaError> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, context)?);
         let is_over = Arc::new(AtomicBool::new(false));
-        let (heard, over) = (Arc::clone(&producer), Arc::clone(&is_over));
+        let heard = Arc::clone(&producer);
+        let over = Arc::clone(&is_over);
         let thread = thread::Builder::new().name("kafka reports".to_owned()).spawn(move || hear(&heard, &over));
         let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         let (end, ended) = oneshot::channel();
@@ -80,10 +83,10 @@ impl Drop for Client {
 
 /// Hears reports until all is over.
 fn hear(producer: &BaseProducer<Context>, is_over: &AtomicBool) {
-    let mut wait = POLL_WAITS.0;
+    let mut wait = FIRST_POLL_WAIT;
     while !is_over.load(Ordering::Relaxed) {
         let is_any = listen(producer, wait + WAKE_TIME);
-        wait = if is_any { POLL_WAITS.0 } else { (wait * 2).min(POLL_WAITS.1) };
+        wait = if is_any { FIRST_POLL_WAIT } else { (wait * 2).min(LONGEST_POLL_WAIT) };
         if is_any && producer.context().is_patient() {
             look_now_and_then(producer, is_over);
         }

@@ -12,7 +12,7 @@ use crate::contract::Outcome;
 use crate::kafka::client_log::ClientLog;
 use crate::kafka::errors::{self, ErrorClass};
 use crate::kafka::producer::encode;
-use crate::kafka::producer::ledger::{Failure, Ledger, Refused};
+use crate::kafka::producer::ledger::{Failure, HeldTopic, Ledger, Refused};
 use crate::kafka::producer::setup::Role;
 use crate::outbox::HoldCause;
 
@@ -22,15 +22,16 @@ const ESTABLISHED: &str = "in state UP";
 
 /// The topic that the broker does not let into a transaction, and what it waits for. The client tells that in its log
 /// alone, and then undoes the transaction, whose records do not fail for any cause of their own.
-fn kept_out(line: &str) -> Option<(String, HoldCause)> {
+fn kept_out(line: &str) -> Option<HeldTopic> {
     let (_, rest) = line.split_once("Failed to add partition \"")?;
     let (topic, rest) = rest.split_once("\" [")?;
-    let cause = match rest.split_once("to transaction: ")?.1 {
+    let (_, said) = rest.split_once("to transaction: ")?;
+    let cause = match said {
         "Broker: Topic authorization failed" => HoldCause::NotAuthorised,
         "Broker: Unknown topic or partition" => HoldCause::MissingTopic,
         _ => return None,
     };
-    Some((topic.to_owned(), cause))
+    Some(HeldTopic { topic: topic.to_owned(), cause })
 }
 
 /// Hears the client.
@@ -63,7 +64,7 @@ impl Context {
         let mut failure = Failure::because(format!("a record of topic {topic} was not delivered: {code}"));
         let outcome = match verdict {
             ErrorClass::Hold(cause) => {
-                failure.held.push((topic.to_owned(), cause));
+                failure.held.push(HeldTopic { topic: topic.to_owned(), cause });
                 Outcome::Held(cause)
             }
             ErrorClass::Reject(word) => {
@@ -119,7 +120,7 @@ impl ClientContext for Context {
         if kind == "ADDPARTS"
             && let Some(held) = kept_out(line)
         {
-            let reason = format!("topic {} cannot be part of a transaction", held.0);
+            let reason = format!("topic {} cannot be part of a transaction", held.topic);
             self.ledger.fail(Failure { held: vec![held], ..Failure::because(reason) });
         }
         self.log.log(level, kind, line);

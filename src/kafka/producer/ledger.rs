@@ -54,6 +54,13 @@ impl Refused {
     }
 }
 
+/// A topic whose records were refused, and what they wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeldTopic {
+    pub(crate) topic: String,
+    pub(crate) cause: HoldCause,
+}
+
 /// What went wrong with a producer, so that it takes no more records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -61,8 +68,8 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// Records that were refused, alone or in a batch: which of a batch are at fault is not known.
     pub(crate) refused: Vec<Refused>,
-    /// Topics whose records were refused, and what they wait for.
-    pub(crate) held: Vec<(String, HoldCause)>,
+    /// Topics whose records wait.
+    pub(crate) held: Vec<HeldTopic>,
     /// Partitions of which records were unanswered for long.
     pub(crate) stuck: Vec<Destination>,
 }
@@ -77,6 +84,14 @@ impl Failure {
     pub(crate) fn teaches(&self) -> bool {
         !self.refused.is_empty() || !self.held.is_empty() || !self.stuck.is_empty()
     }
+}
+
+/// A submission that is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OpenSubmission {
+    began: Instant,
+    /// Reports to come.
+    left: usize,
 }
 
 /// The ledger of one producer.
@@ -304,8 +319,8 @@ impl Ledger {
         state.failure.is_none() && !state.abandoned
     }
 
-    /// When the oldest submission began that is not answered, and how many reports of it are to come.
-    pub(crate) fn oldest(&self) -> Option<(Instant, usize)> {
+    /// The oldest submission that is not answered.
+    pub(crate) fn oldest(&self) -> Option<OpenSubmission> {
         self.state().oldest()
     }
 
@@ -387,7 +402,7 @@ impl Ledger {
 
     /// Waits until no submission has been under way for longer than this, or the producer is found to be no good.
     pub(crate) async fn caught_up(&self, age: Duration) {
-        let is_young = |(began, _): (Instant, usize)| began.elapsed() <= age;
+        let is_young = |oldest: OpenSubmission| oldest.began.elapsed() <= age;
         self.until(|state| state.oldest().is_none_or(is_young) || state.failure.is_some() || state.abandoned).await;
     }
 
@@ -438,9 +453,9 @@ async fn wait_for(signal: &Notify, is_so: impl Fn() -> bool) {
 }
 
 impl State {
-    /// When the oldest open submission began, and how many reports of it are to come. There are few of them at a time.
-    fn oldest(&self) -> Option<(Instant, usize)> {
-        self.slots.iter().flatten().map(|slot| (slot.began, slot.left)).min()
+    /// The oldest submission that is not answered. There are few of them at a time.
+    fn oldest(&self) -> Option<OpenSubmission> {
+        self.slots.iter().flatten().map(|slot| OpenSubmission { began: slot.began, left: slot.left }).min()
     }
 }
 

@@ -60,8 +60,8 @@ pub(crate) fn clients(settings: &Settings, role: Role, producer_limits: Producer
         return vec![client];
     }
     let of_transaction = |number: usize| {
-        let (mut client, source) = (client.clone(), &settings.source);
-        client.set("transactional.id", format!("outboxd-{number}-{source}"));
+        let mut client = client.clone();
+        client.set("transactional.id", format!("outboxd-{number}-{}", settings.source));
         client
     };
     (1..=TRANSACTIONS).map(of_transaction).collect()

@@ -17,10 +17,13 @@ use crate::kafka::client_log::Connectivity;
 use crate::kafka::producer::client::{Client, Handle};
 use crate::kafka::producer::ledger::{Failure, Ledger};
 
-/// How long nothing of the oldest submission may be delivered while the broker answers, at first and at most: it may have
-/// a reason, such as too few replicas, and what it has taken without saying so comes twice with another client. A
-/// submission that is delivered slowly may take as long as it wants.
-const STALL_PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+/// How long nothing of the oldest submission may be delivered while the broker answers. It may have a reason, such as too
+/// few replicas, and what it has taken without saying so comes twice with another client. A submission that is delivered
+/// slowly may take as long as it wants.
+const FIRST_STALL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest that it may take, where one client after the other delivered nothing.
+const LONGEST_STALL_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How often is looked, and how long a question may take.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,7 +41,7 @@ pub(crate) struct Patience(Mutex<Duration>);
 
 impl Default for Patience {
     fn default() -> Self {
-        Self(Mutex::new(STALL_PATIENCE.0))
+        Self(Mutex::new(FIRST_STALL_PATIENCE))
     }
 }
 
@@ -48,7 +51,7 @@ impl Patience {
     }
 
     fn set(&self, patience: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = patience.min(STALL_PATIENCE.1);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = patience.min(LONGEST_STALL_PATIENCE);
     }
 }
 
@@ -66,7 +69,7 @@ pub(crate) async fn watch(
         let now = ledger.oldest();
         if now != oldest {
             if oldest.is_some() {
-                patience.set(STALL_PATIENCE.0);
+                patience.set(FIRST_STALL_PATIENCE);
             }
             oldest = now;
             since = Instant::now();

@@ -132,8 +132,8 @@ impl Transaction {
     /// A transaction of a submission of which so many records are to be sent. When another one may begin, the ledger
     /// tells.
     pub(crate) fn new(ledger: &Arc<Ledger>, transactor: &Transactor, planned: usize, patience: Duration) -> Self {
-        let (number, ledger) = (ledger.retain(), Arc::clone(ledger));
-        Self { ledger, transactor: transactor.clone(), number, planned, patience }
+        let number = ledger.retain();
+        Self { ledger: Arc::clone(ledger), transactor: transactor.clone(), number, planned, patience }
     }
 
     /// Ends the transaction in the background, when the records' receipt says so. The receipt that is returned

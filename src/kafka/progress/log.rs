@@ -85,7 +85,8 @@ impl ProgressLog {
 
     /// Begins anew with what is committed: the relay knows of every record that is outstanding.
     pub(crate) fn begin_anew(&mut self, term: Term) {
-        (self.term, self.is_stuck) = (term, false);
+        self.term = term;
+        self.is_stuck = false;
         let State { position, beyond } = self.committed.clone();
         let is_any = position.is_some() || !beyond.is_empty();
         self.found = is_any.then_some(Progress { position, beyond, term });

@@ -121,7 +121,8 @@ impl Suspects {
             let until = Instant::now() + SUSPICION_LASTS;
             let watch =
                 self.lanes.entry(lane).or_insert_with(|| Watch { suspects: HashSet::new(), on_probation: true, until });
-            (watch.on_probation, watch.until) = (true, until);
+            watch.on_probation = true;
+            watch.until = until;
         }
         self.clear(id);
     }

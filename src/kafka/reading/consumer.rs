@@ -182,7 +182,8 @@ pub async fn read_to_end(
     topic: &str,
     isolation: IsolationLevel,
 ) -> Result<Vec<Consumed>, ConsumerError> {
-    let (properties, topic) = (properties.clone(), topic.to_owned());
+    let properties = properties.clone();
+    let topic = topic.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let mut consumer = Consumer::open(&properties, &topic, isolation)?;
         let mut records = Vec::new();

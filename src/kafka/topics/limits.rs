@@ -12,17 +12,23 @@ pub(crate) struct TopicLimits {
     pub(crate) compacted: Option<bool>,
     /// Its `min.insync.replicas`, where the broker tells.
     pub(crate) min_in_sync: Option<usize>,
-    /// By how many milliseconds a record's timestamp may be before and after the broker's time, where the broker tells
-    /// and takes the producer's.
-    pub(crate) timestamps: Option<(i64, i64)>,
+    /// How far a record's timestamp may be from the broker's time, where the broker tells and takes the producer's.
+    pub(crate) timestamps: Option<TimestampBounds>,
+}
+
+/// By how many milliseconds a record's timestamp may be before and after the broker's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimestampBounds {
+    before: i64,
+    after: i64,
 }
 
 impl TopicLimits {
     /// Whether a record may have this timestamp, as far as the broker tells.
     pub(crate) fn takes_timestamp(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-        self.timestamps.is_none_or(|(before, after)| {
+        self.timestamps.is_none_or(|bounds| {
             let ahead = time.timestamp_millis().saturating_sub(now.timestamp_millis());
-            ahead <= after && ahead >= before.saturating_neg()
+            ahead <= bounds.after && ahead >= bounds.before.saturating_neg()
         })
     }
 }
@@ -41,11 +47,13 @@ pub(crate) fn named_limits(settings: &ConfigResource) -> Option<(String, TopicLi
 }
 
 /// The bounds of timestamps, by their names since Apache Kafka 3.6 or by the one before that.
-fn timestamp_bounds<'a>(value: impl Fn(&'static str) -> Option<&'a str>) -> Option<(i64, i64)> {
+fn timestamp_bounds<'a>(value: impl Fn(&'static str) -> Option<&'a str>) -> Option<TimestampBounds> {
     let bound = |name| {
         let given = value(name).or_else(|| value("message.timestamp.difference.max.ms"));
         given.and_then(|millis| millis.parse().ok())
     };
     let is_ours = value("message.timestamp.type") == Some("CreateTime");
-    is_ours.then_some(bound("message.timestamp.before.max.ms")?).zip(bound("message.timestamp.after.max.ms"))
+    let before = bound("message.timestamp.before.max.ms")?;
+    let after = bound("message.timestamp.after.max.ms")?;
+    is_ours.then_some(TimestampBounds { before, after })
 }

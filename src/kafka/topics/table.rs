@@ -23,9 +23,12 @@ use crate::outbox::{HoldCause, Lane, Record};
 /// How often a topic in use is asked for again, so that added partitions and changed limits are noticed.
 const TOPIC_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a topic to which writing was refused waits before it is tried again, at first and at most. Only a
-/// record that fails can tell, and that costs the others a new producer.
-const NOT_AUTHORISED_PAUSES: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
+/// How long a topic to which writing was refused waits before it is tried again. Only a record that fails can tell, and
+/// that costs the others a new producer.
+const FIRST_NOT_AUTHORISED_PAUSE: Duration = Duration::from_secs(15);
+
+/// The longest that it waits when it is refused again and again.
+const LONGEST_NOT_AUTHORISED_PAUSE: Duration = Duration::from_secs(600);
 
 /// A topic, and where it stands.
 #[derive(Debug)]
@@ -177,8 +180,8 @@ impl Topics {
             (TopicState::Held(_) | TopicState::Barred(_), _) => {}
             (TopicState::Known(known), Answer::Known { partitions, limits }) => {
                 if partitions.len() != known.partitions.len() {
-                    let (before, partitions) = (known.partitions.len(), partitions.len());
-                    tracing::info!(topic = %name, before, partitions, "the topic's number of partitions changed; keys move");
+                    let before = known.partitions.len();
+                    tracing::info!(topic = %name, before, partitions = partitions.len(), "the topic's number of partitions changed; keys move");
                 }
                 known.warmth.resize(partitions.len(), COLD);
                 known.partitions = partitions;
@@ -208,7 +211,7 @@ impl Topics {
             let pause = self
                 .refusals
                 .get(&name)
-                .map_or(NOT_AUTHORISED_PAUSES.0, |refusal| (refusal.pause * 2).min(NOT_AUTHORISED_PAUSES.1));
+                .map_or(FIRST_NOT_AUTHORISED_PAUSE, |refusal| (refusal.pause * 2).min(LONGEST_NOT_AUTHORISED_PAUSE));
             self.refusals.insert(Arc::clone(&name), Refusal { again_at: Instant::now() + pause, pause });
         }
         match self.find(&name) {

@@ -14,9 +14,12 @@ use crate::kafka::producer::sending::Destination;
 use crate::kafka::topics::answer::{NO_LEADER, Replicas};
 use crate::outbox::{HoldCause, Lane};
 
-/// How long a partition rests that is stuck again though it looked available, at first and at most: to find that out
-/// costs all others the time after which a producer counts as stuck.
-const PARTITION_REST: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(600));
+/// How long a partition rests that is stuck again though it looked available: to find that out costs all others the time
+/// after which a producer counts as stuck.
+const FIRST_PARTITION_REST: Duration = Duration::from_secs(20);
+
+/// The longest that it rests when that happens again and again.
+const LONGEST_PARTITION_REST: Duration = Duration::from_secs(600);
 
 /// How long it is remembered that a partition was stuck.
 const REST_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
@@ -52,7 +55,8 @@ impl Unavailable {
     pub(crate) fn stuck(&mut self, partition: Destination) {
         self.earlier.retain(|_, stuck| stuck.since.elapsed() < REST_FORGOTTEN_AFTER);
         let before = self.stuck.remove(&partition).or_else(|| self.earlier.remove(&partition));
-        let rest = before.map_or(Duration::ZERO, |before| (before.rest * 2).clamp(PARTITION_REST.0, PARTITION_REST.1));
+        let rest = before
+            .map_or(Duration::ZERO, |before| (before.rest * 2).clamp(FIRST_PARTITION_REST, LONGEST_PARTITION_REST));
         self.stuck.insert(partition, Stuck { since: Instant::now(), rest });
         self.unexplained.push(partition);
     }
@@ -156,7 +160,7 @@ mod tests {
         let mut unavailable = Unavailable::default();
         unavailable.stuck(PARTITION);
         assert!(!unavailable.rests(PARTITION), "it may have been the client's fault");
-        for rest in [PARTITION_REST.0, PARTITION_REST.0 * 2, PARTITION_REST.0 * 4] {
+        for rest in [FIRST_PARTITION_REST, FIRST_PARTITION_REST * 2, FIRST_PARTITION_REST * 4] {
             unavailable.available(PARTITION, 1);
             unavailable.stuck(PARTITION);
             tokio::time::advance(rest - Duration::from_millis(1)).await;

@@ -106,10 +106,10 @@ impl Transactional {
         let refusal = failure.refused.iter().find(|refusal| refusal.id == Some(id));
         // What is refused of the progress says nothing of the group.
         let is_of_group = |topic: &str| group.iter().any(|sending| *records[sending.index].topic == *topic);
-        let held = failure.held.iter().find(|(topic, _)| is_of_group(topic));
+        let held = failure.held.iter().find(|held| is_of_group(&held.topic));
         match (refusal, held) {
             (Some(refusal), _) => Ok(Tried::Refused(Outcome::Rejected(Box::new(refusal.rejection())))),
-            (None, Some((_, cause))) => Ok(Tried::Refused(Outcome::Held(*cause))),
+            (None, Some(held)) => Ok(Tried::Refused(Outcome::Held(held.cause))),
             (None, None) if failure.refused.is_empty() => Err(unavailable("publishing", failure.reason)),
             (None, None) => Ok(Tried::Refused(Outcome::Unknown)),
         }

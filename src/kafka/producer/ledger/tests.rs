@@ -86,7 +86,7 @@ async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybo
     assert!((&mut waiting).now_or_never().is_some());
 
     assert!(ledger.warmed().now_or_never().is_none());
-    let held = vec![("t".to_owned(), HoldCause::NotAuthorised)];
+    let held = vec![HeldTopic { topic: "t".to_owned(), cause: HoldCause::NotAuthorised }];
     ledger.fail(Failure::because("first"));
     ledger.fail(Failure { held: held.clone(), ..Failure::because("second") });
     assert!(ledger.warmed().now_or_never().is_some() && ledger.drained().now_or_never().is_some());

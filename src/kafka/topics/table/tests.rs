@@ -29,10 +29,10 @@ async fn a_topic_that_refused_a_record_is_not_tried_again_at_once_and_ever_more_
     let mut topics = Topics::default();
     topics.hold("t", HoldCause::NotAuthorised);
     assert!(topics.is_too_early("t") && !topics.is_too_early("u"));
-    tokio::time::advance(NOT_AUTHORISED_PAUSES.0).await;
+    tokio::time::advance(FIRST_NOT_AUTHORISED_PAUSE).await;
     assert!(!topics.is_too_early("t"));
     topics.hold("t", HoldCause::NotAuthorised);
-    tokio::time::advance(NOT_AUTHORISED_PAUSES.0).await;
+    tokio::time::advance(FIRST_NOT_AUTHORISED_PAUSE).await;
     assert!(topics.is_too_early("t"));
 }
 
