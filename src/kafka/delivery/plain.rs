@@ -15,6 +15,7 @@ use crate::kafka::delivery::plan::Plan;
 use crate::kafka::delivery::strategy::Strategy;
 use crate::kafka::delivery::writer::Writer;
 use crate::kafka::errors::not_open;
+use crate::kafka::producer::ledger::submission::Submission;
 use crate::kafka::producer::lifecycle::Producer;
 use crate::kafka::producer::sending::{RecordOutcome, Sending};
 use crate::kafka::producer::setup::{ProducerLimits, Role};
@@ -67,7 +68,7 @@ impl Strategy for Plain {
     ) -> Result<Receipt, SinkError> {
         let Common { producer, knowledge, settings, .. } = common;
         let Some(producer) = producer else { return Err(not_open()) };
-        let (submission, receipt) = producer.ledger.begin(records.len());
+        let (submission, receipt) = Submission::begin(&producer.ledger, records.len());
         let mut writer = Writer { producer, submission, source: &settings.source, records };
         plan.kept.into_iter().for_each(|kept| writer.submission.set(kept.index, kept.outcome));
         writer.write(&mut knowledge.topics, plan.together.into_iter().map(|sending| (sending.index, sending))).await?;
@@ -162,7 +163,7 @@ impl Plain {
             Some(producer) => producer,
             none => none.insert(common.new_producer(Role::Quarantine, limits)?),
         };
-        let (submission, receipt) = producer.ledger.begin(wave.len());
+        let (submission, receipt) = Submission::begin(&producer.ledger, wave.len());
         let mut writer = Writer { producer, submission, source: &common.settings.source, records };
         for (place, sending) in wave.iter().enumerate() {
             writer.send(place, *sending).await?;

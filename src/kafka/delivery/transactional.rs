@@ -14,6 +14,7 @@ use crate::kafka::delivery::strategy::Strategy;
 use crate::kafka::delivery::writer::Writer;
 use crate::kafka::errors::{not_open, unavailable};
 use crate::kafka::producer::ledger::Failure;
+use crate::kafka::producer::ledger::submission::Submission;
 use crate::kafka::producer::sending::{RecordOutcome, Sending};
 use crate::kafka::producer::setup::{ProducerLimits, Role};
 use crate::kafka::producer::transaction::{Transaction, is_delivered};
@@ -250,7 +251,7 @@ impl Transactional {
         let payload = self.progress_log.as_mut().zip(step).map(|(progress_log, step)| progress_log.take(step));
         let count = sendings.len();
         let all = count + usize::from(payload.is_some());
-        let (submission, receipt) = producer.ledger.begin(all);
+        let (submission, receipt) = Submission::begin(&producer.ledger, all);
         let transaction = Transaction::new(&producer.ledger, &transactor, all, settings.transaction_timeout());
         let receipt = transaction.ends_with(receipt, all);
         let mut writer = Writer { producer, submission, source: &settings.source, records };

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -15,11 +15,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::contract::{Outcome, Receipt, Rejection, SinkError};
 use crate::kafka::errors::{not_open, unavailable};
+use crate::kafka::producer::ledger::ticket::Ticket;
 use crate::kafka::producer::sending::Destination;
 use crate::outbox::HoldCause;
-
-pub(crate) use submission::Submission;
-use submission::Ticket;
 
 /// The client frees a record's room shortly after it reports it: looking again this often covers the gap.
 const ROOM_TICK: Duration = Duration::from_millis(10);
@@ -165,8 +163,8 @@ struct Slot {
 }
 
 impl Ledger {
-    /// Opens a submission of so many records.
-    pub(crate) fn begin(self: &Arc<Self>, records: usize) -> (Submission, Receipt) {
+    /// Opens a slot for so many records. Returns its number, and what becomes of them.
+    fn open(&self, records: usize) -> (usize, Receipt) {
         let (answer, outcomes) = oneshot::channel();
         let outcomes_so_far = vec![Outcome::Unknown; records];
         let slot = Slot {
@@ -190,10 +188,9 @@ impl Ledger {
             }
         };
         drop(state);
-        let submission = Submission::new(self, number, records);
         let receipt: Receipt =
             Box::pin(async move { outcomes.await.unwrap_or_else(|_abandoned| vec![Outcome::Unknown; records]) });
-        (submission, receipt)
+        (number, receipt)
     }
 
     /// Takes the report of one record.
@@ -459,7 +456,8 @@ impl State {
     }
 }
 
-mod submission;
+pub(crate) mod submission;
+mod ticket;
 
 #[cfg(test)]
 mod tests;

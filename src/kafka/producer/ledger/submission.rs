@@ -1,8 +1,9 @@
-//! A submission while it is written, and what travels with each of its records.
+//! A submission while it is written.
 
 use std::sync::Arc;
 
-use crate::contract::Outcome;
+use crate::contract::{Outcome, Receipt};
+use crate::kafka::producer::ledger::ticket::Ticket;
 use crate::kafka::producer::ledger::{Ledger, State};
 use crate::kafka::producer::sending::Destination;
 
@@ -18,9 +19,10 @@ pub(crate) struct Submission {
 }
 
 impl Submission {
-    /// One of so many records, in this slot.
-    pub(super) fn new(ledger: &Arc<Ledger>, slot: usize, records: usize) -> Self {
-        Self { ledger: Arc::clone(ledger), slot, to_send: records, handed_over: Vec::new() }
+    /// Begins a submission of so many records. Its receipt resolves once it is written and all of them are reported.
+    pub(crate) fn begin(ledger: &Arc<Ledger>, records: usize) -> (Self, Receipt) {
+        let (slot, receipt) = ledger.open(records);
+        (Self { ledger: Arc::clone(ledger), slot, to_send: records, handed_over: Vec::new() }, receipt)
     }
 
     /// What travels with a record through the client.
@@ -73,25 +75,5 @@ impl Drop for Submission {
             self.tell(&mut state);
             ledger.count_down(&mut state, self.slot, self.to_send + 1);
         }
-    }
-}
-
-/// A slot, an index in it, and whether the record is the first of a cold partition.
-pub(super) struct Ticket {
-    pub(super) slot: usize,
-    pub(super) index: usize,
-    pub(super) first: bool,
-}
-
-impl Ticket {
-    /// What travels through the client.
-    fn write(&self) -> usize {
-        debug_assert!(self.slot < 1 << 31 && self.index < 1 << 32);
-        usize::from(self.first) << 63 | self.slot << 32 | self.index
-    }
-
-    /// Reads what [`write`](Self::write) made.
-    pub(super) fn read(opaque: usize) -> Self {
-        Self { slot: opaque >> 32 & 0x7fff_ffff, index: opaque & 0xffff_ffff, first: opaque >> 63 == 1 }
     }
 }

@@ -1,7 +1,10 @@
 //! The ledger by itself.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt;
 
+use super::submission::Submission;
 use super::*;
 
 fn delivered(offset: i64) -> Outcome {
@@ -11,7 +14,7 @@ fn delivered(offset: i64) -> Outcome {
 #[test]
 fn outcomes_come_in_the_order_of_the_submission_whatever_the_order_of_the_reports() {
     let ledger = Arc::new(Ledger::default());
-    let (mut submission, mut receipt) = ledger.begin(3);
+    let (mut submission, mut receipt) = Submission::begin(&ledger, 3);
     submission.set(1, Outcome::Held(HoldCause::MissingTopic));
     let tickets = [submission.ticket(0), submission.ticket(2)];
     submission.sent();
@@ -28,7 +31,7 @@ fn outcomes_come_in_the_order_of_the_submission_whatever_the_order_of_the_report
 #[test]
 fn a_receipt_resolves_when_the_producer_is_abandoned_and_late_reports_harm_nothing() {
     let ledger = Arc::new(Ledger::default());
-    let (mut submission, receipt) = ledger.begin(2);
+    let (mut submission, receipt) = Submission::begin(&ledger, 2);
     let tickets = [submission.ticket(0), submission.ticket(1)];
     submission.sent();
     submission.sent();
@@ -44,8 +47,8 @@ fn a_receipt_resolves_when_the_producer_is_abandoned_and_late_reports_harm_nothi
 fn slots_are_used_again_and_keep_their_records_apart() {
     let ledger = Arc::new(Ledger::default());
     for round in 0..10 {
-        let (mut a, receipt_a) = ledger.begin(1);
-        let (mut b, receipt_b) = ledger.begin(1);
+        let (mut a, receipt_a) = Submission::begin(&ledger, 1);
+        let (mut b, receipt_b) = Submission::begin(&ledger, 1);
         let tickets = [a.ticket(0), b.first_ticket(0)];
         a.sent();
         b.sent();
@@ -62,7 +65,7 @@ fn slots_are_used_again_and_keep_their_records_apart() {
 #[test]
 fn a_submission_cut_short_resolves_once_what_was_sent_is_reported() {
     let ledger = Arc::new(Ledger::default());
-    let (mut submission, mut receipt) = ledger.begin(5);
+    let (mut submission, mut receipt) = Submission::begin(&ledger, 5);
     let ticket = submission.ticket(0);
     submission.sent();
     drop(submission);
@@ -76,7 +79,7 @@ fn a_submission_cut_short_resolves_once_what_was_sent_is_reported() {
 #[tokio::test]
 async fn reports_wake_whoever_waits_for_room_and_a_spoilt_producer_wakes_everybody() {
     let ledger = Arc::new(Ledger::default());
-    let (mut submission, _receipt) = ledger.begin(4);
+    let (mut submission, _receipt) = Submission::begin(&ledger, 4);
     let tickets: Vec<usize> = (0..4).map(|index| submission.first_ticket(index)).collect();
     (0..4).for_each(|_| submission.sent());
     let waiting = ledger.queue_room(4);
@@ -99,7 +102,7 @@ fn a_submission_wakes_whoever_waits_for_work_and_an_end_whoever_waits_for_that()
     let ledger = Arc::new(Ledger::default());
     let (mut busy, mut ended, mut given_up) = (pin!(ledger.busy()), pin!(ledger.ended()), pin!(ledger.given_up()));
     assert!((&mut busy).now_or_never().is_none());
-    let (submission, _receipt) = ledger.begin(1);
+    let (submission, _receipt) = Submission::begin(&ledger, 1);
     assert!(busy.now_or_never().is_some());
     drop(submission);
     assert!((&mut ended).now_or_never().is_none());
@@ -114,7 +117,7 @@ fn a_submission_wakes_whoever_waits_for_work_and_an_end_whoever_waits_for_that()
 fn a_transaction_begins_when_the_one_before_is_acknowledged_and_commits_when_that_is_committed() {
     let ledger = Arc::new(Ledger::default());
     let first = ledger.retain();
-    let (mut submission, _receipt) = ledger.begin(1);
+    let (mut submission, _receipt) = Submission::begin(&ledger, 1);
     let ticket = submission.ticket(0);
     submission.sent();
     drop(submission);
@@ -164,7 +167,7 @@ async fn partitions_of_which_records_are_unanswered_for_long_are_named_unless_al
     const AGE: Duration = Duration::from_secs(5);
     let to = |partition| Destination { topic: 7, partition };
     let ledger = Arc::new(Ledger::default());
-    let (mut submission, _receipt) = ledger.begin(3);
+    let (mut submission, _receipt) = Submission::begin(&ledger, 3);
     for place in 0..3 {
         submission.sent();
         submission.went_to(place, to(place as i32));
