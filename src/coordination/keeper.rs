@@ -1,9 +1,10 @@
 //! Winning, renewing and giving up the lease.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -160,7 +161,7 @@ impl Leadership {
 
     /// Until when this relay may act as leader, unless a renewal moves it.
     pub fn trusted_until(&self) -> Instant {
-        *self.trusted_until.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.trusted_until.lock()
     }
 
     /// Whether this relay may act as leader now.
@@ -258,7 +259,7 @@ impl Renewer {
         let patience = deadline.checked_sub(self.ttl / 5).unwrap_or(deadline);
         let failure = match timeout_at(patience, session.renew(self.term)).await {
             Ok(Ok(())) if Instant::now() < deadline => {
-                *self.trusted_until.lock().unwrap_or_else(PoisonError::into_inner) = began + trust(self.ttl);
+                *self.trusted_until.lock() = began + trust(self.ttl);
                 return Renewal::Done;
             }
             Ok(Err(error @ StoreError::TermOver { .. })) => {
@@ -300,6 +301,6 @@ impl Renewer {
     }
 
     fn deadline(&self) -> Instant {
-        *self.trusted_until.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.trusted_until.lock()
     }
 }

@@ -106,9 +106,10 @@ fn joined(name: &str, ended: Result<anyhow::Result<Ended>, JoinError>) -> anyhow
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use super::*;
+    use parking_lot::Mutex;
 
     const TEST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -117,7 +118,7 @@ mod tests {
         let notes = Arc::clone(notes);
         house.start(name, |stop| async move {
             stop.cancelled().await;
-            notes.lock().expect("no part panics").push(name);
+            notes.lock().push(name);
             Ok(Ended::Graceful)
         });
     }
@@ -132,7 +133,7 @@ mod tests {
         }
         shutdown.soft.cancel();
         assert_eq!(house.run(TEST_DEADLINE).await.expect("no failure"), Ended::Graceful);
-        assert_eq!(*notes.lock().expect("no part panics"), ["relay", "chores", "page"]);
+        assert_eq!(*notes.lock(), ["relay", "chores", "page"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,7 +144,7 @@ mod tests {
         house.start("relay", |_stop| async { Err(anyhow!("no table")) });
         let error = house.run(TEST_DEADLINE).await.expect_err("the relay failed");
         assert_eq!(error.to_string(), "no table");
-        assert_eq!(*notes.lock().expect("no part panics"), ["page"]);
+        assert_eq!(*notes.lock(), ["page"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -154,7 +155,7 @@ impl Stage {
     }
 
     fn audit(&self) -> MutexGuard<'_, Audit> {
-        self.audit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.audit.lock()
     }
 
     async fn consume(&self) -> anyhow::Result<()> {
@@ -189,7 +190,7 @@ impl Drop for Stage {
 /// relay's fault, and counts as something that was never committed.
 fn note(audit: &Mutex<Audit>, payload: Option<&[u8]>) {
     let change: Option<Change> = payload.and_then(|payload| serde_json::from_slice(payload).ok());
-    let mut audit = audit.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut audit = audit.lock();
     match change {
         Some(change) => audit.arrived(change),
         None => audit.arrived_unreadable(),

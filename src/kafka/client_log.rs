@@ -1,10 +1,11 @@
 //! What the client says, in our log: each thing once, and again only after a while.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -106,7 +107,7 @@ impl ClientLog {
 
     /// How many lines of this kind were kept back, if one is due.
     fn due(&self, kind: &str) -> Option<u64> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         let now = Instant::now();
         if let Some(repeated) = lines.get_mut(kind)
             && now.duration_since(repeated.written) < REPEATED_LINE_INTERVAL

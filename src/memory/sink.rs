@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Rejection, SinkError};
@@ -158,7 +159,7 @@ impl Sink {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().expect("nothing panics while it holds the lock")
+        self.shared.state.lock()
     }
 
     fn accept(&self, records: &[Record], after: Option<&Position>) -> Result<Vec<Outcome>, SinkError> {

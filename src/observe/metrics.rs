@@ -6,10 +6,10 @@
 #![allow(clippy::disallowed_macros, reason = "this is the catalogue that the other rooms must go through")]
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use parking_lot::Mutex;
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +234,7 @@ pub fn set_progress_now() {
 /// The first topics seen keep their names; later ones become `other`, so that labels stay bounded.
 fn topic_label(topic: &str) -> String {
     static SEEN: Mutex<Option<HashSet<String>>> = Mutex::new(None);
-    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut seen = SEEN.lock();
     let seen = seen.get_or_insert_default();
     if seen.contains(topic) {
         return topic.to_owned();

@@ -1,8 +1,9 @@
 //! Reading ahead, as far as the credit allows, and storing the checkpoint.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -146,7 +147,7 @@ impl Fetcher {
 
     /// Tells the reader which lanes to leave out and which to let flow.
     fn obey(&mut self, reached: &mut Reached) {
-        let (commands, given) = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).take_commands();
+        let (commands, given) = self.lanes.lock().take_commands();
         for command in commands {
             match command {
                 Command::Hold(held) => self.reader.hold(held),
@@ -227,7 +228,7 @@ fn due(
     // With nothing in flight everything up to the latest read is settled or held.
     let is_all = settled.covers(reached.sent);
     let position = if is_all { reached.position.clone() } else { settled.position.clone() };
-    let held = lanes.lock().unwrap_or_else(PoisonError::into_inner).stored(&settled);
+    let held = lanes.lock().stored(&settled);
     let news = |stored: &Stored| stored.position != position || stored.held != held;
     reached.stored.as_ref().is_none_or(news).then_some(Checkpoint { term, position, held })
 }

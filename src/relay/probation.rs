@@ -4,9 +4,10 @@
 //! little is published before something was recorded, and what a database refuses is waited for: until an operator
 //! grants a right, corrects a row or mends a table, the lease is kept and the cause is said.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -98,7 +99,7 @@ impl Probation {
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
     }
 }
 

@@ -3,8 +3,9 @@
 //! Whatever it is, it is decided before anything that follows in the record's lane is published: a dead letter is
 //! durable when [`Rejections::decide`] returns, and a held lane is left out from then on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -72,7 +73,7 @@ impl Rejections {
                 }
                 (OnReject::BlockKey, Some(lane)) => {
                     holds = true;
-                    let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut lanes = self.lanes.lock();
                     if lanes.hold(lane.clone(), row.id, HoldCause::Rejected, before) {
                         held.push(row);
                     }

@@ -12,9 +12,10 @@
 //! A lease that can no longer be prolonged ends the session the same way. Losing the lease, or the deadline of a
 //! stop, makes the sink forget what is not delivered yet.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;

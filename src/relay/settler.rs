@@ -1,11 +1,12 @@
 //! Recording what became of records: many receipts in one settlement, retried until it is written.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
 use futures_util::FutureExt;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -210,7 +211,7 @@ impl Settler {
     }
 
     fn lanes(&self) -> MutexGuard<'_, HeldLaneStates> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Reading partitions, in chunks, on a thread that may block.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -96,7 +97,7 @@ impl Reader {
         let (chunks, read) = mpsc::channel(4);
         let (settings, consumer, at) = (self.settings.clone(), Arc::clone(&self.consumer), at.clone());
         let thread = tokio::task::spawn_blocking(move || {
-            let mut consumer = consumer.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut consumer = consumer.lock();
             consumer.turn_to(&at.topic, at.partition, range)?;
             pump(&settings, &mut consumer, &chunks)
         });

@@ -15,10 +15,8 @@ type Imports<'a> = BTreeMap<&'a [&'a str], BTreeSet<&'a [&'a str]>>;
 fn files_of_a_room_do_not_import_each_other_in_a_circle() {
     let sources = sources();
     let rooms: BTreeSet<&str> = sources.iter().map(|(path, _)| room_of(path)).collect();
-    let circles: Vec<String> = rooms
-        .into_iter()
-        .flat_map(|room| circles(sources.iter().filter(|(path, _)| room_of(path) == room)))
-        .collect();
+    let circles: Vec<String> =
+        rooms.into_iter().flat_map(|room| circles(sources.iter().filter(|(path, _)| room_of(path) == room))).collect();
     assert!(circles.is_empty(), "\n{}", circles.join("\n"));
 }
 

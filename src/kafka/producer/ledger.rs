@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
@@ -433,7 +433,7 @@ impl Ledger {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -5,9 +5,10 @@
 //! librdkafka can get stuck for good. Where a topic was deleted and created again, for one, it takes the new leaders of
 //! its partitions for old news, because their epochs begin anew, and sends to the old ones for ever.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
 use tokio::time::{Instant, sleep, timeout};
@@ -47,11 +48,11 @@ impl Default for Patience {
 
 impl Patience {
     fn get(&self) -> Duration {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 
     fn set(&self, patience: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = patience.min(LONGEST_STALL_PATIENCE);
+        *self.0.lock() = patience.min(LONGEST_STALL_PATIENCE);
     }
 }
 

@@ -1,9 +1,10 @@
 //! What only an admin client can ask and do: read the settings of topics, and create them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -83,7 +84,7 @@ impl Admin {
     }
 
     fn client(&self) -> Result<Client, KafkaError> {
-        let mut open = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.client.lock();
         if let Some(open) = &mut *open {
             open.needed = Instant::now();
             return Ok(Arc::clone(&open.client));
@@ -135,7 +136,7 @@ impl Admin {
                 Err((_, code)) if is_passing(code) => return Err(KafkaError::AdminOp(code)),
                 Err((topic, code)) => {
                     creation = Creation::Refused;
-                    let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut said = self.said.lock();
                     if said.insert(topic.clone()) {
                         tracing::warn!(topic, partitions, error = %code, "the missing topic cannot be created; create it, or let the relay do so");
                     }
@@ -167,7 +168,7 @@ async fn close_unneeded(client: Weak<Mutex<Option<Open>>>) {
         sleep(ADMIN_IDLE_TIME).await;
         let Some(client) = client.upgrade() else { return };
         let is_needed = |open: &Open| open.needed.elapsed() < ADMIN_IDLE_TIME;
-        let mut open = client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = client.lock();
         if !open.as_ref().is_some_and(is_needed) {
             *open = None;
             return;

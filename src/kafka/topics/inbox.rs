@@ -1,7 +1,9 @@
 //! What came to be known of topics beside publishing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::kafka::topics::answer::{Answer, Looked};
 use crate::outbox::Lane;
@@ -40,7 +42,7 @@ impl Inbox {
     }
 
     fn put(&self, news: News) {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner).push(news);
+        self.news.lock().push(news);
         self.any.store(true, Ordering::Release);
     }
 
@@ -49,6 +51,6 @@ impl Inbox {
         if !self.any.swap(false, Ordering::Acquire) {
             return Vec::new();
         }
-        std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.news.lock())
     }
 }

@@ -1,9 +1,10 @@
 //! The script: which call fails how, and what was called so far.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::contract::{BoxError, SinkError, StoreError};
@@ -148,14 +149,14 @@ impl Script {
 
     /// Lets the next so many such calls that have no fault yet fail like this.
     pub fn times(&self, times: usize, call: Call, fault: Fault) -> &Self {
-        let mut faults = self.shared.faults.lock().expect("nothing panics while it holds the lock");
+        let mut faults = self.shared.faults.lock();
         faults.entry(call).or_default().extend(std::iter::repeat_n(fault, times));
         self
     }
 
     /// Faults that are still to come.
     pub fn left(&self) -> usize {
-        self.shared.faults.lock().expect("nothing panics while it holds the lock").values().map(VecDeque::len).sum()
+        self.shared.faults.lock().values().map(VecDeque::len).sum()
     }
 
     /// How often this was called so far.
@@ -204,7 +205,7 @@ impl Script {
     /// Counts a call and takes its fault.
     pub(super) fn begin(&self, call: Call) -> Option<Fault> {
         self.shared.counts.send_modify(|counts| counts.entry(call).or_default().begun += 1);
-        let mut faults = self.shared.faults.lock().expect("nothing panics while it holds the lock");
+        let mut faults = self.shared.faults.lock();
         faults.get_mut(&call).and_then(VecDeque::pop_front)
     }
 

@@ -1,8 +1,9 @@
 //! The pacer between a table and its writers, in a time that no test waits for.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::*;
@@ -39,7 +40,7 @@ struct State {
 
 impl Table {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("not poisoned")
+        self.state.lock()
     }
 
     fn pacer(self: &Arc<Self>) -> Pacer {
