@@ -1,4 +1,4 @@
-//! The names of the outbox tables, checked and quoted in one place.
+//! The name of an outbox, checked.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,13 +6,12 @@ use std::str::FromStr;
 /// The longest name an outbox table may have: PostgreSQL cuts names at 63 bytes, and ours get suffixes.
 const NAME_LIMIT: usize = 40;
 
-/// An outbox table's name, `name` or `schema.name`, and the names of the tables beside it.
+/// An outbox table's name, `name` or `schema.name`. Those of the tables beside it begin as its own. How names are quoted is
+/// the database's matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     schema: Option<String>,
     name: String,
-    /// Where it was found, which may be called anything.
-    found_in: Option<String>,
 }
 
 /// Why a table's name cannot be used.
@@ -30,64 +29,15 @@ impl Table {
         &self.name
     }
 
-    /// The schema, if the name gave one, or if it was found.
+    /// The schema, if the name gave one.
     pub fn schema(&self) -> Option<&str> {
-        self.found_in.as_deref().or(self.schema.as_deref())
-    }
-
-    /// The schema, quoted for SQL.
-    pub fn quoted_schema(&self) -> Option<String> {
-        self.schema().map(|schema| format!("\"{}\"", schema.replace('"', "\"\"")))
-    }
-
-    /// The same table in the schema in which it was found: names in SQL tell it from here on.
-    #[must_use]
-    pub fn found_in(&self, schema: &str) -> Self {
-        Self { found_in: Some(schema.to_owned()), ..self.clone() }
-    }
-
-    /// The outbox itself, quoted for SQL.
-    pub fn outbox(&self) -> String {
-        self.quoted("")
-    }
-
-    /// Where the checkpoint is stored, quoted for SQL.
-    pub fn checkpoint(&self) -> String {
-        self.quoted("_checkpoint")
-    }
-
-    /// Where held lanes are remembered, quoted for SQL.
-    pub fn held(&self) -> String {
-        self.quoted("_held")
-    }
-
-    /// The lease, quoted for SQL.
-    pub fn lease(&self) -> String {
-        self.quoted("_lease")
-    }
-
-    /// The dead letters, quoted for SQL.
-    pub fn dead(&self) -> String {
-        self.quoted("_dead")
-    }
-
-    /// Which migrations were applied, quoted for SQL.
-    pub fn migrations(&self) -> String {
-        self.quoted("_migrations")
-    }
-
-    /// A name with a suffix, quoted for SQL and with the schema in front; for tables, functions and the like.
-    pub fn quoted(&self, suffix: &str) -> String {
-        match self.quoted_schema() {
-            Some(schema) => format!("{schema}.\"{}{suffix}\"", self.name),
-            None => format!("\"{}{suffix}\"", self.name),
-        }
+        self.schema.as_deref()
     }
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Self { schema: None, name: "outbox".to_owned(), found_in: None }
+        Self { schema: None, name: "outbox".to_owned() }
     }
 }
 
@@ -102,7 +52,7 @@ impl FromStr for Table {
         if !is_name(name) || schema.is_some_and(|schema| !is_name(schema)) {
             return Err(InvalidTable { name: text.to_owned() });
         }
-        Ok(Self { schema: schema.map(str::to_owned), name: name.to_owned(), found_in: None })
+        Ok(Self { schema: schema.map(str::to_owned), name: name.to_owned() })
     }
 }
 
@@ -125,19 +75,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_quoted_and_keep_their_schema() {
+    fn a_name_keeps_its_schema() {
         let table: Table = "shop.Outbox_2".parse().expect("a name");
-        assert_eq!(table.outbox(), "\"shop\".\"Outbox_2\"");
-        assert_eq!(table.held(), "\"shop\".\"Outbox_2_held\"");
+        assert_eq!((table.schema(), table.name()), (Some("shop"), "Outbox_2"));
         assert_eq!(table.to_string(), "shop.Outbox_2");
-        assert_eq!(Table::default().lease(), "\"outbox_lease\"");
-    }
-
-    #[test]
-    fn a_table_that_was_found_names_its_schema_in_sql_whatever_that_is_called() {
-        let table = Table::default().found_in("a \"b\"");
-        assert_eq!(table.held(), "\"a \"\"b\"\"\".\"outbox_held\"");
-        assert_eq!(table.to_string(), "outbox", "people read what they wrote");
     }
 
     #[test]

@@ -11,7 +11,9 @@ use tokio::sync::OnceCell;
 use crate::contract::StoreError;
 use crate::outbox::Table;
 use crate::postgres::errors::unusable;
+use crate::postgres::quote;
 use crate::postgres::session::{Guc, ask, connect, missing, open, options};
+use crate::postgres::table::OutboxTable;
 use crate::secret::Secret;
 
 /// A server, and an outbox there.
@@ -20,7 +22,7 @@ pub(super) struct Address {
     options: PgConnectOptions,
     /// As the operator calls it.
     named: Table,
-    found: OnceCell<Table>,
+    found: OnceCell<OutboxTable>,
 }
 
 /// Schemas to which the role's search_path leads.
@@ -52,25 +54,27 @@ impl Address {
 
     /// The outbox's table, with its schema. That is looked for once: a table of the same name that another role creates
     /// earlier in the search_path is another one.
-    pub(super) async fn table(&self) -> Result<&Table, StoreError> {
-        if self.named.schema().is_some() {
-            return Ok(&self.named);
-        }
+    pub(super) async fn table(&self) -> Result<&OutboxTable, StoreError> {
         let find = async || {
+            let named = OutboxTable::named(&self.named);
+            if named.schema().is_some() {
+                return Ok(named);
+            }
             let led = self.follow_search_path().await?;
-            Ok(self.named.found_in(&led.to_table.ok_or_else(|| missing(&self.named))?))
+            Ok(OutboxTable::found_in(&self.named, led.to_table.ok_or_else(|| missing(&named))?))
         };
         self.found.get_or_try_init(find).await
     }
 
     /// The outbox's table, there or to be created.
-    pub(super) async fn table_to_be(&self) -> Result<Table, StoreError> {
-        if self.named.schema().is_some() {
-            return Ok(self.named.clone());
+    pub(super) async fn table_to_be(&self) -> Result<OutboxTable, StoreError> {
+        let named = OutboxTable::named(&self.named);
+        if named.schema().is_some() {
+            return Ok(named);
         }
         let led = self.follow_search_path().await?;
         let schema = led.to_table.or(led.first).ok_or_else(|| no_schema("that the role's search_path names"))?;
-        Ok(self.named.found_in(&schema))
+        Ok(OutboxTable::found_in(&self.named, schema))
     }
 
     /// Every name is told with its schema, operators included: only the table is looked for in the search_path.
@@ -81,7 +85,7 @@ impl Address {
                 join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
                 where c.oid operator(pg_catalog.=) pg_catalog.to_regclass($1)::pg_catalog.oid
             ), pg_catalog.current_schema()::pg_catalog.text";
-        let led = sqlx::query(statement).bind(self.named.outbox()).fetch_one(&mut conn);
+        let led = sqlx::query(statement).bind(quote::outbox(&self.named)).fetch_one(&mut conn);
         let row = ask("looking for the outbox table", led).await?;
         Ok(Led { to_table: row.get(0), first: row.get(1) })
     }

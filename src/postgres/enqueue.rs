@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use crate::outbox::{Message, Table};
+use crate::postgres::quote;
 
 /// Why a message was not written. The caller's transaction is aborted, as after every error in PostgreSQL.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub async fn enqueue_into(conn: &mut PgConnection, table: &Table, message: &Mess
     let text = format!(
         "/* outboxd: enqueue */ insert into {outbox} (event_id, topic, key, payload, headers, partition)
          values ($1, $2, $3, $4, $5, $6) returning id",
-        outbox = table.outbox()
+        outbox = quote::outbox(table)
     );
     let statement = sqlx::query_scalar(AssertSqlSafe(text))
         .bind(message.event_id())
@@ -88,7 +89,7 @@ pub async fn enqueue_many_into(
              pg_catalog.unnest($5::pg_catalog.jsonb[]), pg_catalog.unnest($6::pg_catalog.int4[])
          ) with ordinality m (event_id, topic, key, payload, headers, partition, at)
          order by at returning id",
-        outbox = table.outbox()
+        outbox = quote::outbox(table)
     );
     let statement = sqlx::query_scalar(AssertSqlSafe(text))
         .bind(messages.iter().map(Message::event_id).collect::<Vec<Uuid>>())

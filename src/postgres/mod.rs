@@ -23,6 +23,7 @@ mod errors;
 mod leading;
 #[cfg(feature = "relay")]
 mod operating;
+mod quote;
 #[cfg(feature = "relay")]
 mod reading;
 #[cfg(feature = "relay")]
@@ -31,6 +32,8 @@ mod session;
 mod settling;
 #[cfg(feature = "relay")]
 mod store;
+#[cfg(feature = "relay")]
+mod table;
 #[cfg(feature = "relay")]
 mod values;
 #[cfg(feature = "relay")]

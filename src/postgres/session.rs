@@ -6,8 +6,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use crate::contract::StoreError;
-use crate::outbox::Table;
 use crate::postgres::errors::{classify, not_now, silent, unusable};
+use crate::postgres::table::OutboxTable;
 use crate::secret::Secret;
 
 /// How long connecting may take.
@@ -175,14 +175,14 @@ pub(super) async fn bounded<T>(
 }
 
 /// Finds the outbox's oid, from which advisory locks and the channel of wake-ups are derived.
-pub(super) async fn table_oid(conn: &mut PgConnection, table: &Table) -> Result<i64, StoreError> {
+pub(super) async fn table_oid(conn: &mut PgConnection, table: &OutboxTable) -> Result<i64, StoreError> {
     let statement = "/* outboxd: table_oid */ select to_regclass($1)::oid::bigint";
     let found = sqlx::query_scalar::<_, Option<i64>>(statement).bind(table.outbox()).fetch_one(conn);
     ask("looking for the outbox table", found).await?.ok_or_else(|| missing(table))
 }
 
 /// The outbox table is not there.
-pub(super) fn missing(table: &Table) -> StoreError {
+pub(super) fn missing(table: &OutboxTable) -> StoreError {
     unusable(
         format!("there is no outbox table {table}"),
         format!("run `outboxd migrate --table {table}`, or check `outbox.table` and the role's search_path"),
@@ -195,7 +195,7 @@ pub(super) fn lock_key(oid: i64) -> i32 {
     i32::try_from(oid - 2_147_483_648).expect("an oid has 32 bits")
 }
 
-/// Marks a statement that is put together from fixed text and the checked names of a [`Table`].
+/// Marks a statement that is put together from fixed text and the checked names of a [`OutboxTable`].
 pub(super) fn sql(text: String) -> AssertSqlSafe<String> {
     AssertSqlSafe(text)
 }

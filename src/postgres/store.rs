@@ -12,9 +12,7 @@ use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
     Purge, Reader, Store as Promises, StoreError, WakeSource,
 };
-use crate::outbox::{
-    DeadLetter, Held, HeldLane, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Table, Term,
-};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Term};
 use crate::postgres::address::Address;
 use crate::postgres::leading::lease::PgLease;
 use crate::postgres::leading::wake::PgWake;
@@ -29,6 +27,7 @@ use crate::postgres::settling::rebase;
 use crate::postgres::settling::recover;
 use crate::postgres::settling::settle;
 use crate::postgres::settling::settle::{Settling, SettlingSlot};
+use crate::postgres::table::OutboxTable;
 
 /// An outbox in PostgreSQL. Holds at most one connection each for settling and for looking; every reading session,
 /// lease session and wake source has its own.
@@ -90,7 +89,7 @@ impl Store {
     /// Works with the session that looks.
     async fn inspecting<T>(
         &self,
-        work: impl AsyncFnOnce(&mut PgConnection, &Table) -> Result<T, StoreError>,
+        work: impl AsyncFnOnce(&mut PgConnection, &OutboxTable) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let table = self.address.table().await?;
         let mut place = self.looking.lock().await;

@@ -4,6 +4,7 @@ use sqlx::types::Json;
 use sqlx::{QueryBuilder, SqliteConnection};
 
 use crate::outbox::{Message, Table};
+use crate::sqlite::quote;
 
 /// Messages that go into one statement: SQLite binds 32,766 values at most, and each message has six.
 const CHUNK: usize = 5_000;
@@ -88,7 +89,7 @@ pub async fn enqueue_many_into(
 async fn insert(conn: &mut SqliteConnection, table: &Table, messages: &[Message]) -> Result<i64, EnqueueError> {
     let mut statement = QueryBuilder::new(format!(
         "/* outboxd: enqueue */ insert into {outbox} (event_id, topic, key, payload, headers, partition) ",
-        outbox = table.outbox()
+        outbox = quote::outbox(table)
     ));
     statement.push_values(messages, |mut row, message| {
         row.push_bind(message.event_id().to_string())

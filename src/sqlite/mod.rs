@@ -24,6 +24,7 @@ mod errors;
 mod leading;
 #[cfg(feature = "relay")]
 mod operating;
+mod quote;
 #[cfg(feature = "relay")]
 mod reading;
 #[cfg(feature = "relay")]
@@ -32,6 +33,8 @@ mod settling;
 pub mod shop;
 #[cfg(feature = "relay")]
 mod store;
+#[cfg(feature = "relay")]
+mod table;
 #[cfg(feature = "relay")]
 pub use database::DATABASE;
 #[cfg(feature = "relay")]

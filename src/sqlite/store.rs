@@ -10,7 +10,7 @@ use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
     Purge, Reader, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Table, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Term};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
 use crate::sqlite::leading::lease::SqliteLease;
 use crate::sqlite::leading::wake::SqliteWake;
@@ -22,6 +22,7 @@ use crate::sqlite::settling::dead;
 use crate::sqlite::settling::held;
 use crate::sqlite::settling::recover;
 use crate::sqlite::settling::settle;
+use crate::sqlite::table::OutboxTable;
 
 /// An outbox in a SQLite file.
 ///
@@ -30,7 +31,7 @@ use crate::sqlite::settling::settle;
 #[derive(Debug)]
 pub struct Store {
     pub(super) file: File,
-    pub(super) table: Table,
+    pub(super) table: OutboxTable,
     pub(super) settle: Settle,
     settling: ConnectionSlot,
     pub(super) chores: ConnectionSlot,
@@ -50,7 +51,7 @@ impl Store {
         let file = schema::file(url.expose(), &table)?;
         let (settling, chores) = (ConnectionSlot::default(), ConnectionSlot::default());
         let [purged_to, swept_to] = [0, 0].map(Mutex::new);
-        Ok(Self { file, table, settle, settling, chores, purged_to, swept_to })
+        Ok(Self { file, table: OutboxTable::named(&table), settle, settling, chores, purged_to, swept_to })
     }
 
     /// Works with the connection for chores.

@@ -201,7 +201,7 @@ async fn held_lanes_cannot_be_truncated() {
     for url in servers() {
         let outbox = Outbox::new(&url, "truncated").await;
         let mut conn = outbox.connect().await;
-        let text = format!("truncate {}", outbox.table.held());
+        let text = format!("truncate {}_held", outbox.table);
         let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut conn).await.expect_err("it is refused");
         assert!(refused.to_string().contains("held lanes cannot be truncated"), "{refused}");
     }

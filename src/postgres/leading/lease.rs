@@ -9,9 +9,10 @@ use futures_util::FutureExt;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::{Bid, LeaseSession, StoreError, Watched};
-use crate::outbox::{Table, Term};
+use crate::outbox::Term;
 use crate::postgres::errors::{CANCELLED, NO_LOCK, has_code, is_denied, not_now, unusable};
 use crate::postgres::session::{ask_within, lock_key, sql};
+use crate::postgres::table::OutboxTable;
 
 /// First half of the lock's key; the second is the table's oid.
 const LEASE_LOCK_CLASS: i32 = 1_869_968_482;
@@ -27,7 +28,7 @@ const SESSION: &str =
 /// server itself frees the lock of a holder that went silent (PostgreSQL 14 and newer).
 pub(crate) struct PgLease {
     conn: PgConnection,
-    table: Table,
+    table: OutboxTable,
     key: i32,
     holder: String,
     ttl: Duration,
@@ -62,7 +63,7 @@ struct Seen {
 
 impl PgLease {
     /// A session over a connection that is set up for it. `oid` is the outbox's.
-    pub(crate) fn new(conn: PgConnection, table: Table, oid: i64, holder: &str, ttl: Duration) -> Self {
+    pub(crate) fn new(conn: PgConnection, table: OutboxTable, oid: i64, holder: &str, ttl: Duration) -> Self {
         Self {
             conn,
             table,

@@ -10,11 +10,12 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::{Audit, AuditedRow, KnownRow, Removable, SetAside, StoreError};
-use crate::outbox::{Settle, Table};
+use crate::outbox::Settle;
 use crate::postgres::reading::holds::{Holds, left_to_a_lane};
 use crate::postgres::reading::told;
 use crate::postgres::session::{ask, sql};
 use crate::postgres::settling::checkpoint::{self, Stored};
+use crate::postgres::table::{Columns, OutboxTable};
 
 /// Ids in one statement at most: what fits into one record of TLS. Each further one can take forty milliseconds longer,
 /// since the driver does not switch Nagle's algorithm off.
@@ -23,7 +24,7 @@ const IDS_PER_STATEMENT: usize = 1_000;
 /// An audit over one session.
 pub(crate) struct PgAudit {
     conn: PgConnection,
-    table: Table,
+    table: OutboxTable,
     settle: Settle,
     since: Option<DateTime<Utc>>,
     stored: Stored,
@@ -33,7 +34,7 @@ pub(crate) struct PgAudit {
 impl PgAudit {
     pub(crate) async fn open(
         mut conn: PgConnection,
-        table: Table,
+        table: OutboxTable,
         settle: Settle,
         since: Option<DateTime<Utc>>,
     ) -> Result<Self, StoreError> {
@@ -42,9 +43,10 @@ impl PgAudit {
     }
 
     async fn find_few(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
+        let Columns { id, event_id, topic, partition, .. } = self.table.columns();
         let text = format!(
             "/* outboxd: audit_known */
-             select id, event_id, topic, partition, false from {outbox} where id = any($1)
+             select {id}, {event_id}, {topic}, {partition}, false from {outbox} where {id} = any($1)
              union all
              select id, event_id, topic, partition, true from {dead} where id = any($1)",
             outbox = self.table.outbox(),
@@ -76,11 +78,13 @@ fn shared(topics: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
 #[async_trait]
 impl Audit for PgAudit {
     async fn rows(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
+        let columns = self.table.columns();
+        let Columns { id, topic, created_at, sent_at, .. } = &columns;
         let text = format!(
-            "/* outboxd: audit_rows */ select id, topic, sent_at is not null or not {left} and {is_read}
-             from {outbox} where id > $1 and created_at >= $2 order by id limit $3",
-            left = left_to_a_lane("$4"),
-            is_read = told::is_read(5),
+            "/* outboxd: audit_rows */ select {id}, {topic}, {sent_at} is not null or not {left} and {is_read}
+             from {outbox} where {id} > $1 and {created_at} >= $2 order by {id} limit $3",
+            left = left_to_a_lane(&columns, "$4"),
+            is_read = told::is_read(&columns, 5),
             outbox = self.table.outbox()
         );
         let statement = sqlx::query(sql(text))

@@ -8,12 +8,13 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::{Backlog, StoreError};
-use crate::outbox::{Settle, Table};
+use crate::outbox::Settle;
 use crate::postgres::reading::holds::{Holds, left_to_a_lane, not_held};
 use crate::postgres::reading::position::{ReadPosition, Snapshot};
 use crate::postgres::reading::told;
 use crate::postgres::session::{ask, sql};
 use crate::postgres::settling::checkpoint::{self, Stored};
+use crate::postgres::table::{Columns, OutboxTable};
 use crate::postgres::xid::Xid;
 
 /// Rows that a walk looks at beyond those it may count.
@@ -42,7 +43,7 @@ struct Waiting {
 /// What waits: rows above the stored position, and rows of held lanes.
 pub(crate) async fn backlog(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     settle: Settle,
     sweep: &mut Sweep,
     count_limit: u64,
@@ -85,20 +86,23 @@ pub(crate) async fn backlog(
 /// Rows that were not visible in a snapshot, led by the index on xid.
 async fn count_new(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     snapshot: &Snapshot,
     holds: &Holds,
     count_limit: u64,
 ) -> Result<Waiting, StoreError> {
+    let columns = table.columns();
+    let Columns { xid, created_at, .. } = &columns;
+    let unsent = columns.unsent();
     let text = format!(
         "/* outboxd: count_new */
-         select count(*), extract(epoch from clock_timestamp() - min(created_at) filter (where isfinite(created_at)))::float8, false from (
-             (select created_at from {outbox} where xid >= $1 and sent_at is null and {free} limit $3)
+         select count(*), extract(epoch from clock_timestamp() - min({created_at}) filter (where isfinite({created_at})))::float8, false from (
+             (select {created_at} from {outbox} where {xid} >= $1 and {unsent} and {free} limit $3)
              union all
-             (select created_at from {outbox} where xid = any($2) and xid < $1 and sent_at is null and {free} limit $3)
+             (select {created_at} from {outbox} where {xid} = any($2) and {xid} < $1 and {unsent} and {free} limit $3)
          ) new",
         outbox = table.outbox(),
-        free = not_held("$4")
+        free = not_held(&columns, "$4")
     );
     let statement = sqlx::query(sql(text)).bind(Xid(snapshot.xmax)).bind(Xid::all(&snapshot.open));
     let statement = statement.bind(rows_of(count_limit)).bind(holds.to_json().map(Json));
@@ -108,23 +112,26 @@ async fn count_new(
 /// The rest of a frozen window, walked by id.
 async fn count_walked(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     at: &ReadPosition,
     holds: &Holds,
     after: i64,
     count_limit: u64,
 ) -> Result<Waiting, StoreError> {
+    let columns = table.columns();
+    let Columns { id, xid, created_at, .. } = &columns;
     let text = format!(
         "/* outboxd: count_walked */
          select count(*) filter (where wanted),
-             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted and isfinite(created_at)))::float8, count(*) = $2
+             extract(epoch from clock_timestamp() - min({created_at}) filter (where wanted and isfinite({created_at})))::float8, count(*) = $2
          from (
-             select created_at, sent_at is null and (xid >= $3 or xid = any($4)) and {free}
-                 and ($5::text is null or pg_visible_in_snapshot(xid, (select $5::text::pg_snapshot))) as wanted
-             from (select * from {outbox} where id > $1 order by id limit $2) looked_at
+             select {created_at}, {unsent} and ({xid} >= $3 or {xid} = any($4)) and {free}
+                 and ($5::text is null or pg_visible_in_snapshot({xid}, (select $5::text::pg_snapshot))) as wanted
+             from (select * from {outbox} where {id} > $1 order by {id} limit $2) looked_at
          ) walked",
         outbox = table.outbox(),
-        free = not_held("$6")
+        unsent = columns.unsent(),
+        free = not_held(&columns, "$6")
     );
     let statement = sqlx::query(sql(text))
         .bind(after)
@@ -139,21 +146,24 @@ async fn count_walked(
 /// Rows of held lanes, walked from the lowest that is held.
 async fn count_held(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     holds: &Holds,
     lowest: i64,
     count_limit: u64,
 ) -> Result<Waiting, StoreError> {
+    let columns = table.columns();
+    let Columns { id, created_at, .. } = &columns;
     let text = format!(
         "/* outboxd: count_held */
          select count(*) filter (where wanted),
-             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted and isfinite(created_at)))::float8, count(*) = $2
+             extract(epoch from clock_timestamp() - min({created_at}) filter (where wanted and isfinite({created_at})))::float8, count(*) = $2
          from (
-             select created_at, sent_at is null and {left} as wanted
-             from (select * from {outbox} where id >= $1 order by id limit $2) looked_at
+             select {created_at}, {unsent} and {left} as wanted
+             from (select * from {outbox} where {id} >= $1 order by {id} limit $2) looked_at
          ) walked",
         outbox = table.outbox(),
-        left = left_to_a_lane("$3")
+        unsent = columns.unsent(),
+        left = left_to_a_lane(&columns, "$3")
     );
     let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(ROWS_BEYOND_COUNT)));
     let statement = statement.bind(holds.to_told_json().map(Json));
@@ -167,30 +177,33 @@ async fn count_held(
 /// hand leaves such rows where no trigger sees it.
 async fn stamp_late(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     stored: &Stored,
     (holds, settling): (&Holds, Option<&ReadPosition>),
     Sweep(after): &mut Sweep,
 ) -> Result<u64, StoreError> {
     let Some(at) = stored.at.as_ref().filter(|at| !at.prev.is_nothing()) else { return Ok(0) };
+    let columns = table.columns();
+    let Columns { id, xid, sent_at, .. } = &columns;
+    let unsent = columns.unsent();
     let text = format!(
         "/* outboxd: stamp_late */
          with looked_at as materialized (
-             select id, sent_at is null and not {left} and not {is_settled}
-                 and (not (xid >= $3 or xid = any($4)) or xid >= (select pg_snapshot_xmax(pg_current_snapshot()))) as is_late
-             from {outbox} where id > $1 order by id limit $2
+             select {id}, {unsent} and not {left} and not {is_settled}
+                 and (not ({xid} >= $3 or {xid} = any($4)) or {xid} >= (select pg_snapshot_xmax(pg_current_snapshot()))) as is_late
+             from {outbox} where {id} > $1 order by {id} limit $2
          ),
          late as materialized (
-             select id from {outbox} where id = any(array(select id from looked_at where is_late)) for update skip locked
+             select {id} from {outbox} where {id} = any(array(select {id} from looked_at where is_late)) for update skip locked
          ),
          stamped as (
-             update {outbox} set sent_at = null
-             where id = any(array(select id from late)) and sent_at is null returning id
+             update {outbox} set {sent_at} = null
+             where {id} = any(array(select {id} from late)) and {unsent} returning {id}
          )
-         select (select count(*) from stamped), count(*), max(id) from looked_at",
+         select (select count(*) from stamped), count(*), max({id}) from looked_at",
         outbox = table.outbox(),
-        left = left_to_a_lane("$5"),
-        is_settled = told::is_read(6)
+        left = left_to_a_lane(&columns, "$5"),
+        is_settled = told::is_read(&columns, 6)
     );
     let statement = sqlx::query(sql(text))
         .bind(*after)
@@ -228,7 +241,11 @@ const SESSIONS: &str = "
 
 /// What is seen beside the table: how many dead letters there are, up to a limit, the age of the oldest snapshot, and the
 /// relays' sessions.
-async fn look_beside(conn: &mut PgConnection, table: &Table, limit: u64) -> Result<(u64, Duration, u64), StoreError> {
+async fn look_beside(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    limit: u64,
+) -> Result<(u64, Duration, u64), StoreError> {
     let text = format!(
         "/* outboxd: look_beside */
          select (select count(*) from (select from {dead} limit $1) dead), ({OLDEST_SNAPSHOT}), ({SESSIONS})",

@@ -5,13 +5,14 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::{DatabaseSettings, StoreError};
-use crate::outbox::{Notify, PreparedTransactions, Table};
+use crate::outbox::{Notify, PreparedTransactions};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::operating::inspect::oldest_snapshot;
 use crate::postgres::operating::rights::{check_rights, need_usage};
 use crate::postgres::operating::schema::check_tables;
 use crate::postgres::session::{ask, ask_within, sql};
+use crate::postgres::table::{MARK, OutboxTable};
 
 /// A snapshot that is older keeps vacuum from rows that were removed long ago.
 const OLD_SNAPSHOT_AGE: Duration = Duration::from_secs(600);
@@ -22,7 +23,7 @@ const POOLER_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Looks at the tables and at what the role may do to them, and returns the warnings.
 pub(crate) async fn check(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     settings: &DatabaseSettings,
 ) -> Result<Vec<String>, StoreError> {
     need_usage(conn, table).await?;
@@ -38,7 +39,7 @@ pub(crate) async fn preflight(address: &Address, settings: &DatabaseSettings) ->
     let table = address.table().await?;
     let mut warnings = check(&mut conn, table, settings).await?;
     refuse_prepared_transactions(&mut conn, settings).await?;
-    warnings.extend(index_on_sent_at(&mut conn, table).await?);
+    warnings.extend(index_on_mark(&mut conn, table).await?);
     warnings.extend(unflushed_commits(&mut conn).await?);
     warnings.extend(sequence_behind(&mut conn, table).await?);
     let age = oldest_snapshot(&mut conn).await?;
@@ -92,39 +93,40 @@ async fn refuse_prepared_transactions(conn: &mut PgConnection, settings: &Databa
     Ok(())
 }
 
-async fn index_on_sent_at(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, StoreError> {
+async fn index_on_mark(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<String>, StoreError> {
     let statement = "/* outboxd: indexes_on_sent_at */
         select distinct i.indexrelid::regclass::text
         from pg_catalog.pg_index i
-        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = 'sent_at'
+        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attname = $2
         where i.indrelid = to_regclass($1)
-            and (a.attnum = any(i.indkey) or pg_get_indexdef(i.indexrelid) ~ '\\msent_at\\M')";
-    let statement = sqlx::query_scalar::<_, String>(statement).bind(table.outbox());
+            and (a.attnum = any(i.indkey) or pg_get_indexdef(i.indexrelid) ~ ('\\m' || $2 || '\\M'))";
+    let statement = sqlx::query_scalar::<_, String>(statement).bind(table.outbox()).bind(MARK);
     let found = ask("looking at indexes", statement.fetch_all(conn)).await?;
     let warn =
-        |index| format!("index {index} contains sent_at: every settled row must be written into all indexes; drop it");
+        |index| format!("index {index} contains {MARK}: every settled row must be written into all indexes; drop it");
     Ok(found.into_iter().map(warn).collect())
 }
 
 /// Where the sequence did not come along with a moved table, new rows sort before older ones of their lanes. A role that
 /// may not ask is told nothing.
-async fn sequence_behind(conn: &mut PgConnection, table: &Table) -> Result<Option<String>, StoreError> {
+async fn sequence_behind(conn: &mut PgConnection, table: &OutboxTable) -> Result<Option<String>, StoreError> {
+    let id = table.columns().id;
     let text = format!(
         "/* outboxd: sequence_behind */
         select highest from (
-            select greatest((select max(id) from {outbox}), (select max(highest_id) from {checkpoint})) as highest
+            select greatest((select max({id}) from {outbox}), (select max(highest_id) from {checkpoint})) as highest
         ) known
         join pg_catalog.pg_sequences s
-            on format('%I.%I', s.schemaname, s.sequencename) = pg_get_serial_sequence($1, 'id')
-        join pg_catalog.pg_class c on c.oid = pg_get_serial_sequence($1, 'id')::regclass
+            on format('%I.%I', s.schemaname, s.sequencename) = pg_get_serial_sequence($1, $2)
+        join pg_catalog.pg_class c on c.oid = pg_get_serial_sequence($1, $2)::regclass
         where has_sequence_privilege(c.oid, 'SELECT') and coalesce(s.last_value, s.start_value - 1) < highest",
         outbox = table.outbox(),
         checkpoint = table.checkpoint()
     );
-    let highest = sqlx::query_scalar::<_, i64>(sql(text)).bind(table.outbox()).fetch_optional(conn);
+    let highest = sqlx::query_scalar::<_, i64>(sql(text)).bind(table.outbox()).bind(&id).fetch_optional(conn);
     let warn = |highest| {
         format!(
-            "ids are handed out anew below {highest}, as after a move that carried no sequences: new rows come before older ones of their keys; select setval(pg_get_serial_sequence('{}', 'id'), {highest})",
+            "ids are handed out anew below {highest}, as after a move that carried no sequences: new rows come before older ones of their keys; select setval(pg_get_serial_sequence('{}', '{id}'), {highest})",
             table.outbox()
         )
     };

@@ -6,12 +6,13 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::{Purge, StoreError};
-use crate::outbox::{Settle, Table, Term};
+use crate::outbox::{Settle, Term};
 use crate::postgres::reading::holds::{Holds, left_to_a_lane};
 use crate::postgres::reading::position::ReadPosition;
 use crate::postgres::reading::told;
 use crate::postgres::session::{ask, sql};
 use crate::postgres::settling::checkpoint;
+use crate::postgres::table::{Columns, OutboxTable};
 
 /// Rows that one call looks at: a few milliseconds, and one small transaction.
 const ROWS_PER_PURGE: i64 = 2_000;
@@ -37,7 +38,7 @@ pub(crate) struct Purging {
 /// Rows that a position settles are removed `retention` after they were written.
 pub(crate) async fn purge(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     settle: Settle,
     purging: &mut Purging,
     term: Term,
@@ -71,7 +72,7 @@ impl Purging {
     }
 }
 
-async fn begin_round(conn: &mut PgConnection, table: &Table, purging: &mut Purging) -> Result<i64, StoreError> {
+async fn begin_round(conn: &mut PgConnection, table: &OutboxTable, purging: &mut Purging) -> Result<i64, StoreError> {
     let rounds = purging.rounds.wrapping_add(1);
     *purging = Purging { rounds, ..Purging::default() };
     if rounds.is_multiple_of(ROUNDS_TO_THE_LOWEST) {
@@ -82,7 +83,7 @@ async fn begin_round(conn: &mut PgConnection, table: &Table, purging: &mut Purgi
     Ok(mark.unwrap_or(i64::MIN))
 }
 
-async fn remember(conn: &mut PgConnection, table: &Table, mark: i64) -> Result<(), StoreError> {
+async fn remember(conn: &mut PgConnection, table: &OutboxTable, mark: i64) -> Result<(), StoreError> {
     let text =
         format!("/* outboxd: move_purge_mark */ update {} set purged_to = $1 where purged_to < $1", table.checkpoint());
     ask("purging", sqlx::query(sql(text)).bind(mark).execute(conn)).await.map(drop)
@@ -106,7 +107,7 @@ struct Bitten {
 }
 
 impl Bite<'_> {
-    async fn take(&self, conn: &mut PgConnection, table: &Table, term: Term) -> Result<Bitten, StoreError> {
+    async fn take(&self, conn: &mut PgConnection, table: &OutboxTable, term: Term) -> Result<Bitten, StoreError> {
         let statement = sqlx::query(sql(statement(table)))
             .bind(term.0)
             .bind(self.after)
@@ -131,28 +132,30 @@ impl Bite<'_> {
 /// A row is removed by its own marks, or, where none are written, if the stored position says that it was read. One that
 /// another session has locked is kept: nothing waits for it. The term is looked at and not locked, so that its renewal waits
 /// for no purge; what is settled stays so, whichever relay leads.
-fn statement(table: &Table) -> String {
+fn statement(table: &OutboxTable) -> String {
+    let columns = table.columns();
+    let Columns { id, created_at, sent_at, .. } = &columns;
     format!(
         "/* outboxd: purge */
          with looked_at as materialized (
-             select id, created_at, not {left} and case when sent_at is not null then sent_at < clock_timestamp() - $4 * interval '1 second'
-                 else created_at < clock_timestamp() - $4 * interval '1 second' and {is_read} end as old
-             from {outbox} where id > $2 order by id limit $3
+             select {id}, {created_at}, not {left} and case when {sent_at} is not null then {sent_at} < clock_timestamp() - $4 * interval '1 second'
+                 else {created_at} < clock_timestamp() - $4 * interval '1 second' and {is_read} end as old
+             from {outbox} where {id} > $2 order by {id} limit $3
          ),
          free as materialized (
-             select id from {outbox} where id = any(array(select id from looked_at where old)) for update skip locked
+             select {id} from {outbox} where {id} = any(array(select {id} from looked_at where old)) for update skip locked
          ),
          removed as (
-             delete from {outbox} where id = any(array(select id from free)) and exists (select from {lease} where term = $1)
-             returning id
+             delete from {outbox} where {id} = any(array(select {id} from free)) and exists (select from {lease} where term = $1)
+             returning {id}
          )
-         select exists (select from {lease} where term = $1), (select count(*) from removed), count(*), max(id),
-             (select min(id) from (select id from looked_at except select id from free) kept),
-             bool_or(created_at > clock_timestamp() - $4 * interval '1 second') filter (where id = (select max(id) from looked_at))
+         select exists (select from {lease} where term = $1), (select count(*) from removed), count(*), max({id}),
+             (select min({id}) from (select {id} from looked_at except select {id} from free) kept),
+             bool_or({created_at} > clock_timestamp() - $4 * interval '1 second') filter (where {id} = (select max({id}) from looked_at))
          from looked_at",
         lease = table.lease(),
         outbox = table.outbox(),
-        left = left_to_a_lane("$5"),
-        is_read = told::is_read(6)
+        left = left_to_a_lane(&columns, "$5"),
+        is_read = told::is_read(&columns, 6)
     )
 }

@@ -5,12 +5,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{Settle, Table};
+use crate::outbox::Settle;
 use crate::postgres::errors::unusable;
 use crate::postgres::session::ask;
+use crate::postgres::table::{MARK, OutboxTable};
 
 /// The outbox's column that the relay updates.
-const UPDATED: [&str; 1] = ["sent_at"];
+const UPDATED: [&str; 1] = [MARK];
 
 /// Triggers of ours; others may swallow what the relay records, or raise.
 const OUR_TRIGGERS: [&str; 4] = ["wake", "stamp_restored", "stamp_corrected", "stamp_late"];
@@ -35,13 +36,13 @@ impl Need {
 }
 
 /// The SQL that lets a role, quoted, do all that the relay does.
-pub(crate) fn grants(table: &Table, role: &str) -> String {
+pub(crate) fn grants(table: &OutboxTable, role: &str) -> String {
     let grant = |need: &Need| format!("grant {} on {} to {role};\n", need.named(need.rights), need.table);
     needs(table).iter().map(grant).collect()
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.
-fn needs(table: &Table) -> [Need; 6] {
+fn needs(table: &OutboxTable) -> [Need; 6] {
     let need = |table, rights| Need { table, rights, updated: None };
     [
         Need { updated: Some(&UPDATED), ..need(table.outbox(), &["select", "update", "delete"]) },
@@ -54,7 +55,7 @@ fn needs(table: &Table) -> [Need; 6] {
 }
 
 /// Refuses a schema that the role may not look into, which hides everything else.
-pub(crate) async fn need_usage(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
+pub(crate) async fn need_usage(conn: &mut PgConnection, table: &OutboxTable) -> Result<(), StoreError> {
     let Some(schema) = table.schema() else { return Ok(()) };
     let statement = "/* outboxd: usage */ select current_user::text
         from pg_catalog.pg_namespace where nspname = $1 and not has_schema_privilege(oid, 'usage')";
@@ -71,7 +72,7 @@ pub(crate) async fn need_usage(conn: &mut PgConnection, table: &Table) -> Result
 /// Refuses what the relay could not work with, all at once, and returns what is only worth a warning.
 pub(crate) async fn check_rights(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     settle: Settle,
 ) -> Result<Vec<String>, StoreError> {
     let role = "/* outboxd: role */ select current_user::text";
@@ -130,7 +131,7 @@ async fn hides_rows(conn: &mut PgConnection, table: &str) -> Result<bool, StoreE
 /// What makes settlements of some rows fail, or do nothing: the problem, and its repair.
 async fn obstacles(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     settle: Settle,
 ) -> Result<Vec<(String, String)>, StoreError> {
     let mut found = Vec::new();
@@ -161,7 +162,7 @@ async fn obstacles(
 }
 
 /// Triggers of others that run whenever a row is recorded, moved or removed, and rows elsewhere that refer to it.
-async fn foreign_triggers(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, StoreError> {
+async fn foreign_triggers(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<String>, StoreError> {
     let statement = "/* outboxd: foreign_triggers */
          select quote_ident(t.tgname) || ' on ' || t.tgrelid::regclass
          from pg_catalog.pg_trigger t
@@ -179,6 +180,10 @@ async fn foreign_triggers(conn: &mut PgConnection, table: &Table) -> Result<Vec<
     Ok(found.iter().map(warn).collect())
 }
 
-async fn names(conn: &mut PgConnection, statement: &'static str, table: &Table) -> Result<Vec<String>, StoreError> {
+async fn names(
+    conn: &mut PgConnection,
+    statement: &'static str,
+    table: &OutboxTable,
+) -> Result<Vec<String>, StoreError> {
     ask("checking the outbox", sqlx::query_scalar(statement).bind(table.outbox()).fetch_all(conn)).await
 }

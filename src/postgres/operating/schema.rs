@@ -7,7 +7,9 @@ use crate::outbox::Table;
 use crate::postgres::address::{Address, no_schema};
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::operating::rights;
+use crate::postgres::quote::quoted;
 use crate::postgres::session::{ANSWER_TIMEOUT, Guc, ask, bounded, missing, sql};
+use crate::postgres::table::{NEEDED, NeededColumn, OutboxTable};
 use crate::secret::Secret;
 
 /// Every migration, in order. A released one never changes.
@@ -21,20 +23,6 @@ const MIGRATION_LOCK_CLASS: i32 = 1_869_968_493;
 
 /// A table that is being altered makes writers wait for as long as this waits for them.
 const MIGRATION_LOCK_TIMEOUT: Guc = ("lock_timeout", "30s");
-
-/// What is needed of the outbox's columns: name, type, whether null is refused.
-const COLUMNS: [(&str, &str, bool); 10] = [
-    ("id", "bigint", true),
-    ("event_id", "uuid", true),
-    ("topic", "text", true),
-    ("key", "text", false),
-    ("payload", "bytea", false),
-    ("headers", "jsonb", true),
-    ("partition", "integer", false),
-    ("created_at", "timestamp with time zone", true),
-    ("xid", "xid8", true),
-    ("sent_at", "timestamp with time zone", false),
-];
 
 /// A role's name that cannot be written into SQL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +73,7 @@ pub async fn check(url: &Secret, table: &Table) -> Result<(), StoreError> {
 }
 
 /// As [`check`], over a connection that is there.
-pub(crate) async fn check_tables(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
+pub(crate) async fn check_tables(conn: &mut PgConnection, table: &OutboxTable) -> Result<(), StoreError> {
     let repair = format!("run `outboxd migrate --table {table}`");
     let exists = sqlx::query_scalar("/* outboxd: find_outbox */ select to_regclass($1) is not null");
     if !ask("checking the schema", exists.bind(table.outbox()).fetch_one(&mut *conn)).await? {
@@ -108,6 +96,7 @@ pub(crate) async fn check_tables(conn: &mut PgConnection, table: &Table) -> Resu
 
 /// The SQL that `migrate` runs on a fresh schema, for people who run their own migrations.
 pub fn migration_sql(table: &Table) -> String {
+    let table = &OutboxTable::named(table);
     let parts =
         MIGRATIONS.iter().map(|(name, template)| format!("{}\n{}", render(template, table), remember(name, table)));
     let path = match table.schema() {
@@ -129,10 +118,14 @@ pub fn migration_sql(table: &Table) -> String {
 /// # Errors
 /// When a name cannot be a role's.
 pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Result<String, InvalidRole> {
+    grants(&OutboxTable::named(table), application_role, relay_role)
+}
+
+fn grants(table: &OutboxTable, application_role: &str, relay_role: &str) -> Result<String, InvalidRole> {
     let (app, relay) = (quoted_role(application_role)?, quoted_role(relay_role)?);
     let outbox = table.outbox();
     let usage = table.quoted_schema().map(|schema| format!("grant usage on schema {schema} to {app}, {relay};\n"));
-    let enqueue = table.quoted("_enqueue");
+    let enqueue = table.beside("_enqueue");
     let functions =
         ["bytea", "text", "jsonb"].map(|payload| format!("{enqueue}(text, text, {payload}, jsonb)")).join(", ");
     Ok(format!(
@@ -148,7 +141,7 @@ pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Re
          grant select on sequence {ids} to {relay};\n",
         relaying = rights::grants(table, &relay),
         usage = usage.unwrap_or_default(),
-        ids = table.quoted("_id_seq")
+        ids = table.beside("_id_seq")
     ))
 }
 
@@ -158,7 +151,7 @@ pub fn grants_sql(table: &Table, application_role: &str, relay_role: &str) -> Re
 /// When a name cannot be a role's, a role does not exist, or the connection may not grant.
 pub async fn grant(url: &Secret, table: &Table, application_role: &str, relay_role: &str) -> Result<(), StoreError> {
     let address = Address::new(url, table)?;
-    let grants = grants_sql(address.table().await?, application_role, relay_role)
+    let grants = grants(address.table().await?, application_role, relay_role)
         .map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
     let mut conn = address.connect("migrate", &[]).await?;
     ask("granting", sqlx::raw_sql(sql(grants)).execute(&mut conn)).await.map(drop)
@@ -168,10 +161,10 @@ fn quoted_role(name: &str) -> Result<String, InvalidRole> {
     if name.is_empty() || name.contains('\0') {
         return Err(InvalidRole { name: name.to_owned() });
     }
-    Ok(format!("\"{}\"", name.replace('"', "\"\"")))
+    Ok(quoted(name))
 }
 
-async fn need_schema(conn: &mut PgConnection, table: &Table) -> Result<(), StoreError> {
+async fn need_schema(conn: &mut PgConnection, table: &OutboxTable) -> Result<(), StoreError> {
     let Some(schema) = table.quoted_schema() else { return Ok(()) };
     let statement = "/* outboxd: find_schema */ select to_regnamespace($1) is not null";
     match ask("looking for the schema", sqlx::query_scalar(statement).bind(&schema).fetch_one(conn)).await? {
@@ -181,7 +174,7 @@ async fn need_schema(conn: &mut PgConnection, table: &Table) -> Result<(), Store
 }
 
 /// The names of the migrations that were applied, none where no table remembers them.
-async fn applied(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, StoreError> {
+async fn applied(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<String>, StoreError> {
     let doing = "reading which migrations were applied";
     let exists = sqlx::query_scalar("/* outboxd: find_migrations */ select to_regclass($1) is not null");
     if !ask(doing, exists.bind(table.migrations()).fetch_one(&mut *conn)).await? {
@@ -191,7 +184,7 @@ async fn applied(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, 
     ask(doing, sqlx::query_scalar(sql(text)).fetch_all(conn)).await
 }
 
-fn refuse_newer(table: &Table, applied: &[String]) -> Result<(), StoreError> {
+fn refuse_newer(table: &OutboxTable, applied: &[String]) -> Result<(), StoreError> {
     match applied.iter().find(|name| !MIGRATIONS.iter().any(|(known, _)| known == name)) {
         None => Ok(()),
         Some(name) => Err(unusable(
@@ -201,7 +194,7 @@ fn refuse_newer(table: &Table, applied: &[String]) -> Result<(), StoreError> {
     }
 }
 
-fn remember(name: &str, table: &Table) -> String {
+fn remember(name: &str, table: &OutboxTable) -> String {
     let migrations = table.migrations();
     format!(
         "create table if not exists {migrations} (\n    name text primary key,\n    \
@@ -210,23 +203,31 @@ fn remember(name: &str, table: &Table) -> String {
     )
 }
 
-async fn wrong_columns(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, StoreError> {
+/// A column as it is.
+struct FoundColumn {
+    name: String,
+    kind: String,
+    not_null: bool,
+}
+
+async fn wrong_columns(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<String>, StoreError> {
     let statement = "/* outboxd: columns */
         select attname::text, format_type(atttypid, atttypmod), attnotnull
         from pg_catalog.pg_attribute where attrelid = to_regclass($1) and attnum > 0 and not attisdropped";
     let rows = ask("checking columns", sqlx::query(statement).bind(table.outbox()).fetch_all(conn)).await?;
-    let found: Vec<(String, String, bool)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
-    let judge = |&(name, kind, not_null): &(&str, &str, bool)| match found.iter().find(|column| column.0 == name) {
+    let found: Vec<FoundColumn> =
+        rows.iter().map(|row| FoundColumn { name: row.get(0), kind: row.get(1), not_null: row.get(2) }).collect();
+    let judge = |&NeededColumn { name, kind, not_null }| match found.iter().find(|column| column.name == name) {
         None => Some(format!("column {name} is missing")),
-        Some(column) if column.1 != kind => Some(format!("column {name} is {} instead of {kind}", column.1)),
-        Some(column) if not_null && !column.2 => Some(format!("column {name} may be null")),
+        Some(column) if column.kind != kind => Some(format!("column {name} is {} instead of {kind}", column.kind)),
+        Some(column) if not_null && !column.not_null => Some(format!("column {name} may be null")),
         Some(_) => None,
     };
-    Ok(COLUMNS.iter().filter_map(judge).collect())
+    Ok(NEEDED.iter().filter_map(judge).collect())
 }
 
 /// What else reading and waking rest upon. Each condition is true when something is wrong.
-async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<String>, StoreError> {
+async fn wrong_parts(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<String>, StoreError> {
     let statement = "/* outboxd: parts */
         select c.relkind <> 'r',
             not exists (select from pg_catalog.pg_index i join pg_catalog.pg_attribute a on a.attrelid = i.indrelid
@@ -257,7 +258,7 @@ async fn wrong_parts(conn: &mut PgConnection, table: &Table) -> Result<Vec<Strin
 }
 
 /// Gives the names in a migration, which are those of an outbox named `outbox`, the names of this one.
-fn render(template: &str, table: &Table) -> String {
+fn render(template: &str, table: &OutboxTable) -> String {
     const NAME: &str = "outbox";
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut rendered = String::with_capacity(template.len() * 2);
@@ -269,9 +270,9 @@ fn render(template: &str, table: &Table) -> String {
         let suffix = &word[NAME.len()..];
         let is_ours = !before.ends_with(is_word) && (suffix.is_empty() || suffix.starts_with('_'));
         if is_ours && before.ends_with('\'') {
-            rendered.push_str(&table.quoted(suffix).replace('\'', "''"));
+            rendered.push_str(&table.beside(suffix).replace('\'', "''"));
         } else if is_ours {
-            rendered.push_str(&table.quoted(suffix));
+            rendered.push_str(&table.beside(suffix));
         } else {
             rendered.push_str(word);
         }
@@ -287,7 +288,7 @@ mod tests {
 
     #[test]
     fn migrations_follow_the_tables_name() {
-        let table: Table = "shop.queue".parse().expect("a name");
+        let table = OutboxTable::named(&"shop.queue".parse().expect("a name"));
         let template = "create index on outbox (xid); insert into outbox_lease x; 'outboxd_'; my_outbox, outboxes";
         let expected = r#"create index on "shop"."queue" (xid); insert into "shop"."queue_lease" x; 'outboxd_'; my_outbox, outboxes"#;
         assert_eq!(render(template, &table), expected);

@@ -8,6 +8,7 @@ use crate::outbox::{Message, Table};
 use crate::postgres::enqueue::enqueue_many_into;
 use crate::postgres::errors::classify;
 use crate::postgres::operating::schema::migrate;
+use crate::postgres::quote::{self, quoted};
 use crate::postgres::session::{ask, connect, options, sql};
 use crate::secret::Secret;
 
@@ -35,7 +36,7 @@ impl ScratchSchema {
     }
 
     async fn make_tables(&self) -> Result<(), StoreError> {
-        self.execute("making a scratch schema", format!("create schema \"{}\"", self.schema)).await?;
+        self.execute("making a scratch schema", format!("create schema {}", quoted(&self.schema))).await?;
         migrate(&self.url, &self.table).await.map(drop)
     }
 
@@ -64,11 +65,12 @@ impl Scratch for ScratchSchema {
 
     /// As autovacuum would.
     async fn settle_down(&self) -> Result<(), StoreError> {
-        self.execute("vacuuming the scratch table", format!("vacuum analyze {}", self.table.outbox())).await
+        self.execute("vacuuming the scratch table", format!("vacuum analyze {}", quote::outbox(&self.table))).await
     }
 
     async fn remove(&self) -> Result<(), StoreError> {
-        self.execute("dropping the scratch schema", format!("drop schema if exists \"{}\" cascade", self.schema)).await
+        self.execute("dropping the scratch schema", format!("drop schema if exists {} cascade", quoted(&self.schema)))
+            .await
     }
 }
 

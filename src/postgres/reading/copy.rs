@@ -3,7 +3,7 @@
 //! The format: <https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format".
 
 use crate::contract::BoxError;
-use crate::postgres::reading::rows::{Columns, WIDTH};
+use crate::postgres::reading::rows::{RowBytes, WIDTH};
 
 /// What begins the first message.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -14,7 +14,7 @@ const CRITICAL: u32 = 0xffff;
 /// A row.
 pub(crate) struct Tuple<'a>([Option<&'a [u8]>; WIDTH]);
 
-impl Columns for Tuple<'_> {
+impl RowBytes for Tuple<'_> {
     fn bytes(&self, column: usize) -> Result<Option<&[u8]>, BoxError> {
         Ok(self.0[column])
     }

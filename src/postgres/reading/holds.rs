@@ -6,9 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::outbox::{Held, Lane};
 use crate::postgres::reading::position::ReadPosition;
-
-/// What a row's own lane is called in the JSON of [`Holds`]; its topic's lane is called as the topic.
-const LANE: &str = "case when partition is null then topic || ' ' || key else topic || ':' || partition end";
+use crate::postgres::table::Columns;
 
 /// The condition on a row that no held lane covers it, given what stands for [`Holds::to_json`] in the statement, null
 /// when nothing is held. One lookup a row by the topic and one by the lane, whatever the number of lanes; and no join,
@@ -16,22 +14,26 @@ const LANE: &str = "case when partition is null then topic || ' ' || key else to
 ///
 /// For rows that the position does not call read: of others a lane's own position may say that they were published before
 /// the lane was held, which is for [`left_to_a_lane`] to tell.
-pub(crate) fn not_held(held: &str) -> String {
+pub(crate) fn not_held(columns: &Columns, held: &str) -> String {
+    let Columns { id, topic, .. } = columns;
+    let lane = columns.lane();
     format!(
-        "({held} is null or id < least(coalesce(({held} ->> topic)::bigint, 9223372036854775807), \
-         coalesce(({held} ->> {LANE})::bigint, 9223372036854775807)))"
+        "({held} is null or {id} < least(coalesce(({held} ->> {topic})::bigint, 9223372036854775807), \
+         coalesce(({held} ->> {lane})::bigint, 9223372036854775807)))"
     )
 }
 
 /// The condition on any row that it is left to a held lane, given what stands for [`Holds::to_told_json`] in the statement,
 /// null when nothing is held. It is never null itself.
-pub(crate) fn left_to_a_lane(held: &str) -> String {
+pub(crate) fn left_to_a_lane(columns: &Columns, held: &str) -> String {
+    let Columns { id, topic, xid, .. } = columns;
+    let lane = columns.lane();
     format!(
         "({held} is not null and exists (
-             select from (values ({held} -> topic), ({held} -> {LANE})) lane (told)
-             where id >= (told ->> 'from')::bigint and not coalesce(
-                 pg_visible_in_snapshot(xid, (told ->> 'prev')::pg_snapshot)
-                 or id <= (told ->> 'last')::bigint and pg_visible_in_snapshot(xid, (told ->> 'cur')::pg_snapshot), false)))"
+             select from (values ({held} -> {topic}), ({held} -> {lane})) lane (told)
+             where {id} >= (told ->> 'from')::bigint and not coalesce(
+                 pg_visible_in_snapshot({xid}, (told ->> 'prev')::pg_snapshot)
+                 or {id} <= (told ->> 'last')::bigint and pg_visible_in_snapshot({xid}, (told ->> 'cur')::pg_snapshot), false)))"
     )
 }
 
@@ -141,7 +143,8 @@ impl Holds {
     }
 }
 
-/// A name for each lane that [`not_held`] puts together in SQL. Topics hold neither blanks nor colons.
+/// A name for each lane, as [`Columns::lane`] puts it together in SQL; that of a topic is the topic's. Topics hold neither
+/// blanks nor colons.
 fn name(lane: &Lane) -> String {
     match lane {
         Lane::Topic { topic } => topic.to_string(),

@@ -12,13 +12,14 @@ use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{Lane, Limit, Record, Table, Unreadable};
+use crate::outbox::{Lane, Limit, Record, Unreadable};
 use crate::postgres::errors::classify;
 use crate::postgres::reading::copy::Message;
 use crate::postgres::reading::holds::{Holds, not_held};
 use crate::postgres::reading::position::{ReadPosition, Snapshot};
-use crate::postgres::reading::rows::{COLUMNS, NO_COLUMNS, Page, READING, WIDE_COLUMNS, unreadable};
+use crate::postgres::reading::rows::{Page, READING, unreadable};
 use crate::postgres::session::{BACKLOG_TIMEOUT, ask, bounded, sql};
+use crate::postgres::table::{Columns, NO_COLUMNS, OutboxTable};
 use crate::postgres::values::{Bound, Preset, Values};
 
 /// What to read of a window, besides where it is.
@@ -74,12 +75,12 @@ pub(crate) struct Span {
 /// Reads what became visible since `prev`, with the snapshot that saw it.
 pub(crate) async fn new_rows(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     prev: &Snapshot,
     which: &RowSelection<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
-    let mut statement = Statement::<Bound>::default();
+    let mut statement = Statement::<Bound>::on(table);
     let newest = statement.by_xid(table, prev, Upto::Now, which, limit);
     // One statement, one snapshot. It is told by a row of its own, first, because it can be long.
     let text = format!(
@@ -95,52 +96,62 @@ pub(crate) async fn new_rows(
 /// Reads the rows of the window from `prev` to `cur` after an id, led by the index on xid.
 pub(crate) async fn window_by_xid(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     window: (&Snapshot, &Snapshot),
     after: i64,
     which: &RowSelection<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
-    let mut statement = Statement::<Bound>::default();
+    let mut statement = Statement::<Bound>::on(table);
     let rows = statement.by_xid(table, window.0, Upto::Window { cur: window.1, after }, which, limit);
-    let text = format!("/* outboxd: read_window_by_xid */ {rows} order by id");
+    let id = &statement.columns.id;
+    let text = format!("/* outboxd: read_window_by_xid */ {rows} order by {id}");
     statement.read(conn, text, which, limit).await
 }
 
 /// Reads the rows of the window from `prev` to `cur` in a span of ids, walking the primary key.
 pub(crate) async fn window_by_id(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     window: (&Snapshot, &Snapshot),
     span: Span,
     which: &RowSelection<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
-    let mut statement = Statement::<Preset>::default();
+    let mut statement = Statement::<Preset>::on(table);
     let (after, upto) = (statement.values.number(span.after), statement.values.number(span.upto));
     let rest = statement.rest(which);
     let new = statement.unseen_in(window.0);
     let seen = statement.seen_in(window.1);
     let rows = statement.values.number(rows_of(limit));
+    let Columns { id, .. } = &statement.columns;
+    let selected = statement.columns.selected();
     let text = format!(
-        "select null::text, {COLUMNS} from {outbox}
-         where id > {after} and id <= {upto} {new} {seen} {rest} order by id limit {rows}",
+        "select null::text, {selected} from {outbox}
+         where {id} > {after} and {id} <= {upto} {new} {seen} {rest} order by {id} limit {rows}",
         outbox = table.outbox()
     );
     let text = format!("/* outboxd: read_window */ copy ({text}) to stdout (format binary)");
     statement.copy(conn, &text, which, limit).await
 }
 
-/// Fills in what was left out, from the table of the outbox or of the dead letters. Records whose rows are gone by now are
+/// Fills in what was left out, from the table of the outbox or of the dead letters, and its columns. Records whose rows are gone by now are
 /// left out too: another session settled them.
-pub(crate) async fn load_wide(conn: &mut PgConnection, table: &str, page: &mut Page) -> Result<(), StoreError> {
+pub(crate) async fn load_wide(
+    conn: &mut PgConnection,
+    table: &str,
+    columns: &Columns,
+    page: &mut Page,
+) -> Result<(), StoreError> {
     if page.wide.is_empty() {
         return Ok(());
     }
     let name = |record: &Record| (record.id, record.event_id);
     let mut missing: HashMap<_, usize> = page.wide.drain(..).map(|at| (name(&page.records[at]), at)).collect();
     let ids: Vec<i64> = missing.keys().map(|(id, _)| *id).collect();
-    let text = format!("/* outboxd: read_wide */ select {WIDE_COLUMNS} from {table} where id = any($1)");
+    let Columns { id, .. } = columns;
+    let wide = columns.wide();
+    let text = format!("/* outboxd: read_wide */ select {wide} from {table} where {id} = any($1)");
     let doing = "reading large rows";
     let mut faults = HashMap::new();
     let mut rows = sqlx::query(sql(text)).bind(ids).fetch(conn);
@@ -177,16 +188,21 @@ enum Upto<'a> {
 }
 
 /// A statement in the making.
-#[derive(Default)]
 struct Statement<V> {
+    columns: Columns,
     values: V,
 }
 
-impl<V: Values> Statement<V> {
+impl<V: Values + Default> Statement<V> {
+    /// One that reads rows of this outbox.
+    fn on(table: &OutboxTable) -> Self {
+        Self { columns: table.columns(), values: V::default() }
+    }
+
     /// The select that is led by the index on xid.
     fn by_xid(
         &mut self,
-        table: &Table,
+        table: &OutboxTable,
         prev: &Snapshot,
         upto: Upto<'_>,
         which: &RowSelection<'_>,
@@ -200,22 +216,24 @@ impl<V: Values> Statement<V> {
             Upto::Window { cur, after } => {
                 // The sum keeps the planner from the primary key, as below.
                 let after = self.values.number(after);
-                rest = format!("{seen} and id + 0 > {after} {rest}", seen = self.seen_in(cur));
+                rest = format!("{seen} and {id} + 0 > {after} {rest}", seen = self.seen_in(cur), id = self.columns.id);
                 self.values.xid(cur.xmax)
             }
         };
         let rows = self.values.number(rows_of(limit));
         let outbox = table.outbox();
+        let Columns { id, xid, .. } = &self.columns;
+        let selected = self.columns.selected();
         // Sorted by a sum, which the primary key cannot serve: on a table that was never analysed the planner
         // would walk it, filtering every row by xid. Only ids are sorted: the window may be large.
         format!(
-            "select null::text, {COLUMNS} from (
-                 select u.id from (
-                     select id from {outbox} where xid >= {xmax} and xid < {end} {rest}
+            "select null::text, {selected} from (
+                 select u.{id} from (
+                     select {id} from {outbox} where {xid} >= {xmax} and {xid} < {end} {rest}
                      union all
-                     select id from {outbox} where xid = any({open}) and xid < {xmax} {rest}
-                 ) u order by u.id + 0 limit {rows}
-             ) page join {outbox} using (id)"
+                     select {id} from {outbox} where {xid} = any({open}) and {xid} < {xmax} {rest}
+                 ) u order by u.{id} + 0 limit {rows}
+             ) page join {outbox} using ({id})"
         )
     }
 
@@ -224,12 +242,13 @@ impl<V: Values> Statement<V> {
             return String::new();
         }
         let (xmax, open) = (self.values.xid(snapshot.xmax), self.values.xids(&snapshot.open));
-        format!(" and (xid >= {xmax} or xid = any({open}))")
+        format!(" and ({xid} >= {xmax} or {xid} = any({open}))", xid = self.columns.xid)
     }
 
     /// The inner select makes it read the snapshot's text once instead of once a row.
     fn seen_in(&mut self, snapshot: &Snapshot) -> String {
-        format!("and pg_visible_in_snapshot(xid, (select {}::pg_snapshot))", self.values.text(snapshot.to_string()))
+        let (xid, text) = (&self.columns.xid, self.values.text(snapshot.to_string()));
+        format!("and pg_visible_in_snapshot({xid}, (select {text}::pg_snapshot))")
     }
 
     /// A condition on rows that a position does not call read.
@@ -237,7 +256,7 @@ impl<V: Values> Statement<V> {
         let mut unread = self.unseen_in(&at.prev);
         if let Some(frozen) = &at.frozen {
             let (last, seen) = (self.values.number(frozen.last), self.seen_in(&frozen.cur));
-            unread = format!("{unread} and not (id + 0 <= {last} {seen})");
+            unread = format!("{unread} and not ({id} + 0 <= {last} {seen})", id = self.columns.id);
         }
         unread
     }
@@ -247,23 +266,25 @@ impl<V: Values> Statement<V> {
         let Some(frozen) = &at.frozen else { return String::new() };
         let last = self.values.number(frozen.last);
         let before = if at.prev.is_nothing() { "and false".to_owned() } else { self.seen_in(&at.prev) };
-        format!(" and (id + 0 <= {last} or true {before})")
+        format!(" and ({id} + 0 <= {last} or true {before})", id = self.columns.id)
     }
 
     /// Rows that are marked as sent are left out in every mode, so that changing it publishes nothing again.
     fn rest(&mut self, which: &RowSelection<'_>) -> String {
-        let mut rest = "and sent_at is null".to_owned();
+        let mut rest = format!("and {}", self.columns.unsent());
         if let Some(held) = which.holds.to_leave_out(which.wanted()) {
-            rest = format!("{rest} and {}", not_held(&self.values.json(&held)));
+            rest = format!("{rest} and {}", not_held(&self.columns, &self.values.json(&held)));
         }
         if let Some(Left { lane, from_id, without, upto }) = which.left {
             let (topic, from_id) = (self.values.text(lane.topic().to_owned()), self.values.number(from_id));
-            rest = format!("{rest} and topic = {topic} and id + 0 >= {from_id}");
+            let Columns { id, topic: its_topic, key: its_key, partition: its_partition, .. } = &self.columns;
+            rest = format!("{rest} and {its_topic} = {topic} and {id} + 0 >= {from_id}");
             if let Some(key) = lane.key() {
-                rest = format!("{rest} and key = {} and partition is null", self.values.text(key.to_owned()));
+                let key = self.values.text(key.to_owned());
+                rest = format!("{rest} and {its_key} = {key} and {its_partition} is null");
             }
             if let Some(partition) = lane.partition() {
-                rest = format!("{rest} and partition = {}", self.values.int(partition));
+                rest = format!("{rest} and {its_partition} = {}", self.values.int(partition));
             }
             rest.push_str(&self.read_at(upto));
             without.into_iter().flatten().for_each(|at| rest.push_str(&self.unread_at(at)));

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use sqlx::PgConnection;
 
 use crate::contract::{Checkpoint, Reader, StoreError};
-use crate::outbox::{Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ReadToken, Table, Term};
+use crate::outbox::{Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ReadToken, Term};
 use crate::postgres::errors::not_now;
 use crate::postgres::reading::holds::Holds;
 use crate::postgres::reading::page::{self, RowSelection};
@@ -20,6 +20,7 @@ use crate::postgres::reading::walk::WindowWalk;
 use crate::postgres::session::ask;
 use crate::postgres::settling::checkpoint::{self, CheckpointTarget, Stored};
 use crate::postgres::settling::recover;
+use crate::postgres::table::OutboxTable;
 
 /// A reading session.
 pub(crate) struct DeltaReader {
@@ -142,7 +143,10 @@ impl DeltaReader {
 }
 
 /// The position of a first start: everything visible now is one window, walked from the lowest id.
-async fn beginning(conn: &mut PgConnection, table: &Table) -> Result<(ReadPosition, Option<WindowWalk>), StoreError> {
+async fn beginning(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+) -> Result<(ReadPosition, Option<WindowWalk>), StoreError> {
     let statement = "/* outboxd: current_snapshot */ select pg_current_snapshot()::text";
     let text = ask("reading the snapshot", sqlx::query_scalar::<_, String>(statement).fetch_one(&mut *conn)).await?;
     let cur: Snapshot = text.parse().map_err(|error| not_now("reading the snapshot", format!("{error}")))?;
@@ -182,7 +186,7 @@ impl Reader for DeltaReader {
         let full = page.is_full();
         self.adapt(&page, full);
         self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
-        page::load_wide(&mut self.conn, &self.place.table.outbox(), &mut page).await?;
+        page::load_wide(&mut self.conn, &self.place.table.outbox(), &self.place.table.columns(), &mut page).await?;
         let news = self.releases.conclude(&self.at, &mut self.holds);
         self.broken = false;
         Ok(Batch {

@@ -12,12 +12,13 @@ use std::collections::VecDeque;
 use sqlx::PgConnection;
 
 use crate::contract::StoreError;
-use crate::outbox::{Lane, Limit, Table};
+use crate::outbox::{Lane, Limit};
 use crate::postgres::reading::holds::Holds;
 use crate::postgres::reading::page::{self, Left, RowSelection};
 use crate::postgres::reading::position::{ReadPosition, Snapshot};
 use crate::postgres::reading::rows::Page;
 use crate::postgres::reading::walk::WindowWalk;
+use crate::postgres::table::OutboxTable;
 
 /// Pages of a release for each page of the main flow, in its first round. Each further round has twice as many, so that it
 /// catches up with the main flow however much is written to the lane meanwhile.
@@ -77,7 +78,7 @@ impl Round {
     /// are led by what became visible since.
     async fn begin(
         conn: &mut PgConnection,
-        table: &Table,
+        table: &OutboxTable,
         read: Option<&ReadPosition>,
         (from_id, upto): (i64, &ReadPosition),
     ) -> Result<Self, StoreError> {
@@ -162,7 +163,7 @@ impl Releases {
     pub(crate) async fn page(
         &mut self,
         conn: &mut PgConnection,
-        table: &Table,
+        table: &OutboxTable,
         holds: &Holds,
         at: &ReadPosition,
         limit: Limit,

@@ -19,40 +19,19 @@ use crate::reading::{Filling, Fit};
 /// What is being done, for errors.
 pub(crate) const READING: &str = "reading the outbox";
 
-/// What is selected of a row. Key, payload or headers of more than 8 KiB are left out at first, and their size told: how
-/// many rows fit into the limit of bytes is known only when their sizes are, and no row takes more memory than it may.
-/// Headers of at most 5 bytes are left out too, which an empty object takes: to write it as text costs a tenth of all that
-/// the database does for a row. That text can be far larger than what is stored, so it is measured itself, and its size
-/// told in its place after a `#`.
-pub(crate) const COLUMNS: &str = "id, event_id, left(topic, 250), \
-     case when octet_length(key) <= 8192 then key end, \
-     case when octet_length(key) > 8192 then octet_length(key) end, \
-     case when octet_length(payload) > 8192 then octet_length(payload) end, \
-     case when octet_length(payload) <= 8192 then payload end, \
-     case when pg_column_size(headers) > 5 then ( \
-         select case when octet_length(json) <= 8192 then json else '#' || octet_length(json) end \
-         from (select headers::text as json offset 0) as measured) end, \
-     partition, created_at";
-
-/// The same columns, for a row that says something else.
-pub(crate) const NO_COLUMNS: &str = "null::bigint as id, null::uuid, null::text, null::text, null::int, null::int, null::bytea, null::text, null::int, null::timestamptz";
-
-/// What is selected of a row that lacks a part.
-pub(crate) const WIDE_COLUMNS: &str = "id, event_id, key, payload, headers::text";
-
-/// Where the columns begin: before them comes the snapshot, or null.
+/// Where the columns that are [selected](crate::postgres::table::Columns::selected) begin: before them comes the snapshot, or null.
 const SNAPSHOT: usize = 0;
 
 /// How many columns there are, with that one.
 pub(crate) const WIDTH: usize = 11;
 
 /// A row's columns, in the binary format.
-pub(crate) trait Columns {
+pub(crate) trait RowBytes {
     /// A column's bytes; nothing for null.
     fn bytes(&self, column: usize) -> Result<Option<&[u8]>, BoxError>;
 }
 
-impl Columns for PgRow {
+impl RowBytes for PgRow {
     fn bytes(&self, column: usize) -> Result<Option<&[u8]>, BoxError> {
         let value = self.try_get_raw(column)?;
         if value.is_null() { Ok(None) } else { value.as_bytes().map(Some) }
@@ -125,7 +104,7 @@ impl Page {
     /// Takes a row, unless it is left out. Once a row does not fit, none after it does.
     pub(crate) fn take(
         &mut self,
-        row: &impl Columns,
+        row: &impl RowBytes,
         is_left_out: impl Fn(&Result<Record, Unreadable>) -> bool,
     ) -> Result<(), StoreError> {
         let snapshot = optional_text(row, SNAPSHOT).map_err(unreadable)?;
@@ -163,7 +142,7 @@ impl Page {
 
     /// Reads a record, and the size of what was left out: it is to be loaded, or moved by the database when the row is given
     /// up.
-    fn record(&mut self, row: &impl Columns, id: i64) -> (Result<Record, Unreadable>, usize) {
+    fn record(&mut self, row: &impl RowBytes, id: i64) -> (Result<Record, Unreadable>, usize) {
         let head = Head {
             id,
             event_id: event_id(row, 2),
@@ -177,8 +156,8 @@ impl Page {
         (head.with(topic, content), size.map_or(0, |size| size.left_out))
     }
 
-    /// Fills in what a record lacks, from a row of [`WIDE_COLUMNS`]; or says what is wrong with it.
-    pub(crate) fn complete(&mut self, at: usize, row: &impl Columns) -> Result<(), Fault> {
+    /// Fills in what a record lacks, from a row of what is [selected then](crate::postgres::table::Columns::wide); or says what is wrong with it.
+    pub(crate) fn complete(&mut self, at: usize, row: &impl RowBytes) -> Result<(), Fault> {
         let record = &mut self.records[at];
         record.key = key(row, 2)?.map(str::to_owned);
         record.headers = bytes(row, 4)?.map_or(Ok(Headers::new()), headers)?;
@@ -217,7 +196,7 @@ struct Size {
 }
 
 impl Size {
-    fn of(row: &impl Columns) -> Result<Self, Fault> {
+    fn of(row: &impl RowBytes) -> Result<Self, Fault> {
         let json = bytes(row, 8)?;
         let measured = json.and_then(|json| json.strip_prefix(b"#"));
         let left_out = [number(row, 5)?, number(row, 6)?, measured.map_or(Ok(0), size)?];
@@ -228,7 +207,7 @@ impl Size {
 }
 
 /// Reads what came of a row's content; or says that the row is too large.
-fn content(row: &impl Columns, size: Size, most: usize) -> Result<Content, Fault> {
+fn content(row: &impl RowBytes, size: Size, most: usize) -> Result<Content, Fault> {
     let whole = size.came.saturating_add(size.left_out);
     if whole > most {
         return Err(Fault::too_large(whole, most));
@@ -239,21 +218,21 @@ fn content(row: &impl Columns, size: Size, most: usize) -> Result<Content, Fault
     Ok(Content { payload, headers, created_at: created_at(row, 10)? })
 }
 
-fn event_id(row: &impl Columns, column: usize) -> Result<Uuid, Fault> {
+fn event_id(row: &impl RowBytes, column: usize) -> Result<Uuid, Fault> {
     fixed(row, column).map(Uuid::from_bytes).map_err(|_error| Fault::unreadable("it has no event id"))
 }
 
-fn topic(row: &impl Columns, column: usize) -> Result<&str, Fault> {
+fn topic(row: &impl RowBytes, column: usize) -> Result<&str, Fault> {
     let name = text(row, column).map_err(|_error| Fault::unreadable("its topic is none, or no UTF-8"))?;
     let is_possible = name.len() <= LONGEST_TOPIC;
     is_possible.then_some(name).ok_or_else(|| Fault::unreadable("its topic is longer than any of Kafka's"))
 }
 
-fn key(row: &impl Columns, column: usize) -> Result<Option<&str>, Fault> {
+fn key(row: &impl RowBytes, column: usize) -> Result<Option<&str>, Fault> {
     optional_text(row, column).map_err(|_error| Fault::unreadable("its key is no UTF-8"))
 }
 
-fn partition(row: &impl Columns, column: usize) -> Result<Option<i32>, Fault> {
+fn partition(row: &impl RowBytes, column: usize) -> Result<Option<i32>, Fault> {
     let number = optional_int(row, column).map_err(|_error| Fault::unreadable("its partition is no number"))?;
     number.map(|number| partition_of(number.into())).transpose()
 }
@@ -262,17 +241,17 @@ fn headers(json: &[u8]) -> Result<Headers, Fault> {
     headers_from_json(json).map_err(|error| Fault::unreadable(error.to_string()))
 }
 
-fn created_at(row: &impl Columns, column: usize) -> Result<DateTime<Utc>, Fault> {
+fn created_at(row: &impl RowBytes, column: usize) -> Result<DateTime<Utc>, Fault> {
     let micros = fixed(row, column).map_err(|_error| Fault::unreadable("its created_at is no time"))?;
     Ok(timestamp(i64::from_be_bytes(micros)))
 }
 
-fn bytes(row: &impl Columns, column: usize) -> Result<Option<&[u8]>, Fault> {
+fn bytes(row: &impl RowBytes, column: usize) -> Result<Option<&[u8]>, Fault> {
     row.bytes(column).map_err(|_error| Fault::unreadable("the driver cannot read it"))
 }
 
 /// A size that came as a number; 0 for null.
-fn number(row: &impl Columns, column: usize) -> Result<usize, Fault> {
+fn number(row: &impl RowBytes, column: usize) -> Result<usize, Fault> {
     let number = optional_int(row, column).map_err(|_error| Fault::unreadable("its size is no number"))?;
     Ok(number.and_then(|number| usize::try_from(number).ok()).unwrap_or_default())
 }
@@ -283,23 +262,23 @@ fn size(digits: &[u8]) -> Result<usize, Fault> {
     digits.ok_or_else(|| Fault::unreadable("its headers have no size"))
 }
 
-fn optional_text(row: &impl Columns, column: usize) -> Result<Option<&str>, BoxError> {
+fn optional_text(row: &impl RowBytes, column: usize) -> Result<Option<&str>, BoxError> {
     Ok(row.bytes(column)?.map(str::from_utf8).transpose()?)
 }
 
-fn text(row: &impl Columns, column: usize) -> Result<&str, BoxError> {
+fn text(row: &impl RowBytes, column: usize) -> Result<&str, BoxError> {
     Ok(str::from_utf8(present(row, column)?)?)
 }
 
-fn fixed<const N: usize>(row: &impl Columns, column: usize) -> Result<[u8; N], BoxError> {
+fn fixed<const N: usize>(row: &impl RowBytes, column: usize) -> Result<[u8; N], BoxError> {
     Ok(present(row, column)?.try_into()?)
 }
 
-fn optional_int(row: &impl Columns, column: usize) -> Result<Option<i32>, BoxError> {
+fn optional_int(row: &impl RowBytes, column: usize) -> Result<Option<i32>, BoxError> {
     row.bytes(column)?.map(|bytes| Ok(i32::from_be_bytes(bytes.try_into()?))).transpose()
 }
 
-fn present(row: &impl Columns, column: usize) -> Result<&[u8], BoxError> {
+fn present(row: &impl RowBytes, column: usize) -> Result<&[u8], BoxError> {
     row.bytes(column)?.ok_or_else(|| format!("column {column} is null").into())
 }
 
@@ -324,7 +303,7 @@ mod tests {
     /// A row whose headers say this in place of themselves.
     struct Saying(&'static [u8]);
 
-    impl Columns for Saying {
+    impl RowBytes for Saying {
         fn bytes(&self, column: usize) -> Result<Option<&[u8]>, BoxError> {
             Ok(match column {
                 1 | 10 => Some(&[0; 8]),

@@ -5,16 +5,18 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
 use crate::postgres::reading::position::ReadPosition;
+use crate::postgres::table::Columns;
 use crate::postgres::xid::Xid;
 
 /// The condition on a row that a position says of it that it was read, given the number of the first of the five
 /// parameters that [`bind`] binds. Without a position it is false. The highest id guards rows that were written after a
 /// dump was restored, of which the arithmetic says nothing.
-pub(crate) fn is_read(first: usize) -> String {
+pub(crate) fn is_read(columns: &Columns, first: usize) -> String {
+    let Columns { id, xid, .. } = columns;
     let [highest, xmax, open, cur, last] = [0, 1, 2, 3, 4].map(|offset| format!("${}", first + offset));
     format!(
-        "({highest} is not null and id <= {highest} and (not (xid >= {xmax} or xid = any({open}))
-             or {cur}::text is not null and id <= {last} and pg_visible_in_snapshot(xid, (select {cur}::text::pg_snapshot))))"
+        "({highest} is not null and {id} <= {highest} and (not ({xid} >= {xmax} or {xid} = any({open}))
+             or {cur}::text is not null and {id} <= {last} and pg_visible_in_snapshot({xid}, (select {cur}::text::pg_snapshot))))"
     )
 }
 

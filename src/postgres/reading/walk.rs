@@ -3,11 +3,12 @@
 use sqlx::PgConnection;
 
 use crate::contract::StoreError;
-use crate::outbox::{Limit, Table};
+use crate::outbox::Limit;
 use crate::postgres::reading::page::{self, RowSelection, Span};
 use crate::postgres::reading::position::Snapshot;
 use crate::postgres::reading::rows::Page;
 use crate::postgres::session::{ask, sql};
+use crate::postgres::table::{Columns, OutboxTable};
 
 /// How many ids a statement walks over at most: some 50 ms on a table whose rows are all sent.
 const IDS_PER_STEP: i64 = 100_000;
@@ -25,7 +26,7 @@ pub(crate) struct WindowWalk {
 
 impl WindowWalk {
     /// A walk that begins after an id. Every row of the window is visible by now.
-    pub(crate) async fn after(conn: &mut PgConnection, table: &Table, last: i64) -> Result<Self, StoreError> {
+    pub(crate) async fn after(conn: &mut PgConnection, table: &OutboxTable, last: i64) -> Result<Self, StoreError> {
         Ok(Self { last, top: edge(conn, table, Edge::Highest).await?, sparse: false })
     }
 
@@ -35,7 +36,7 @@ impl WindowWalk {
     }
 
     /// A walk over the whole table, from its lowest id.
-    pub(crate) async fn from_the_lowest(conn: &mut PgConnection, table: &Table) -> Result<Self, StoreError> {
+    pub(crate) async fn from_the_lowest(conn: &mut PgConnection, table: &OutboxTable) -> Result<Self, StoreError> {
         let lowest = edge(conn, table, Edge::Before(i64::MIN)).await?;
         let walk = Self::after(conn, table, lowest).await?;
         Ok(Self { last: lowest.min(walk.top), ..walk })
@@ -50,7 +51,7 @@ impl WindowWalk {
     pub(crate) async fn page(
         &mut self,
         conn: &mut PgConnection,
-        table: &Table,
+        table: &OutboxTable,
         window: (&Snapshot, &Snapshot),
         which: &RowSelection<'_>,
         limit: Limit,
@@ -82,16 +83,19 @@ enum Edge {
 }
 
 /// Finds an edge by a look at one end of the primary key.
-async fn edge(conn: &mut PgConnection, table: &Table, edge: Edge) -> Result<i64, StoreError> {
+async fn edge(conn: &mut PgConnection, table: &OutboxTable, edge: Edge) -> Result<i64, StoreError> {
     let outbox = table.outbox();
+    let Columns { id, .. } = table.columns();
     let (text, after, otherwise) = match edge {
         Edge::Highest => {
-            let text =
-                format!("/* outboxd: highest_id */ select id from {outbox} where id > $1 order by id desc limit 1");
+            let text = format!(
+                "/* outboxd: highest_id */ select {id} from {outbox} where {id} > $1 order by {id} desc limit 1"
+            );
             (text, i64::MIN, 0)
         }
         Edge::Before(after) => {
-            let text = format!("/* outboxd: next_id */ select id - 1 from {outbox} where id > $1 order by id limit 1");
+            let text =
+                format!("/* outboxd: next_id */ select {id} - 1 from {outbox} where {id} > $1 order by {id} limit 1");
             (text, after, i64::MAX)
         }
     };

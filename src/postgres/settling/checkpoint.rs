@@ -4,11 +4,12 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{Held, HeldChanges, Position, Settle, Table, Term};
+use crate::outbox::{Held, HeldChanges, Position, Settle, Term};
 use crate::postgres::errors::classify;
 use crate::postgres::reading::position::ReadPosition;
 use crate::postgres::session::{ANSWER_TIMEOUT, ask, bounded, sql};
 use crate::postgres::settling::held;
+use crate::postgres::table::OutboxTable;
 
 /// What is stored.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ impl Stored {
 }
 
 /// Reads the checkpoint and the held lanes, both of one moment.
-pub(crate) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Stored, StoreError> {
+pub(crate) async fn load(conn: &mut PgConnection, table: &OutboxTable) -> Result<Stored, StoreError> {
     let text = format!(
         "/* outboxd: load_checkpoint */
          select c.position, c.system, c.settled_position, c.saved_at,
@@ -59,7 +60,7 @@ pub(crate) async fn load(conn: &mut PgConnection, table: &Table) -> Result<Store
 /// How and where checkpoints are stored by a session.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckpointTarget {
-    pub table: Table,
+    pub table: OutboxTable,
     /// The cluster; empty where the role may not ask.
     pub system: String,
     /// How rows are settled: where none is marked or deleted, the position that is stored settles them.

@@ -6,13 +6,14 @@ use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{Held, HeldChanges, HeldLane, Lane, Position, Table};
+use crate::outbox::{Held, HeldChanges, HeldLane, Lane, Position};
 use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::reading::position::ReadPosition;
 use crate::postgres::session::{ask, sql};
+use crate::postgres::table::OutboxTable;
 
 /// All held lanes, longest held first.
-pub(crate) async fn list(conn: &mut PgConnection, table: &Table) -> Result<Vec<HeldLane>, StoreError> {
+pub(crate) async fn list(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<HeldLane>, StoreError> {
     let text = format!(
         "/* outboxd: list_held */ select topic, key, partition, from_id, cause, since, after_position, release_requested
          from {} order by since, from_id",
@@ -23,7 +24,7 @@ pub(crate) async fn list(conn: &mut PgConnection, table: &Table) -> Result<Vec<H
 }
 
 /// Notes that these lanes are to be released, and returns how many of them are held.
-pub(crate) async fn request(conn: &mut PgConnection, table: &Table, lanes: &[Lane]) -> Result<u64, StoreError> {
+pub(crate) async fn request(conn: &mut PgConnection, table: &OutboxTable, lanes: &[Lane]) -> Result<u64, StoreError> {
     let text = format!(
         "/* outboxd: request_release */ update {held} h set release_requested = true, release_granted = false
          from {GIVEN} where {IS_GIVEN}",
@@ -33,7 +34,7 @@ pub(crate) async fn request(conn: &mut PgConnection, table: &Table, lanes: &[Lan
 }
 
 /// Notes that what was asked for by now is granted.
-pub(crate) async fn grant(conn: &mut PgConnection, table: &Table, lanes: &[Lane]) -> Result<(), StoreError> {
+pub(crate) async fn grant(conn: &mut PgConnection, table: &OutboxTable, lanes: &[Lane]) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: grant_release */ update {held} h set release_granted = true
          from {GIVEN} where {IS_GIVEN} and release_requested and not release_granted",
@@ -54,7 +55,7 @@ async fn of_these(
 }
 
 /// The held lanes that are to be released.
-pub(crate) async fn requested(conn: &mut PgConnection, table: &Table) -> Result<Vec<Held>, StoreError> {
+pub(crate) async fn requested(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<Held>, StoreError> {
     let text = format!(
         "/* outboxd: requested_releases */ select topic, key, partition, from_id, cause, since, after_position from {}
          where release_requested",
@@ -93,7 +94,7 @@ pub(crate) const IS_GIVEN: &str = "h.topic = given.topic and (h.key is null) = (
 
 pub(crate) async fn store_changes(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
     if !changes.settled.is_empty() {
@@ -107,7 +108,7 @@ pub(crate) async fn store_changes(
 
 /// Deletes lanes of which all is settled. One that is deleted without having been settled is kept: an operator deleted it
 /// by hand, and wants it to flow.
-async fn forget(conn: &mut PgConnection, table: &Table, settled: &[&Lane]) -> Result<(), StoreError> {
+async fn forget(conn: &mut PgConnection, table: &OutboxTable, settled: &[&Lane]) -> Result<(), StoreError> {
     let held = table.held();
     let settle =
         format!("/* outboxd: settled_held */ update {held} h set settled = true from {GIVEN} where {IS_GIVEN}");
@@ -120,7 +121,7 @@ async fn forget(conn: &mut PgConnection, table: &Table, settled: &[&Lane]) -> Re
 }
 
 /// Stores held lanes. A request for release stays with a lane until it was granted and the lane is held anew.
-async fn remember(conn: &mut PgConnection, table: &Table, held: &[&Held]) -> Result<(), StoreError> {
+async fn remember(conn: &mut PgConnection, table: &OutboxTable, held: &[&Held]) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since, after_position)
          select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])

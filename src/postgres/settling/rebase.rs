@@ -9,13 +9,14 @@ use sqlx::types::Json;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{Settle, Table};
+use crate::outbox::Settle;
 use crate::postgres::errors::{classify, is_denied, not_now};
 use crate::postgres::reading::holds::{Holds, left_to_a_lane};
 use crate::postgres::reading::position::{ReadPosition, Snapshot};
 use crate::postgres::reading::told;
 use crate::postgres::session::{BACKLOG_TIMEOUT, ask, ask_within, bounded, sql};
 use crate::postgres::settling::checkpoint::{self, CheckpointTarget, Stored};
+use crate::postgres::table::{Columns, OutboxTable};
 use crate::postgres::xid::Xid;
 
 /// What this cluster calls itself; empty where the role may not ask. Rows from the future betray a restored
@@ -32,7 +33,7 @@ pub(crate) async fn system_identifier(conn: &mut PgConnection) -> Result<String,
 /// Whether the stored position is another cluster's, as far as can be told. Where none is stored the rows tell.
 pub(crate) async fn is_foreign(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     stored: &Stored,
     system: &str,
 ) -> Result<bool, StoreError> {
@@ -40,8 +41,9 @@ pub(crate) async fn is_foreign(
     let Some(at) = &stored.at else {
         let text = format!(
             "/* outboxd: look_for_foreign_xids */ select exists (
-                 select from {outbox} where xid >= (select pg_snapshot_xmax(pg_current_snapshot())))",
-            outbox = table.outbox()
+                 select from {outbox} where {xid} >= (select pg_snapshot_xmax(pg_current_snapshot())))",
+            outbox = table.outbox(),
+            xid = table.columns().xid
         );
         return ask(doing, sqlx::query_scalar(sql(text)).fetch_one(conn)).await;
     };
@@ -96,24 +98,27 @@ async fn snapshot(conn: &mut PgConnection) -> Result<Snapshot, StoreError> {
 /// id.
 async fn stamp_due(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     stored: &Stored,
     settle: Settle,
     now: &Snapshot,
 ) -> Result<i64, StoreError> {
+    let columns = table.columns();
+    let Columns { id, xid, created_at, sent_at, .. } = &columns;
     let text = format!(
         "/* outboxd: stamp_due */
          with judged as materialized (
-             select id, not {left} and created_at <= $3 and {is_settled} as is_settled from {outbox} where sent_at is null
+             select {id}, not {left} and {created_at} <= $3 and {is_settled} as is_settled from {outbox} where {unsent}
          ),
          stamped as (
-             update {outbox} o set sent_at = case when j.is_settled then $3 end
-             from judged j where o.id = j.id and (not j.is_settled or o.xid >= $1) returning j.is_settled
+             update {outbox} o set {sent_at} = case when j.is_settled then $3 end
+             from judged j where o.{id} = j.{id} and (not j.is_settled or o.{xid} >= $1) returning j.is_settled
          )
          select count(*) filter (where not is_settled) from stamped",
         outbox = table.outbox(),
-        left = left_to_a_lane("$2"),
-        is_settled = told::is_read(4)
+        unsent = columns.unsent(),
+        left = left_to_a_lane(&columns, "$2"),
+        is_settled = told::is_read(&columns, 4)
     );
     let statement = sqlx::query(sql(text))
         .bind(Xid(now.xmin))

@@ -5,20 +5,26 @@ use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{Position, Proof, Proofs, Settle, Settlement, Table, Term};
+use crate::outbox::{Position, Proof, Proofs, Settle, Settlement, Term};
 use crate::postgres::errors::{classify, incompatible};
 use crate::postgres::reading::holds::{Holds, not_held};
 use crate::postgres::reading::position::ReadPosition;
 use crate::postgres::session::{BACKLOG_TIMEOUT, ask, ask_within, bounded, sql};
 use crate::postgres::settling::checkpoint::{self, CheckpointTarget, Stored};
 use crate::postgres::settling::settle;
+use crate::postgres::table::{Columns, OutboxTable};
 use crate::postgres::xid::Xid;
 
 /// What there is to do about a progress that does not descend from what this database holds.
 const REPAIR: &str = "if that is meant (a restored backup, a promoted standby, another table or cluster), name another relay.progress_topic, or give this outbox a name of its own by outbox.source: then all that the database calls unsent is published, some of it for a second time";
 
 /// Commits a proof, flushed: what was visible before is durable then, and so are the ids of its transactions.
-pub(crate) async fn prove(conn: &mut PgConnection, table: &Table, term: Term, proof: Proof) -> Result<(), StoreError> {
+pub(crate) async fn prove(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    term: Term,
+    proof: Proof,
+) -> Result<(), StoreError> {
     let text = format!("/* outboxd: prove */ update {} set history = $2, proof = $3 where term = $1", table.lease());
     let statement = sqlx::query(sql(text)).bind(term.0).bind(proof.history).bind(proof.number);
     let done = ask("proving what was read", statement.execute(conn)).await?;
@@ -26,7 +32,7 @@ pub(crate) async fn prove(conn: &mut PgConnection, table: &Table, term: Term, pr
 }
 
 /// Reads the proofs that the database has, if the term is the leader's.
-async fn proofs(conn: &mut PgConnection, table: &Table, term: Term) -> Result<Proofs, StoreError> {
+async fn proofs(conn: &mut PgConnection, table: &OutboxTable, term: Term) -> Result<Proofs, StoreError> {
     let text = format!(
         "/* outboxd: proofs */ select history, proof, earlier_history, earlier_proof from {} where term = $1",
         table.lease()
@@ -146,26 +152,29 @@ async fn conclude(
 /// Settles the rows that were read after one position and up to another, found through the index on xid.
 async fn settle_between(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     how: Settle,
     (from, to): (&ReadPosition, &ReadPosition),
     holds: &Holds,
 ) -> Result<(), StoreError> {
+    let columns = table.columns();
+    let Columns { id, xid, sent_at, .. } = &columns;
     let change = match how {
         Settle::Checkpoint => return Ok(()),
-        Settle::Mark => format!("update {} set sent_at = now()", table.outbox()),
+        Settle::Mark => format!("update {} set {sent_at} = now()", table.outbox()),
         Settle::Delete => format!("delete from {}", table.outbox()),
     };
     let wanted = format!(
-        "sent_at is null and {free} and (pg_visible_in_snapshot(xid, (select $3::pg_snapshot))
-             or $4::text is not null and id <= $5 and pg_visible_in_snapshot(xid, (select $4::pg_snapshot)))",
-        free = not_held("$6")
+        "{unsent} and {free} and (pg_visible_in_snapshot({xid}, (select $3::pg_snapshot))
+             or $4::text is not null and {id} <= $5 and pg_visible_in_snapshot({xid}, (select $4::pg_snapshot)))",
+        unsent = columns.unsent(),
+        free = not_held(&columns, "$6")
     );
     let text = format!(
-        "/* outboxd: settle_progress */ {change} where id in (
-             select id from {outbox} where xid >= $1 and {wanted}
+        "/* outboxd: settle_progress */ {change} where {id} in (
+             select {id} from {outbox} where {xid} >= $1 and {wanted}
              union all
-             select id from {outbox} where xid = any($2) and xid < $1 and {wanted})",
+             select {id} from {outbox} where {xid} = any($2) and {xid} < $1 and {wanted})",
         outbox = table.outbox()
     );
     let frozen = to.frozen.as_ref();

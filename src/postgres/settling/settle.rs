@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{ReadToken, Settle, Settlement, Table};
+use crate::outbox::{ReadToken, Settle, Settlement};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{NO_LOCK, classify, has_code, unusable};
 use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, missing, sql, table_oid};
+use crate::postgres::table::{Columns, OutboxTable};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
 /// the database forgets in between is delivered again, and nothing after it is settled before that: see [`SettlingSlot`].
@@ -90,7 +91,7 @@ impl SettlingSlot {
 }
 
 impl Settling {
-    async fn begin(address: &Address, table: &Table, generation: u64) -> Result<Self, StoreError> {
+    async fn begin(address: &Address, table: &OutboxTable, generation: u64) -> Result<Self, StoreError> {
         let settings: Vec<Guc> = INDEX_ONLY_PLANS.into_iter().chain([UNFLUSHED, HURRIED]).collect();
         let mut conn = address.connect("settle", &settings).await?;
         let oid = table_oid(&mut conn, table).await?;
@@ -106,11 +107,13 @@ impl Settling {
     }
 
     /// Whether a row that was settled is there as if it never had been.
-    async fn has_forgotten(&mut self, table: &Table, how: Settle, last: (i64, Uuid)) -> Result<bool, StoreError> {
-        let unsettled = if how == Settle::Delete { "" } else { "and sent_at is null" };
+    async fn has_forgotten(&mut self, table: &OutboxTable, how: Settle, last: (i64, Uuid)) -> Result<bool, StoreError> {
+        let columns = table.columns();
+        let Columns { id, event_id, .. } = &columns;
+        let unsettled = as_if_never_settled(how, &columns);
         let text = format!(
             "/* outboxd: has_forgotten */ select exists (
-                 select from {outbox} where id = $1 and event_id = $2 {unsettled})",
+                 select from {outbox} where {id} = $1 and {event_id} = $2 {unsettled})",
             outbox = table.outbox()
         );
         let forgotten = sqlx::query_scalar(sql(text)).bind(last.0).bind(last.1).fetch_one(&mut self.conn);
@@ -124,7 +127,7 @@ impl Settling {
     /// left out.
     pub(crate) async fn settle(
         &mut self,
-        table: &Table,
+        table: &OutboxTable,
         how: Settle,
         settlement: &Settlement,
     ) -> Result<(), StoreError> {
@@ -143,18 +146,23 @@ impl Settling {
 
     /// Settles by ids alone, and returns how many rows there were. Ids without a gap are named by their ends: a statement
     /// of forty kilobytes can take forty milliseconds longer, since the driver does not switch Nagle's algorithm off.
-    async fn by_id(&mut self, table: &Table, how: Settle, settlement: &Settlement) -> Result<u64, StoreError> {
+    async fn by_id(&mut self, table: &OutboxTable, how: Settle, settlement: &Settlement) -> Result<u64, StoreError> {
         let outbox = table.outbox();
+        let columns = table.columns();
+        let Columns { id, sent_at, .. } = &columns;
+        let unsent = columns.unsent();
         let runs = settlement.runs();
         let has_runs = runs.len() <= settlement.len() / 2;
         let (runs_of, which) = match has_runs {
-            true => ("unnest($3::bigint[], $4::bigint[]) run (first, last)", "id between run.first and run.last"),
-            false => ("", "id = any($3)"),
+            true => {
+                ("unnest($3::bigint[], $4::bigint[]) run (first, last)", format!("{id} between run.first and run.last"))
+            }
+            false => ("", format!("{id} = any($3)")),
         };
         let with = |word: &str| if has_runs { format!("{word} {runs_of}") } else { String::new() };
         let by_id = match how {
             Settle::Delete => format!("delete from {outbox} {} where {which}", with("using")),
-            _ => format!("update {outbox} set sent_at = now() {} where {which} and sent_at is null", with("from")),
+            _ => format!("update {outbox} set {sent_at} = now() {} where {which} and {unsent}", with("from")),
         };
         let text = format!(
             "/* outboxd: settle_by_id */ {by_id} and pg_relation_filenode($1::bigint::oid::regclass)::bigint = $2"
@@ -181,7 +189,7 @@ impl Settling {
 /// Carries out a settlement, comparing event ids. Rows that are settled or gone already are no matter.
 pub(crate) async fn settle(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
@@ -212,7 +220,7 @@ pub(crate) async fn settle(
 /// null, or by a rule.
 pub(crate) async fn refuse_swallowed(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
@@ -228,15 +236,17 @@ pub(crate) async fn refuse_swallowed(
 /// The first row of a settlement that is there as if nothing had happened.
 async fn kept(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     how: Settle,
     settlement: &Settlement,
 ) -> Result<Option<i64>, StoreError> {
-    let unsettled = if how == Settle::Delete { "" } else { "and o.sent_at is null" };
+    let columns = table.columns_of("o");
+    let Columns { id, event_id, .. } = &columns;
+    let unsettled = as_if_never_settled(how, &columns);
     let text = format!(
-        "/* outboxd: look_for_kept */ select min(o.id)
+        "/* outboxd: look_for_kept */ select min({id})
          from {outbox} o join unnest($1::bigint[], $2::uuid[]) s (id, event_id)
-             on o.id = s.id and o.event_id = s.event_id {unsettled}",
+             on {id} = s.id and {event_id} = s.event_id {unsettled}",
         outbox = table.outbox()
     );
     let statement = sqlx::query_scalar(sql(text)).bind(settlement.ids()).bind(settlement.event_ids());
@@ -244,21 +254,30 @@ async fn kept(
 }
 
 /// Whether another session has locked a row.
-async fn is_locked(conn: &mut PgConnection, table: &Table, id: i64) -> Result<bool, StoreError> {
+async fn is_locked(conn: &mut PgConnection, table: &OutboxTable, id: i64) -> Result<bool, StoreError> {
     let text = format!(
-        "/* outboxd: is_locked */ with free as materialized (select from {outbox} where id = $1 for update skip locked)
-         select exists (select from {outbox} where id = $1) and not exists (select from free)",
-        outbox = table.outbox()
+        "/* outboxd: is_locked */ with free as materialized (select from {outbox} where {id} = $1 for update skip locked)
+         select exists (select from {outbox} where {id} = $1) and not exists (select from free)",
+        outbox = table.outbox(),
+        id = table.columns().id
     );
     ask("settling", sqlx::query_scalar(sql(text)).bind(id).fetch_one(conn)).await
 }
 
+/// The condition that a row is there as if it had not been settled so.
+fn as_if_never_settled(how: Settle, columns: &Columns) -> String {
+    if how == Settle::Delete { String::new() } else { format!("and {}", columns.unsent()) }
+}
+
 /// Those of the rows given that are as they were delivered, and that no other session has locked.
-fn free(table: &Table, unsettled: &str) -> String {
+fn free(table: &OutboxTable, how: Settle) -> String {
+    let columns = table.columns_of("o");
+    let Columns { id, event_id, .. } = &columns;
+    let unsettled = as_if_never_settled(how, &columns);
     format!(
         "with free as materialized (
-             select o.id from {outbox} o join unnest($1::bigint[], $2::uuid[]) s (id, event_id)
-                 on o.id = s.id and o.event_id = s.event_id {unsettled} for update of o skip locked
+             select {id} from {outbox} o join unnest($1::bigint[], $2::uuid[]) s (id, event_id)
+                 on {id} = s.id and {event_id} = s.event_id {unsettled} for update of o skip locked
          )",
         outbox = table.outbox()
     )
@@ -267,7 +286,7 @@ fn free(table: &Table, unsettled: &str) -> String {
 /// As [`settle`], flushed whatever the session's `synchronous_commit`.
 pub(crate) async fn settle_flushed(
     conn: &mut PgConnection,
-    table: &Table,
+    table: &OutboxTable,
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
@@ -279,18 +298,20 @@ pub(crate) async fn settle_flushed(
     ask(doing, transaction.commit()).await
 }
 
-fn mark(table: &Table) -> String {
+fn mark(table: &OutboxTable) -> String {
+    let Columns { id, sent_at, .. } = table.columns();
     format!(
-        "/* outboxd: mark */ {free} update {outbox} o set sent_at = now() from free where o.id = free.id",
-        free = free(table, "and o.sent_at is null"),
+        "/* outboxd: mark */ {free} update {outbox} o set {sent_at} = now() from free where o.{id} = free.{id}",
+        free = free(table, Settle::Mark),
         outbox = table.outbox()
     )
 }
 
-fn delete(table: &Table) -> String {
+fn delete(table: &OutboxTable) -> String {
     format!(
-        "/* outboxd: delete */ {free} delete from {outbox} o using free where o.id = free.id",
-        free = free(table, ""),
-        outbox = table.outbox()
+        "/* outboxd: delete */ {free} delete from {outbox} o using free where o.{id} = free.{id}",
+        free = free(table, Settle::Delete),
+        outbox = table.outbox(),
+        id = table.columns().id
     )
 }

@@ -7,16 +7,17 @@ use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::{Bid, LeaseSession, StoreError, Watched};
-use crate::outbox::{Table, Term};
+use crate::outbox::Term;
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
+use crate::sqlite::table::OutboxTable;
 
 /// A session that bids. SQLite has no lock that dies with its process and nothing else, so the row alone decides:
 /// a bid is won or the lease is taken, and no bidder waits in line for it.
 #[derive(Debug)]
 pub(crate) struct SqliteLease {
     connection: SqliteConnection,
-    table: Table,
+    table: OutboxTable,
     holder: String,
     ttl: Duration,
     /// By what name the broker shuts this holder out.
@@ -41,7 +42,12 @@ struct Seen {
 }
 
 impl SqliteLease {
-    pub(crate) async fn open(file: &File, table: &Table, holder: &str, ttl: Duration) -> Result<Self, StoreError> {
+    pub(crate) async fn open(
+        file: &File,
+        table: &OutboxTable,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<Self, StoreError> {
         // A renewal that other writers keep waiting is worth nothing once the lease has run out.
         let connection = file.connect_patiently(Durability::Lazy, ttl / 2).await?;
         let (table, holder) = (table.clone(), holder.to_owned());

@@ -8,14 +8,15 @@ use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 use uuid::Uuid;
 
 use crate::contract::{Audit, AuditedRow, KnownRow, Removable, SetAside, StoreError};
-use crate::outbox::{Settle, Table};
+use crate::outbox::Settle;
 use crate::sqlite::errors::classify;
 use crate::sqlite::reading::holds::covered;
+use crate::sqlite::table::{Columns, OutboxTable};
 
 /// An audit over one connection.
 pub(crate) struct SqliteAudit {
     connection: SqliteConnection,
-    table: Table,
+    table: OutboxTable,
     since: DateTime<Utc>,
     /// Up to here rows count as published that no held lane covers, marked or not.
     published_to: i64,
@@ -24,7 +25,7 @@ pub(crate) struct SqliteAudit {
 impl SqliteAudit {
     pub(crate) async fn open(
         mut connection: SqliteConnection,
-        table: Table,
+        table: OutboxTable,
         settle: Settle,
         since: Option<DateTime<Utc>>,
     ) -> Result<Self, StoreError> {
@@ -43,9 +44,10 @@ impl SqliteAudit {
 impl Audit for SqliteAudit {
     async fn rows(&mut self, after: i64, limit: usize) -> Result<Vec<AuditedRow>, StoreError> {
         let doing = |error| classify("reading rows", error);
+        let Columns { id, topic, created_at, sent_at, .. } = self.table.columns_of("o");
         let sql = format!(
-            "/* outboxd: audit_rows */ select o.id, o.topic, o.sent_at is not null or o.id <= ?4 and not {covered}
-             from {outbox} as o where o.id > ?1 and julianday(o.created_at) >= julianday(?2) order by o.id limit ?3",
+            "/* outboxd: audit_rows */ select {id}, {topic}, {sent_at} is not null or {id} <= ?4 and not {covered}
+             from {outbox} as o where {id} > ?1 and julianday({created_at}) >= julianday(?2) order by {id} limit ?3",
             covered = covered(&self.table),
             outbox = self.table.outbox()
         );
@@ -65,9 +67,10 @@ impl Audit for SqliteAudit {
 
     async fn known(&mut self, ids: &[i64]) -> Result<Vec<KnownRow>, StoreError> {
         let doing = |error| classify("looking rows up", error);
+        let Columns { id, event_id, topic, partition, .. } = self.table.columns();
         let sql = format!(
             "/* outboxd: audit_known */ with wanted (id) as materialized (select value from json_each(?))
-             select id, event_id, topic, partition, false from {outbox} where id in (select id from wanted)
+             select {id}, {event_id}, {topic}, {partition}, false from {outbox} where {id} in (select id from wanted)
              union all
              select id, event_id, topic, partition, true from {dead} where id in (select id from wanted)",
             outbox = self.table.outbox(),
@@ -94,8 +97,9 @@ impl Audit for SqliteAudit {
         let doing = |error| classify("asking what was removed", error);
         let sql = format!(
             "/* outboxd: audit_removable */
-             select coalesce((select min(id) - 1 from {outbox}), (select position from {checkpoint})),
+             select coalesce((select min({id}) - 1 from {outbox}), (select position from {checkpoint})),
                  strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+            id = self.table.columns().id,
             outbox = self.table.outbox(),
             checkpoint = self.table.checkpoint()
         );

@@ -6,13 +6,16 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Backlog, StoreError};
-use crate::outbox::{Settle, Table};
+use crate::outbox::Settle;
 use crate::sqlite::errors::classify;
 use crate::sqlite::reading::holds::covered;
 use crate::sqlite::settling::dead;
+use crate::sqlite::table::{Columns, OutboxTable};
 
-/// Age in seconds of the row `o`.
-const AGE: &str = "max(0.0, (julianday('now') - julianday(o.created_at)) * 86400.0)";
+/// Age in seconds of a row.
+fn age(columns: &Columns) -> String {
+    format!("max(0.0, (julianday('now') - julianday({})) * 86400.0)", columns.created_at)
+}
 
 /// Rows that one call looks at in search of those that became due behind the reader.
 const ROWS_PER_SWEEP: i64 = 5_000;
@@ -21,7 +24,7 @@ const ROWS_PER_SWEEP: i64 = 5_000;
 /// back before it, and counted as late this once.
 pub(crate) async fn backlog(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     settle: Settle,
     count_limit: u64,
     swept_to: &mut i64,
@@ -58,7 +61,11 @@ struct Seen {
     oldest: f64,
 }
 
-async fn count(connection: &mut SqliteConnection, table: &Table, limit: i64) -> Result<(Seen, Seen), sqlx::Error> {
+async fn count(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    limit: i64,
+) -> Result<(Seen, Seen), sqlx::Error> {
     let mut snapshot = connection.begin().await?;
     let above = count_above(&mut snapshot, table, limit).await?;
     let below = count_below(&mut snapshot, table, limit).await?;
@@ -66,12 +73,16 @@ async fn count(connection: &mut SqliteConnection, table: &Table, limit: i64) -> 
     Ok((above, below))
 }
 
-async fn count_above(connection: &mut SqliteConnection, table: &Table, limit: i64) -> Result<Seen, sqlx::Error> {
+async fn count_above(connection: &mut SqliteConnection, table: &OutboxTable, limit: i64) -> Result<Seen, sqlx::Error> {
+    let o = table.columns_of("o");
     let sql = format!(
         "/* outboxd: count_above */ select count(*), coalesce(max(age), 0.0) from (
-            select {AGE} as age from {outbox} as o
-            where o.id > (select position from {checkpoint}) and o.sent_at is null
-            order by o.id limit ?)",
+            select {age} as age from {outbox} as o
+            where {id} > (select position from {checkpoint}) and {unsent}
+            order by {id} limit ?)",
+        age = age(&o),
+        id = o.id,
+        unsent = o.unsent(),
         outbox = table.outbox(),
         checkpoint = table.checkpoint()
     );
@@ -80,14 +91,18 @@ async fn count_above(connection: &mut SqliteConnection, table: &Table, limit: i6
 }
 
 /// Looks at unsettled rows below the checkpoint: those of held lanes wait.
-async fn count_below(connection: &mut SqliteConnection, table: &Table, limit: i64) -> Result<Seen, sqlx::Error> {
+async fn count_below(connection: &mut SqliteConnection, table: &OutboxTable, limit: i64) -> Result<Seen, sqlx::Error> {
+    let o = table.columns_of("o");
     let sql = format!(
         "/* outboxd: count_below */
          select count(*), coalesce(sum(is_held), 0), coalesce(max(case when is_held then age end), 0.0) from (
-            select {AGE} as age, {covered} as is_held from {outbox} as o
-            where o.sent_at is null and o.id <= (select position from {checkpoint})
-              and o.id >= (select min(from_id) from {held})
-            order by o.id limit ?1)",
+            select {age} as age, {covered} as is_held from {outbox} as o
+            where {unsent} and {id} <= (select position from {checkpoint})
+              and {id} >= (select min(from_id) from {held})
+            order by {id} limit ?1)",
+        age = age(&o),
+        id = o.id,
+        unsent = o.unsent(),
         covered = covered(table),
         outbox = table.outbox(),
         checkpoint = table.checkpoint(),
@@ -101,11 +116,18 @@ async fn count_below(connection: &mut SqliteConnection, table: &Table, limit: i6
 /// are due, and no reader would come to them. An operator who moves rows back by hand, or takes their `sent_at` away,
 /// leaves such rows. Says how many they were. `after` then stands where the next look begins: at the start again after
 /// the last.
-async fn renumber_late(connection: &mut SqliteConnection, table: &Table, after: &mut i64) -> Result<u64, sqlx::Error> {
+async fn renumber_late(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    after: &mut i64,
+) -> Result<u64, sqlx::Error> {
+    let o = table.columns_of("o");
     let sql = format!(
         "/* outboxd: look_for_late */ select count(*), coalesce(max(id), 0), coalesce(sum(is_late), 0) from (
-             select o.id, not {covered} as is_late from {outbox} as o, {checkpoint} as c
-             where o.sent_at is null and o.id > max(?1, c.settled_to) and o.id <= c.position order by o.id limit ?2)",
+             select {id} as id, not {covered} as is_late from {outbox} as o, {checkpoint} as c
+             where {unsent} and {id} > max(?1, c.settled_to) and {id} <= c.position order by {id} limit ?2)",
+        id = o.id,
+        unsent = o.unsent(),
         covered = covered(table),
         outbox = table.outbox(),
         checkpoint = table.checkpoint()
@@ -118,21 +140,30 @@ async fn renumber_late(connection: &mut SqliteConnection, table: &Table, after: 
 }
 
 /// Gives the next ids to the late rows between two ids, in their order.
-async fn renumber(connection: &mut SqliteConnection, table: &Table, after: i64, last: i64) -> Result<u64, sqlx::Error> {
+async fn renumber(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    after: i64,
+    last: i64,
+) -> Result<u64, sqlx::Error> {
     let (outbox, checkpoint) = (table.outbox(), table.checkpoint());
+    let Columns { id, .. } = table.columns();
+    let o = table.columns_of("o");
     let renumber = format!(
-        "/* outboxd: renumber_late */ update {outbox} set id = late.next from (
-             select o.id, row_number() over (order by o.id) + max(
+        "/* outboxd: renumber_late */ update {outbox} set {id} = late.next from (
+             select {o_id} as id, row_number() over (order by {o_id}) + max(
                  c.position,
-                 (select max(id) from {outbox}),
+                 (select max({id}) from {outbox}),
                  coalesce((select seq from sqlite_sequence where name = ?3), 0)) as next
              from {outbox} as o, {checkpoint} as c
-             where o.sent_at is null and o.id > max(?1, c.settled_to) and o.id <= min(?2, c.position) and not {covered}
-         ) as late where {outbox}.id = late.id",
+             where {unsent} and {o_id} > max(?1, c.settled_to) and {o_id} <= min(?2, c.position) and not {covered}
+         ) as late where {outbox}.{id} = late.id",
+        o_id = o.id,
+        unsent = o.unsent(),
         covered = covered(table)
     );
     let follow = format!(
-        "/* outboxd: follow_renumbered */ update sqlite_sequence set seq = max(seq, (select max(id) from {outbox}))
+        "/* outboxd: follow_renumbered */ update sqlite_sequence set seq = max(seq, (select max({id}) from {outbox}))
          where name = ?"
     );
     let mut transaction = connection.begin_with("begin immediate").await?;

@@ -5,9 +5,10 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Purge, StoreError};
-use crate::outbox::{Settle, Table, Term};
+use crate::outbox::{Settle, Term};
 use crate::sqlite::errors::classify;
 use crate::sqlite::reading::holds::covered;
+use crate::sqlite::table::{Columns, OutboxTable};
 
 /// Rows that one round looks at.
 const ROWS_PER_PURGE: i64 = 1_000;
@@ -36,7 +37,7 @@ pub(crate) async fn purge(
 /// What is walked, and what counts as old.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PurgeScope<'a> {
-    pub(crate) table: &'a Table,
+    pub(crate) table: &'a OutboxTable,
     pub(crate) settle: Settle,
     pub(crate) retention: Duration,
 }
@@ -52,9 +53,10 @@ impl PurgeScope<'_> {
     async fn look(&self, connection: &mut SqliteConnection, cursor: i64) -> Result<Seen, sqlx::Error> {
         let sql = format!(
             "/* outboxd: look_for_old */ select count(*), coalesce(max(id), 0), coalesce(sum(is_young), 0) from (
-                select o.id, {settled_at} is not null and not ({old}) as is_young from {outbox} as o not indexed
-                where o.id > ?1 and o.id <= (select position from {checkpoint})
-                order by o.id limit ?3)",
+                select {id} as id, {settled_at} is not null and not ({old}) as is_young from {outbox} as o not indexed
+                where {id} > ?1 and {id} <= (select position from {checkpoint})
+                order by {id} limit ?3)",
+            id = self.table.columns_of("o").id,
             settled_at = self.settled_at(),
             old = self.old(),
             outbox = self.table.outbox(),
@@ -67,9 +69,11 @@ impl PurgeScope<'_> {
 
     async fn remove(&self, connection: &mut SqliteConnection, cursor: i64, last: i64) -> Result<u64, sqlx::Error> {
         let sql = format!(
-            "/* outboxd: remove_old */ delete from {outbox} where id in (
-                select o.id from {outbox} as o not indexed
-                where o.id > ?1 and o.id <= ?3 and {old} and not {covered})",
+            "/* outboxd: remove_old */ delete from {outbox} where {id} in (
+                select {o_id} from {outbox} as o not indexed
+                where {o_id} > ?1 and {o_id} <= ?3 and {old} and not {covered})",
+            id = self.table.columns().id,
+            o_id = self.table.columns_of("o").id,
             outbox = self.table.outbox(),
             old = self.old(),
             covered = covered(self.table)
@@ -81,12 +85,15 @@ impl PurgeScope<'_> {
     /// When the row `o` counts as settled. Where rows are not marked, all up to the checkpoint are; and where they are,
     /// those are that were read before that.
     fn settled_at(&self) -> String {
+        let o = self.table.columns_of("o");
+        let Columns { id, created_at, sent_at, .. } = &o;
+        let unsent = o.unsent();
         match self.settle {
             Settle::Mark | Settle::Delete => format!(
-                "case when o.sent_at is null and o.id <= (select settled_to from {}) then o.created_at else o.sent_at end",
+                "case when {unsent} and {id} <= (select settled_to from {}) then {created_at} else {sent_at} end",
                 self.table.checkpoint()
             ),
-            Settle::Checkpoint => "o.created_at".to_owned(),
+            Settle::Checkpoint => created_at.clone(),
         }
     }
 
@@ -99,7 +106,7 @@ impl PurgeScope<'_> {
     }
 }
 
-async fn is_leaders(connection: &mut SqliteConnection, table: &Table, term: Term) -> Result<bool, sqlx::Error> {
+async fn is_leaders(connection: &mut SqliteConnection, table: &OutboxTable, term: Term) -> Result<bool, sqlx::Error> {
     let sql = format!("/* outboxd: is_leaders */ select count(*) from {} where term = ?", table.lease());
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).bind(term.0).fetch_one(connection).await?;
     Ok(rows == 1)

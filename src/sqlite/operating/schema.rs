@@ -8,7 +8,7 @@ use crate::contract::{Migrated, StoreError};
 use crate::outbox::Table;
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::{classify, unusable};
-use crate::sqlite::reading::rows::COLUMNS;
+use crate::sqlite::table::{Columns, OutboxTable};
 
 /// All migrations: number, name, SQL. A released one never changes.
 const MIGRATIONS: [(i64, &str, &str); 2] = [
@@ -22,11 +22,11 @@ const MIGRATIONS: [(i64, &str, &str); 2] = [
 /// # Errors
 /// When the file cannot be made or written, or was migrated by a newer version.
 pub async fn migrate(url: &str, table: &Table) -> Result<Migrated, StoreError> {
-    migrate_file(&file(url, table)?, table).await
+    migrate_file(&file(url, table)?, &OutboxTable::named(table)).await
 }
 
 /// As [`migrate`], of a file whose name was judged.
-pub(crate) async fn migrate_file(file: &File, table: &Table) -> Result<Migrated, StoreError> {
+pub(crate) async fn migrate_file(file: &File, table: &OutboxTable) -> Result<Migrated, StoreError> {
     let doing = |error| classify("migrating", error);
     let mut connection = file.create().await?;
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
@@ -52,7 +52,7 @@ pub async fn check(url: &str, table: &Table) -> Result<(), StoreError> {
     let file = file(url, table)?;
     check_file(&file)?;
     let mut connection = file.connect(Durability::Lazy).await?;
-    check_tables(&mut connection, table).await
+    check_tables(&mut connection, &OutboxTable::named(table)).await
 }
 
 /// A file that is not there does not come by waiting: the operator makes it.
@@ -66,6 +66,7 @@ pub(crate) fn check_file(file: &File) -> Result<(), StoreError> {
 
 /// The SQL that makes the tables of an outbox of this name, for people who run their own migrations.
 pub fn migration_sql(table: &Table) -> String {
+    let table = &OutboxTable::named(table);
     let mut sql =
         "-- Once for the database file, outside of any transaction: pragma journal_mode = wal;\n\n".to_owned();
     sql.push_str(&registry(table));
@@ -84,7 +85,7 @@ pub(crate) fn file(url: &str, table: &Table) -> Result<File, StoreError> {
     File::parse(url)
 }
 
-pub(crate) async fn check_tables(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+pub(crate) async fn check_tables(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<(), StoreError> {
     let doing = |error| classify("checking the tables", error);
     let known = applied(connection, table).await.map_err(doing)?;
     refuse_newer(&known, table)?;
@@ -101,7 +102,7 @@ pub(crate) async fn check_tables(connection: &mut SqliteConnection, table: &Tabl
 }
 
 /// Fails where the file or its folder may not be written. Writes nothing that lasts.
-pub(crate) async fn prove_writable(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+pub(crate) async fn prove_writable(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<(), StoreError> {
     let doing = |error| classify("proving that the file can be written", error);
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
     for part in [table.checkpoint(), table.lease()] {
@@ -112,12 +113,12 @@ pub(crate) async fn prove_writable(connection: &mut SqliteConnection, table: &Ta
 }
 
 /// Numbers of the migrations that were applied.
-async fn applied(connection: &mut SqliteConnection, table: &Table) -> Result<BTreeSet<i64>, sqlx::Error> {
+async fn applied(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<BTreeSet<i64>, sqlx::Error> {
     let sql = format!("/* outboxd: applied */ select number from {}", table.migrations());
     Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await?.into_iter().collect())
 }
 
-fn refuse_newer(known: &BTreeSet<i64>, table: &Table) -> Result<(), StoreError> {
+fn refuse_newer(known: &BTreeSet<i64>, table: &OutboxTable) -> Result<(), StoreError> {
     let newest = MIGRATIONS.map(|(number, ..)| number).into_iter().max().unwrap_or_default();
     match known.last() {
         Some(number) if *number > newest => {
@@ -130,20 +131,23 @@ fn refuse_newer(known: &BTreeSet<i64>, table: &Table) -> Result<(), StoreError> 
 }
 
 /// Fails where a column is missing that the relay reads or writes.
-async fn read_nothing(connection: &mut SqliteConnection, table: &Table) -> Result<(), sqlx::Error> {
-    let sql = format!("/* outboxd: read_nothing */ select {COLUMNS}, sent_at from {} limit 0", table.outbox());
+async fn read_nothing(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<(), sqlx::Error> {
+    let columns = table.columns();
+    let Columns { sent_at, .. } = &columns;
+    let selected = columns.selected();
+    let sql = format!("/* outboxd: read_nothing */ select {selected}, {sent_at} from {} limit 0", table.outbox());
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await?;
     Ok(())
 }
 
-async fn has_autoincrement(connection: &mut SqliteConnection, table: &Table) -> Result<bool, sqlx::Error> {
+async fn has_autoincrement(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<bool, sqlx::Error> {
     let sql = "/* outboxd: has_autoincrement */
         select count(*) from sqlite_schema where type = 'table' and name = ? and sql like '%autoincrement%'";
     let rows: i64 = sqlx::query_scalar(sql).bind(table.name()).fetch_one(connection).await?;
     Ok(rows == 1)
 }
 
-fn registry(table: &Table) -> String {
+fn registry(table: &OutboxTable) -> String {
     format!(
         "create table if not exists {} (
     number     integer primary key,
@@ -154,17 +158,17 @@ fn registry(table: &Table) -> String {
     )
 }
 
-fn registration(number: i64, name: &str, table: &Table) -> String {
+fn registration(number: i64, name: &str, table: &OutboxTable) -> String {
     format!("\ninsert into {} (number, name) values ({number}, '{name}');\n", table.migrations())
 }
 
 /// Lets every word of the SQL that begins with `outbox` follow the table's name.
-fn named(sql: &str, table: &Table) -> String {
+fn named(sql: &str, table: &OutboxTable) -> String {
     let mut named = String::with_capacity(sql.len());
     for piece in sql.split_inclusive(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
         let word = piece.trim_end_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         match word.strip_prefix("outbox") {
-            Some(suffix) => named.push_str(&table.quoted(suffix)),
+            Some(suffix) => named.push_str(&table.beside(suffix)),
             None => named.push_str(word),
         }
         named.push_str(&piece[word.len()..]);

@@ -6,23 +6,24 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::outbox::{
-    Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ProvenPosition, Record, Settle, Table, Term, Unreadable,
+    Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ProvenPosition, Record, Settle, Term, Unreadable,
 };
 use crate::reading::{Filling, Fit, HeldBack};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 use crate::sqlite::reading::position;
-use crate::sqlite::reading::rows::{COLUMNS, Read, Rows};
+use crate::sqlite::reading::rows::{Read, Rows};
 use crate::sqlite::settling::checkpoint;
 use crate::sqlite::settling::held;
 use crate::sqlite::settling::recover;
+use crate::sqlite::table::{Columns, OutboxTable};
 
 /// A reading session. One writer at a time gives out ids and commits them before the next begins, so a row that
 /// is not visible yet has a higher id than all that are: what is above the last id read is what is new.
 #[derive(Debug)]
 pub(crate) struct SqliteReader {
     connection: SqliteConnection,
-    table: Table,
+    table: OutboxTable,
     settle: Settle,
     /// The held lanes that are stored.
     held: Vec<Held>,
@@ -40,7 +41,7 @@ pub(crate) struct SqliteReader {
 }
 
 impl SqliteReader {
-    pub(crate) async fn open(file: &File, table: &Table, settle: Settle) -> Result<Self, StoreError> {
+    pub(crate) async fn open(file: &File, table: &OutboxTable, settle: Settle) -> Result<Self, StoreError> {
         let mut connection = file.connect(Durability::Flushed).await?;
         let doing = |error| classify("reading the checkpoint", error);
         let mut snapshot = connection.begin().await.map_err(doing)?;
@@ -54,9 +55,13 @@ impl SqliteReader {
     }
 
     async fn read_new(&mut self, page: &mut Page, highest: i64) -> Result<(), StoreError> {
+        let columns = self.table.columns();
+        let Columns { id, .. } = &columns;
+        let selected = columns.selected();
+        let unsent = columns.unsent();
         let sql = format!(
-            "/* outboxd: fetch */ select {COLUMNS} from {} not indexed
-             where id > ? and id <= ? and sent_at is null order by id",
+            "/* outboxd: fetch */ select {selected} from {} not indexed
+             where {id} > ? and {id} <= ? and {unsent} order by {id}",
             self.table.outbox()
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.last).bind(highest);
@@ -77,14 +82,18 @@ impl SqliteReader {
     /// Reads on in the lane being released, up to where the session is. Returns the lane when that is reached.
     async fn read_left_out(&mut self, page: &mut Page) -> Result<Option<Lane>, StoreError> {
         let Some(mut release) = self.held_back.take_release() else { return Ok(None) };
+        let columns = self.table.columns();
+        let Columns { id, topic, key, partition, .. } = &columns;
         let sql = format!(
-            "/* outboxd: fetch_left_out */ select {COLUMNS} from {}
-             where id > ?1 and id <= ?2 and sent_at is null and topic = ?3 and case
-                when ?5 is not null then partition = ?5
-                when ?4 is not null then key = ?4 and partition is null
+            "/* outboxd: fetch_left_out */ select {selected} from {outbox}
+             where {id} > ?1 and {id} <= ?2 and {unsent} and {topic} = ?3 and case
+                when ?5 is not null then {partition} = ?5
+                when ?4 is not null then {key} = ?4 and {partition} is null
                 else true end
-             order by id",
-            self.table.outbox()
+             order by {id}",
+            selected = columns.selected(),
+            unsent = columns.unsent(),
+            outbox = self.table.outbox()
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(release.progress).bind(self.last).bind(release.lane.topic());
         let query = query.bind(release.lane.key()).bind(release.lane.partition());
@@ -128,13 +137,14 @@ impl Page {
     async fn load(
         self,
         connection: &mut SqliteConnection,
-        table: &Table,
+        table: &OutboxTable,
     ) -> Result<(Vec<Record>, Vec<Unreadable>), StoreError> {
         let outbox = table.outbox();
+        let columns = table.columns();
         let mut records = Vec::with_capacity(self.rows.len());
         let mut unreadable = Vec::new();
         for row in self.rows {
-            match row.load(connection, &outbox).await? {
+            match row.load(connection, &outbox, &columns).await? {
                 Some(Ok(record)) => records.push(record),
                 Some(Err(row)) => unreadable.push(row),
                 None => {}
@@ -144,8 +154,10 @@ impl Page {
     }
 }
 
-async fn highest_id(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
-    let sql = format!("/* outboxd: highest_id */ select coalesce(max(id), 0) from {}", table.outbox());
+async fn highest_id(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<i64, sqlx::Error> {
+    let outbox = table.outbox();
+    let Columns { id, .. } = table.columns();
+    let sql = format!("/* outboxd: highest_id */ select coalesce(max({id}), 0) from {outbox}");
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 

@@ -14,22 +14,9 @@ use crate::outbox::{
 };
 use crate::reading::HeldBack;
 use crate::sqlite::errors::classify;
+use crate::sqlite::table::Columns;
 
-/// What a record is read from. Payloads may have been inserted as text, and times in any form that SQLite knows. Key,
-/// payload or headers of more than 8 KiB are left out at first, and the size of what was left out told: rows wait for the
-/// reader in memory, which no row may fill. SQLite knows sizes without loading what has them.
-pub(crate) const COLUMNS: &str = "id, \
-    case when octet_length(event_id) <= 36 then event_id end, \
-    case when octet_length(topic) <= 249 then topic end, \
-    case when octet_length(key) <= 8192 then key end, \
-    case when octet_length(payload) <= 8192 then cast(payload as blob) end, \
-    case when octet_length(headers) <= 8192 then headers end, \
-    partition, \
-    cast(round((julianday(created_at) - 2440587.5) * 86400000) as integer), \
-    coalesce(octet_length(key), 0) + coalesce(octet_length(payload), 0) + coalesce(octet_length(headers), 0), \
-    max(coalesce(octet_length(key), 0), coalesce(octet_length(payload), 0), coalesce(octet_length(headers), 0)) > 8192";
-
-/// How many columns these are.
+/// How many columns are [selected](Columns::selected).
 pub(crate) const WIDTH: usize = 10;
 
 /// What came of a row.
@@ -72,16 +59,17 @@ impl Read {
         }
     }
 
-    /// All of it, with what was left out, from the table of the outbox or of the dead letters; nothing if the row is gone by
+    /// All of it, with what was left out, from the table of the outbox or of the dead letters, and its columns; nothing if the row is gone by
     /// now.
     pub(crate) async fn load(
         self,
         connection: &mut SqliteConnection,
         table: &str,
+        columns: &Columns,
     ) -> Result<Option<Result<Record, Unreadable>>, StoreError> {
         match self {
             Read::Whole(record) => Ok(Some(Ok(record))),
-            Read::Wide(record, _) => load(connection, table, record).await,
+            Read::Wide(record, _) => load(connection, table, columns, record).await,
             Read::Unreadable(row, _) => Ok(Some(Err(row))),
         }
     }
@@ -138,11 +126,13 @@ impl Rows {
 async fn load(
     connection: &mut SqliteConnection,
     table: &str,
+    columns: &Columns,
     mut record: Record,
 ) -> Result<Option<Result<Record, Unreadable>>, StoreError> {
-    let sql = format!(
-        "/* outboxd: read_wide */ select key, cast(payload as blob), headers from {table} where id = ? and event_id = ? collate nocase"
-    );
+    let Columns { id, event_id, .. } = columns;
+    let wide = columns.wide();
+    let sql =
+        format!("/* outboxd: read_wide */ select {wide} from {table} where {id} = ? and {event_id} = ? collate nocase");
     let query = sqlx::query(AssertSqlSafe(sql)).bind(record.id).bind(record.event_id.to_string());
     let Some(row) = query.fetch_optional(connection).await.map_err(reading)? else { return Ok(None) };
     Ok(Some(match complete(&mut record, &row) {

@@ -3,12 +3,16 @@
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{HeldChanges, Settle, Table};
+use crate::outbox::{HeldChanges, Settle};
 use crate::sqlite::errors::classify;
 use crate::sqlite::settling::held;
+use crate::sqlite::table::OutboxTable;
 
 /// The id up to which every row is settled, or belongs to a held lane.
-pub(crate) async fn stored_position(connection: &mut SqliteConnection, table: &Table) -> Result<i64, sqlx::Error> {
+pub(crate) async fn stored_position(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+) -> Result<i64, sqlx::Error> {
     let sql = format!("/* outboxd: stored_position */ select position from {}", table.checkpoint());
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
 }
@@ -16,7 +20,7 @@ pub(crate) async fn stored_position(connection: &mut SqliteConnection, table: &T
 /// Stores the checkpoint, and what changed of the held lanes. The connection must be one whose commits are flushed.
 pub(crate) async fn save(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     mode: Settle,
     checkpoint: &Checkpoint,
     (position, changes): (i64, &HeldChanges<'_>),
@@ -42,7 +46,7 @@ pub(crate) fn settled_to(mode: Settle) -> &'static str {
 /// Moves the stored position, unless the term is over.
 async fn move_checkpoint(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     checkpoint: &Checkpoint,
     position: i64,
     settled_to: &'static str,

@@ -4,27 +4,30 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::{DueLetter, StoreError};
-use crate::outbox::{DeadLetter, Limit, Table};
+use crate::outbox::{DeadLetter, Limit};
 use crate::reading::{Filling, Fit};
 use crate::sqlite::errors::{classify, unusable};
-use crate::sqlite::reading::rows::{COLUMNS, Rows, WIDTH};
+use crate::sqlite::reading::rows::{Rows, WIDTH};
+use crate::sqlite::table::{Columns, OutboxTable};
 
 /// Moves rows that are not settled to the dead letters, all or none. What a row lacks that a dead letter must have is filled
 /// in: it may lack it only where the outbox's own constraints were dropped. The connection must be one whose commits are
 /// flushed.
 pub(crate) async fn dead_letter(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     letters: &[DeadLetter],
 ) -> Result<(), StoreError> {
     let doing = |error| classify("giving records up", error);
     // A letter does not tell an event id that cannot be read; ids are never given twice here.
-    let named = "id = ?1 and (event_id = ?2 or ?2 is null) and sent_at is null";
+    let columns = table.columns();
+    let Columns { id, event_id, topic, key, payload, headers, partition, created_at, .. } = &columns;
+    let named = format!("{id} = ?1 and ({event_id} = ?2 or ?2 is null) and {}", columns.unsent());
     let keep = format!(
         "/* outboxd: keep_dead_letter */
          insert into {dead} (id, event_id, topic, key, payload, headers, partition, created_at, code, message, dead_letter_topic)
-         select id, coalesce(event_id, ''), coalesce(topic, ''), key, payload, coalesce(headers, ''), partition,
-             coalesce(created_at, ''), ?3, ?4, ?5
+         select {id}, coalesce({event_id}, ''), coalesce({topic}, ''), {key}, {payload}, coalesce({headers}, ''), {partition},
+             coalesce({created_at}, ''), ?3, ?4, ?5
          from {outbox} where {named}
          on conflict (id, event_id) do nothing",
         dead = table.dead(),
@@ -55,14 +58,16 @@ pub(crate) async fn dead_letter(
 /// Dead letters that are due to a topic, by id.
 pub(crate) async fn due(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     after: i64,
     limit: Limit,
 ) -> Result<Vec<DueLetter>, StoreError> {
     let doing = |error| classify("reading dead letters", error);
     let dead = table.dead();
+    let columns = Columns::of_dead();
+    let selected = columns.selected();
     let sql = format!(
-        "/* outboxd: due_dead_letters */ select {COLUMNS}, code, message, dead_letter_topic from {dead}
+        "/* outboxd: due_dead_letters */ select {selected}, code, message, dead_letter_topic from {dead}
          where dead_letter_topic is not null and published_at is null and id > ? order by id limit ?"
     );
     let records = i64::try_from(limit.records).unwrap_or(i64::MAX);
@@ -82,7 +87,7 @@ pub(crate) async fn due(
     let mut letters = Vec::with_capacity(read.len());
     for ((code, message), topic, content) in read {
         let id = content.id();
-        let Some(content) = content.load(connection, &dead).await? else { continue };
+        let Some(content) = content.load(connection, &dead, &columns).await? else { continue };
         let event_id = content.as_ref().map_or_else(|row| row.event_id, |record| Some(record.event_id));
         letters.push((DeadLetter { id, event_id, code, message, topic }, content));
     }
@@ -90,7 +95,11 @@ pub(crate) async fn due(
 }
 
 /// Notes that dead letters were published.
-pub(crate) async fn delivered(connection: &mut SqliteConnection, table: &Table, ids: &[i64]) -> Result<(), StoreError> {
+pub(crate) async fn delivered(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    ids: &[i64],
+) -> Result<(), StoreError> {
     let sql = format!(
         "/* outboxd: dead_letters_published */ update {} set published_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
          where published_at is null and id in (select value from json_each(?))",
@@ -104,7 +113,7 @@ pub(crate) async fn delivered(connection: &mut SqliteConnection, table: &Table, 
 /// Notes that a dead letter cannot be published.
 pub(crate) async fn undeliverable(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     id: i64,
     why: &str,
 ) -> Result<(), StoreError> {
@@ -119,7 +128,11 @@ pub(crate) async fn undeliverable(
 }
 
 /// How many dead letters there are, up to a limit.
-pub(crate) async fn count(connection: &mut SqliteConnection, table: &Table, limit: i64) -> Result<u64, StoreError> {
+pub(crate) async fn count(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    limit: i64,
+) -> Result<u64, StoreError> {
     let sql =
         format!("/* outboxd: count_dead_letters */ select count(*) from (select 1 from {} limit ?)", table.dead());
     let counted = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).bind(limit).fetch_one(connection).await;

@@ -4,12 +4,13 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::StoreError;
-use crate::outbox::{Held, HeldChanges, HeldLane, Lane, Table, UnknownWord};
+use crate::outbox::{Held, HeldChanges, HeldLane, Lane, UnknownWord};
 use crate::sqlite::errors::{classify, incompatible};
 use crate::sqlite::reading::position;
+use crate::sqlite::table::OutboxTable;
 
 /// All held lanes, longest held first.
-pub(crate) async fn list(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<HeldLane>, StoreError> {
+pub(crate) async fn list(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<Vec<HeldLane>, StoreError> {
     let sql = format!(
         "/* outboxd: stored_held */ select topic, key, partition, from_id, cause, since, release_requested from {}
          order by since, from_id",
@@ -53,7 +54,7 @@ pub(crate) fn as_stored(held: &Held) -> Held {
 /// Changes the stored lanes; a request for release stays with a lane until it was granted and the lane is held anew.
 pub(crate) async fn store(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
     for lane in &changes.settled {
@@ -71,7 +72,7 @@ const IS_GIVEN: &str = "topic = ?1 and (key is null) = (?2 is null) and coalesce
 
 /// Deletes a lane of which all is settled. One that is deleted without having been settled is kept: an operator deleted it
 /// by hand, and wants it to flow.
-async fn forget(connection: &mut SqliteConnection, table: &Table, lane: &Lane) -> Result<(), StoreError> {
+async fn forget(connection: &mut SqliteConnection, table: &OutboxTable, lane: &Lane) -> Result<(), StoreError> {
     let held = table.held();
     let settled = format!("/* outboxd: settled_held */ update {held} set settled = 1 where {IS_GIVEN}");
     let forget = format!("/* outboxd: forget_held */ delete from {held} where {IS_GIVEN}");
@@ -82,7 +83,7 @@ async fn forget(connection: &mut SqliteConnection, table: &Table, lane: &Lane) -
     Ok(())
 }
 
-async fn remember(connection: &mut SqliteConnection, table: &Table, held: &Held) -> Result<(), StoreError> {
+async fn remember(connection: &mut SqliteConnection, table: &OutboxTable, held: &Held) -> Result<(), StoreError> {
     let sql = format!(
         "/* outboxd: remember_held */ insert into {} as h (topic, key, partition, from_id, cause, since)
          values (?, ?, ?, ?, ?, ?)
@@ -101,7 +102,7 @@ async fn remember(connection: &mut SqliteConnection, table: &Table, held: &Held)
 /// Notes that these lanes are to be released, and returns how many of them are held.
 pub(crate) async fn request(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     lanes: &[Lane],
 ) -> Result<u64, StoreError> {
     let sql = format!(
@@ -112,7 +113,11 @@ pub(crate) async fn request(
 }
 
 /// Notes that what was asked for by now is granted.
-pub(crate) async fn grant(connection: &mut SqliteConnection, table: &Table, lanes: &[Lane]) -> Result<(), StoreError> {
+pub(crate) async fn grant(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    lanes: &[Lane],
+) -> Result<(), StoreError> {
     let sql = format!(
         "/* outboxd: grant_release */ update {} set release_granted = 1 where {IS_GIVEN} and release_requested",
         table.held()
@@ -139,7 +144,7 @@ async fn of_these(
 }
 
 /// The held lanes that are to be released.
-pub(crate) async fn requested(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<Held>, StoreError> {
+pub(crate) async fn requested(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<Vec<Held>, StoreError> {
     let lanes = list(connection, table).await?;
     Ok(lanes.into_iter().filter(|lane| lane.release_requested).map(|lane| lane.held).collect())
 }

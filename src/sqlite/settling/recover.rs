@@ -5,11 +5,12 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{Position, Proof, Proofs, ProvenPosition, Settle, Table, Term};
+use crate::outbox::{Position, Proof, Proofs, ProvenPosition, Settle, Term};
 use crate::sqlite::errors::{classify, incompatible};
 use crate::sqlite::reading::holds::covered;
 use crate::sqlite::reading::position;
 use crate::sqlite::settling::checkpoint;
+use crate::sqlite::table::OutboxTable;
 
 /// What there is to do about a progress that does not descend from what this database holds.
 const REPAIR: &str = "if that is meant (a restored copy of the file, another table), name another relay.progress_topic, or give this outbox a name of its own by outbox.source: then all that the database calls unsent is published, some of it for a second time";
@@ -17,7 +18,7 @@ const REPAIR: &str = "if that is meant (a restored copy of the file, another tab
 /// Commits a proof, flushed: the log is flushed as a whole, with what was read before.
 pub(crate) async fn prove(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     term: Term,
     proof: Proof,
 ) -> Result<(), StoreError> {
@@ -33,7 +34,7 @@ pub(crate) async fn prove(
 /// Records as delivered everything up to a position but for held lanes, and moves the checkpoint there.
 pub(crate) async fn recover(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     mode: Settle,
     term: Term,
     position: &Position,
@@ -70,7 +71,7 @@ fn judge(proofs: &Proofs, stored: i64, to: ProvenPosition<i64>) -> Result<Option
 }
 
 /// The proofs that the database has, if the term is the leader's.
-async fn proofs(connection: &mut SqliteConnection, table: &Table, term: Term) -> Result<Proofs, StoreError> {
+async fn proofs(connection: &mut SqliteConnection, table: &OutboxTable, term: Term) -> Result<Proofs, StoreError> {
     let doing = |error| classify("looking for proofs", error);
     let sql = format!(
         "/* outboxd: proofs */ select history, proof, earlier_history, earlier_proof from {} where term = ?",
@@ -90,7 +91,7 @@ async fn proofs(connection: &mut SqliteConnection, table: &Table, term: Term) ->
 
 async fn move_up_to(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     mode: Settle,
     term: Term,
     position: i64,
@@ -105,7 +106,7 @@ async fn move_up_to(
 }
 
 /// Remembers a history for as long as the broker may tell of it: the next session begins another.
-async fn remember(connection: &mut SqliteConnection, table: &Table, last: Proof) -> Result<(), sqlx::Error> {
+async fn remember(connection: &mut SqliteConnection, table: &OutboxTable, last: Proof) -> Result<(), sqlx::Error> {
     let sql =
         format!("/* outboxd: remember_history */ update {} set earlier_history = ?, earlier_proof = ?", table.lease());
     let query = sqlx::query(AssertSqlSafe(sql)).bind(last.history.to_string()).bind(last.number);
@@ -114,19 +115,25 @@ async fn remember(connection: &mut SqliteConnection, table: &Table, last: Proof)
 
 async fn settle_up_to(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     mode: Settle,
     position: i64,
 ) -> Result<(), sqlx::Error> {
     let outbox = table.outbox();
+    let o = table.columns_of("o");
     let change = match mode {
         Settle::Checkpoint => return Ok(()),
-        Settle::Mark => format!("update {outbox} as o set sent_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"),
+        Settle::Mark => {
+            let mark = table.columns().sent_at;
+            format!("update {outbox} as o set {mark} = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')")
+        }
         Settle::Delete => format!("delete from {outbox} as o"),
     };
     let sql = format!(
         "/* outboxd: settle_progress */ {change}
-         where o.sent_at is null and o.id <= ? and o.id > (select position from {checkpoint}) and not {covered}",
+         where {unsent} and {id} <= ? and {id} > (select position from {checkpoint}) and not {covered}",
+        unsent = o.unsent(),
+        id = o.id,
         checkpoint = table.checkpoint(),
         covered = covered(table)
     );

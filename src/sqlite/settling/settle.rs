@@ -3,13 +3,14 @@
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::StoreError;
-use crate::outbox::{Settle, Settlement, Table};
+use crate::outbox::{Settle, Settlement};
 use crate::sqlite::errors::{classify, unusable};
+use crate::sqlite::table::{Columns, OutboxTable};
 
 /// Carries out a settlement. It is durable with the next flushed commit.
 pub(crate) async fn settle(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     mode: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
@@ -35,32 +36,46 @@ pub(crate) async fn settle(
 /// already are no matter.
 async fn swallowed(
     connection: &mut SqliteConnection,
-    table: &Table,
+    table: &OutboxTable,
     mode: Settle,
     settlement: &Settlement,
 ) -> Result<Option<i64>, sqlx::Error> {
-    let unsettled = if mode == Settle::Delete { "" } else { "and sent_at is null" };
+    let columns = table.columns();
+    let unsettled = if mode == Settle::Delete { String::new() } else { format!("and {}", columns.unsent()) };
     let sql = format!(
-        "/* outboxd: look_for_swallowed */ select min(id) from {outbox} where id in ({named}) {unsettled}",
+        "/* outboxd: look_for_swallowed */ select min({id}) from {outbox} where {id} in ({named}) {unsettled}",
+        id = columns.id,
         outbox = table.outbox(),
         named = named(table)
     );
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(names(settlement)).fetch_one(connection).await
 }
 
-async fn mark(connection: &mut SqliteConnection, table: &Table, settlement: &Settlement) -> Result<u64, sqlx::Error> {
+async fn mark(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    settlement: &Settlement,
+) -> Result<u64, sqlx::Error> {
+    let columns = table.columns();
+    let Columns { id, sent_at, .. } = &columns;
+    let unsent = columns.unsent();
     let sql = format!(
-        "/* outboxd: mark */ update {outbox} set sent_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-         where sent_at is null and id in ({named})",
+        "/* outboxd: mark */ update {outbox} set {sent_at} = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         where {unsent} and {id} in ({named})",
         outbox = table.outbox(),
         named = named(table)
     );
     in_immediate(connection, sql, settlement).await
 }
 
-async fn delete(connection: &mut SqliteConnection, table: &Table, settlement: &Settlement) -> Result<u64, sqlx::Error> {
+async fn delete(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    settlement: &Settlement,
+) -> Result<u64, sqlx::Error> {
     let sql = format!(
-        "/* outboxd: delete */ delete from {outbox} where id in ({named})",
+        "/* outboxd: delete */ delete from {outbox} where {id} in ({named})",
+        id = table.columns().id,
         outbox = table.outbox(),
         named = named(table)
     );
@@ -68,10 +83,11 @@ async fn delete(connection: &mut SqliteConnection, table: &Table, settlement: &S
 }
 
 /// The ids of rows that are named by id and event id alike. The cross join has SQLite look each one up by its id.
-fn named(table: &Table) -> String {
+fn named(table: &OutboxTable) -> String {
+    let Columns { id, event_id, .. } = table.columns_of("o");
     format!(
-        "select o.id from json_each(?) as d
-         cross join {} as o on o.id = cast(d.key as integer) and o.event_id = d.value",
+        "select {id} from json_each(?) as d
+         cross join {} as o on {id} = cast(d.key as integer) and {event_id} = d.value",
         table.outbox()
     )
 }
