@@ -19,4 +19,4 @@ pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, LeaseSession, LeaseStore, Watched};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
 pub use store::{Backlog, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
-pub use wake::WakeSource;
+pub use wake::{Arming, WakeSource};

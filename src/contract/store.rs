@@ -131,8 +131,14 @@ pub struct Checkpoint {
     pub held: Vec<Held>,
 }
 
-/// A dead letter with the record as the application wrote it, or why its row cannot be read as one.
-pub type DueLetter = (DeadLetter, Result<Record, Unreadable>);
+/// A dead letter that is to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueLetter {
+    /// The letter.
+    pub letter: DeadLetter,
+    /// The record as the application wrote it, or why the row cannot be read as one.
+    pub read: Result<Record, Unreadable>,
+}
 
 /// Records that were given up, kept whole with their cause.
 #[async_trait]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::contract::{
-    Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
+    Arming, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
     StoreError, WakeSource,
 };
 use crate::memory::lease::MemoryLease;
@@ -136,11 +136,11 @@ impl DeadLetters for Store {
         let is_due = |dead: &&Dead| dead.letter.topic.is_some() && !dead.published && dead.letter.id > after;
         let state = self.shared.state();
         let due = state.dead().iter().filter(is_due);
-        let due = due.map(|dead| (dead.letter.clone(), row::load(&dead.record, limit.bytes)));
+        let due = due.map(|dead| DueLetter { letter: dead.letter.clone(), read: row::load(&dead.record, limit.bytes) });
         let mut due: Vec<_> = due.collect();
-        due.sort_by_key(|(letter, _)| letter.id);
+        due.sort_by_key(|due| due.letter.id);
         let mut filling = Filling::of(limit);
-        due.retain(|(_, read)| filling.take(read.as_ref().map_or(0, Record::footprint)) == Fit::Fits);
+        due.retain(|due| filling.take(due.read.as_ref().map_or(0, Record::footprint)) == Fit::Fits);
         Ok(due)
     }
 
@@ -189,10 +189,9 @@ struct Wake {
 
 #[async_trait]
 impl WakeSource for Wake {
-    async fn arm(&mut self) -> Result<bool, StoreError> {
+    async fn arm(&mut self) -> Result<Arming, StoreError> {
         self.commits.mark_unchanged();
-
-        Ok(true)
+        Ok(Arming::Armed)
     }
 
     async fn wait(&mut self) -> Result<u32, StoreError> {

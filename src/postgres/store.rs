@@ -18,7 +18,7 @@ use crate::postgres::leading::lease::PgLease;
 use crate::postgres::leading::wake::PgWake;
 use crate::postgres::operating::inspect::{self, Sweep};
 use crate::postgres::operating::purge::{self, Purging};
-use crate::postgres::reading::reader::DeltaReader;
+use crate::postgres::reading::reader::PgReader;
 use crate::postgres::session::{ANSWER_TIMEOUT, Guc, INDEX_ONLY_PLANS, PATIENT, bounded, configure_ttl, table_oid};
 use crate::postgres::settling::checkpoint;
 use crate::postgres::settling::dead;
@@ -83,7 +83,7 @@ impl Store {
         &self,
         work: impl AsyncFnOnce(&mut Settling) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.settling.lock().await.with((&self.address, self.settings.settle), work).await
+        self.settling.lock().await.with(&self.address, self.settings.settle, work).await
     }
 
     /// Works with the session that looks.
@@ -128,7 +128,7 @@ impl OutboxStore for Store {
         if rebase::is_foreign(&mut conn, &place.table, &stored, &place.system).await? {
             stored = rebase::rebase(&mut conn, &place).await?;
         }
-        Ok(Box::new(DeltaReader::begin(conn, place, stored, token).await?))
+        Ok(Box::new(PgReader::begin(conn, place, stored, token).await?))
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<(), StoreError> {
@@ -147,7 +147,7 @@ impl OutboxStore for Store {
         }
         let mut place = self.settling.lock().await;
         let settled = async |session: &mut Settling| session.settle(table, settle, settlement).await;
-        place.with((&self.address, settle), settled).await?;
+        place.with(&self.address, settle, settled).await?;
         place.settled(settlement);
         Ok(())
     }

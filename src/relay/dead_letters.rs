@@ -96,8 +96,8 @@ impl DeadLetterPublisher {
         loop {
             let records = if self.has_recorded { PAGE_RECORDS } else { PROBE_RECORDS };
             let letters = self.store.due(after, Limit { records, ..self.page }).await?;
-            let Some((last, _)) = letters.last() else { break };
-            after = last.id;
+            let Some(last) = letters.last() else { break };
+            after = last.letter.id;
             self.publish(term, letters, &mut waiting).await?;
         }
         if let Some(first) = waiting.first() {
@@ -115,8 +115,8 @@ impl DeadLetterPublisher {
         waiting: &mut BTreeSet<Lane>,
     ) -> Result<(), Interrupted> {
         let mut records = Vec::with_capacity(letters.len());
-        for (letter, record) in letters {
-            match record {
+        for DueLetter { letter, read } in letters {
+            match read {
                 Ok(record) => records.extend(addressed(letter, record)),
                 Err(Unreadable { code, why, .. }) => {
                     self.refused.push_back((letter.id, Rejection { code, message: why }));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::aligned_tick::aligned_tick;
-use crate::contract::{StoreError, WakeSource};
+use crate::contract::{Arming, StoreError, WakeSource};
 use crate::observe::chain;
 use crate::observe::outage::Outage;
 use crate::outbox::Batch;
@@ -125,7 +125,7 @@ impl Pacer {
                 self.armed = None;
                 self.polls_until = Instant::now() + POLLING_AFTER_RUSH;
                 wake.disarm().await?;
-            } else if is_quiet && wake.arm().await? {
+            } else if is_quiet && wake.arm().await? == Arming::Armed {
                 // The caller reads once more before it waits.
                 self.armed = Some(Commits::none());
                 self.outage.ends();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outboxd::Message;
-use outboxd::contract::Store;
+use outboxd::contract::{DueLetter, Store};
 use outboxd::outbox::{DeadLetter, Limit, Record, Settle, Settlement};
 use uuid::Uuid;
 
@@ -36,7 +36,8 @@ pub(crate) async fn a_dead_letter_is_kept_whole_and_leaves_the_outbox(implementa
         assert_eq!(outbox.rows().await, [], "{settle}");
         assert!(Session::open(&store).await.read(ALL).await.is_empty(), "{settle}");
         let due = store.due(i64::MIN, MANY).await.expect("dead letters");
-        let expected: Vec<_> = letters.into_iter().zip(records.into_iter().map(Ok)).collect();
+        let due_letter = |(letter, record)| DueLetter { letter, read: Ok(record) };
+        let expected: Vec<_> = letters.into_iter().zip(records).map(due_letter).collect();
         assert_eq!(due, expected, "{settle}");
         assert_eq!(store.backlog(100).await.expect("a backlog").dead_letters, 2, "{settle}");
     }
@@ -56,7 +57,7 @@ pub(crate) async fn a_row_of_another_event_or_a_settled_one_does_not_die(impleme
     let ids: Vec<i64> = outbox.rows().await.iter().map(|row| row.id).collect();
     assert_eq!(ids, [records[0].id, records[1].id]);
     let due = store.due(i64::MIN, MANY).await.expect("dead letters");
-    assert_eq!(due.iter().map(|(letter, _)| letter.id).collect::<Vec<_>>(), [records[2].id]);
+    assert_eq!(due.iter().map(|due| due.letter.id).collect::<Vec<_>>(), [records[2].id]);
 }
 
 pub(crate) async fn dead_letters_are_due_until_they_are_published(implementation: &dyn Implementation) {
@@ -68,7 +69,7 @@ pub(crate) async fn dead_letters_are_due_until_they_are_published(implementation
     store.dead_letter(&letters).await.expect("dead_lettered");
     let due = async |after: i64, records: usize| -> Vec<i64> {
         let due = store.due(after, Limit { records, ..MANY }).await.expect("dead letters");
-        due.iter().map(|(letter, _)| letter.id).collect()
+        due.iter().map(|due| due.letter.id).collect()
     };
     let id = |index: usize| records[index].id;
     assert_eq!(due(i64::MIN, 100).await, [id(0), id(2), id(3), id(4)], "one has no topic");
@@ -91,11 +92,11 @@ pub(crate) async fn dead_letters_that_are_large_together_come_one_by_one_and_tho
     let (mut after, mut read) = (i64::MIN, Vec::new());
     loop {
         let due = store.due(after, Limit { bytes: 50_000, ..MANY }).await.expect("dead letters");
-        let bytes: usize = due.iter().filter_map(|(_, read)| read.as_ref().ok()).map(Record::size).sum();
+        let bytes: usize = due.iter().filter_map(|due| due.read.as_ref().ok()).map(Record::size).sum();
         assert!(bytes <= 50_000, "{bytes} bytes");
-        let Some((last, _)) = due.last() else { break };
-        after = last.id;
-        read.extend(due.into_iter().map(|(letter, read)| (letter.id, read.map_err(|row| row.code))));
+        let Some(last) = due.last() else { break };
+        after = last.letter.id;
+        read.extend(due.into_iter().map(|DueLetter { letter, read }| (letter.id, read.map_err(|row| row.code))));
     }
     let mut expected: Vec<_> = records.into_iter().map(|record| (record.id, Ok(record))).collect();
     expected[2].1 = Err("message_too_large");

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use outboxd::contract::WakeSource;
+use outboxd::contract::{Arming, WakeSource};
 use outboxd::outbox::Settle;
 
 use crate::contract::{Implementation, message, write};
 
 async fn arm(source: &mut Box<dyn WakeSource>) {
-    while !source.arm().await.expect("arming") {
+    while source.arm().await.expect("arming") == Arming::NotNow {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -56,9 +56,9 @@ pub(crate) async fn a_writer_at_work_refuses_or_wakes(implementation: &dyn Imple
     let mut source = outbox.store().wake().expect("a wake source");
     let mut writer = outbox.begin().await;
     writer.enqueue(&message("orders", "a")).await;
-    let is_armed = source.arm().await.expect("arming");
+    let arming = source.arm().await.expect("arming");
     writer.commit().await;
-    if !is_armed {
+    if arming == Arming::NotNow {
         arm(&mut source).await;
         write(&*outbox, &message("orders", "a")).await;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use outboxd::Message;
-use outboxd::contract::{Bid, Database as _, HeldLanes, Inspect, LeaseStore, OutboxStore, Store as _};
+use outboxd::contract::{Arming, Bid, Database as _, HeldLanes, Inspect, LeaseStore, OutboxStore, Store as _};
 use outboxd::outbox::{Held, HoldCause, Lane, Limit, Settle, Settlement, Table, Term};
 use outboxd::postgres::{self, Store, grants_sql};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -126,7 +126,7 @@ async fn what_another_role_creates_beside_the_outbox_is_never_run_by_its_functio
             let mut wake = shared.store(Settle::Mark).wake().unwrap();
             let mut writer = shared.writer().await;
             for payload in ["'x'", "'{}'::jsonb", r"'\x00'::bytea"] {
-                assert!(wake.arm().await.unwrap());
+                assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
                 execute(&mut writer, &format!("select outbox_enqueue('t', 'k', {payload})")).await;
                 tokio::time::timeout(PATIENCE, wake.wait()).await.expect("woken").unwrap();
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::contract::{DatabaseSettings, Store as _, StoreError, WakeSource};
+use outboxd::contract::{Arming, DatabaseSettings, Store as _, StoreError, WakeSource};
 use outboxd::outbox::{Notify, Settle};
 use outboxd::postgres::Store;
 use outboxd::secret::Secret;
@@ -40,7 +40,7 @@ async fn a_commit_wakes_a_relay_that_sleeps() {
         let mut conn = outbox.connect().await;
         let mut wake = wake(&outbox, Notify::Gated).unwrap();
         for _ in 0..2 {
-            assert!(wake.arm().await.unwrap());
+            assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
             execute(&mut conn, "begin").await;
             outbox.write(&mut conn, "t", "k").await;
             assert!(tokio::time::timeout(MOMENT, wake.wait()).await.is_err(), "woken before the commit");
@@ -59,7 +59,7 @@ async fn writers_notify_only_while_the_relay_sleeps() {
     let mut wake = wake(&outbox, Notify::Gated).unwrap();
     outbox.write(&mut conn, "t", "k").await;
     assert!(!hears(&mut listener).await, "nobody ever slept");
-    assert!(wake.arm().await.unwrap());
+    assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
     outbox.write(&mut conn, "t", "k").await;
     assert!(hears(&mut listener).await, "the relay sleeps");
     wake.disarm().await.unwrap();
@@ -74,9 +74,9 @@ async fn the_relay_does_not_fall_asleep_over_a_writer_that_will_not_notify() {
     let mut wake = wake(&outbox, Notify::Gated).unwrap();
     execute(&mut conn, "begin").await;
     outbox.write(&mut conn, "t", "k").await;
-    assert!(!wake.arm().await.unwrap());
+    assert_eq!(wake.arm().await.unwrap(), Arming::NotNow);
     execute(&mut conn, "commit").await;
-    assert!(wake.arm().await.unwrap());
+    assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn other_ways_to_notify_are_off_and_always() {
     assert!(wake(&outbox, Notify::Off).is_none());
     let mut wake = wake(&outbox, Notify::Always).unwrap();
     let (mut conn, mut listener) = (outbox.connect().await, eavesdrop(&outbox).await);
-    assert!(wake.arm().await.unwrap());
+    assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
     wake.disarm().await.unwrap();
     outbox.write(&mut conn, "t", "k").await;
     assert!(hears(&mut listener).await);
@@ -97,7 +97,7 @@ async fn every_commit_is_counted_that_comes_while_the_relay_reads() {
         let outbox = Outbox::new(&url, "counts").await;
         let mut conn = outbox.connect().await;
         let mut wake = wake(&outbox, Notify::Gated).unwrap();
-        assert!(wake.arm().await.unwrap());
+        assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
         for _ in 0..20 {
             outbox.write(&mut conn, "t", "k").await;
         }
@@ -116,12 +116,12 @@ async fn what_writers_notify_of_while_the_relay_polls_is_kept_for_nobody() {
     let mut conn = outbox.connect().await;
     let mut wake = wake(&outbox, Notify::Always).unwrap();
     for _ in 0..2 {
-        assert!(wake.arm().await.unwrap());
+        assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
         wake.disarm().await.unwrap();
         for _ in 0..3 {
             outbox.write(&mut conn, "t", "k").await;
         }
-        assert!(wake.arm().await.unwrap());
+        assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
         assert!(tokio::time::timeout(MOMENT, wake.wait()).await.is_err(), "woken by what came before");
         outbox.write(&mut conn, "t", "k").await;
         tokio::time::timeout(PATIENCE, wake.wait()).await.expect("woken").unwrap();
@@ -132,7 +132,7 @@ async fn what_writers_notify_of_while_the_relay_polls_is_kept_for_nobody() {
 async fn a_lost_connection_is_an_error_and_arming_again_makes_another() {
     let outbox = Outbox::new(&newest(), "lost").await;
     let mut wake = wake(&outbox, Notify::Gated).unwrap();
-    assert!(wake.arm().await.unwrap());
+    assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
     let mut conn = outbox.connect().await;
     let backend = format!(
         "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and classid = 1869968503
@@ -142,7 +142,7 @@ async fn a_lost_connection_is_an_error_and_arming_again_makes_another() {
     execute(&mut conn, &backend).await;
     let error = tokio::time::timeout(PATIENCE, wake.wait()).await.expect("noticed").unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }));
-    assert!(wake.arm().await.unwrap());
+    assert_eq!(wake.arm().await.unwrap(), Arming::Armed);
     outbox.write(&mut conn, "t", "k").await;
     tokio::time::timeout(PATIENCE, wake.wait()).await.expect("woken").unwrap();
 }

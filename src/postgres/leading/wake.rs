@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use sqlx::Acquire;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 
-use crate::contract::{StoreError, WakeSource};
+use crate::contract::{Arming, StoreError, WakeSource};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, not_now};
 use crate::postgres::session::{ask, configure, lock_key, table_oid};
@@ -62,7 +62,7 @@ impl PgWake {
 
 #[async_trait]
 impl WakeSource for PgWake {
-    async fn arm(&mut self) -> Result<bool, StoreError> {
+    async fn arm(&mut self) -> Result<Arming, StoreError> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => self.listen().await?,
@@ -78,9 +78,9 @@ impl WakeSource for PgWake {
         }
         // What came while the relay was polling is of no interest: it reads once more before it waits.
         while session.listener.next_buffered().is_some() {}
-        let armed = session.locked;
+        let arming = if session.locked { Arming::Armed } else { Arming::NotNow };
         self.session = Some(session);
-        Ok(armed)
+        Ok(arming)
     }
 
     async fn wait(&mut self) -> Result<u32, StoreError> {

@@ -67,7 +67,7 @@ pub(crate) async fn backlog(
         // Nothing tells a row that was read from one that became due since.
         Settle::Checkpoint => 0,
         Settle::Mark | Settle::Delete => {
-            stamp_late(conn, table, &stored, (&holds, stored.settling(settle)), sweep).await?
+            stamp_late(conn, table, &stored, &holds, stored.settling(settle), sweep).await?
         }
     };
     let (dead_letters, oldest_snapshot, sessions) = look_beside(conn, table, count_limit).await?;
@@ -179,7 +179,8 @@ async fn stamp_late(
     conn: &mut PgConnection,
     table: &OutboxTable,
     stored: &Stored,
-    (holds, settling): (&Holds, Option<&ReadPosition>),
+    holds: &Holds,
+    settling: Option<&ReadPosition>,
     Sweep(after): &mut Sweep,
 ) -> Result<u64, StoreError> {
     let Some(at) = stored.at.as_ref().filter(|at| !at.prev.is_nothing()) else { return Ok(0) };

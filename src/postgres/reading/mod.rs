@@ -1,6 +1,7 @@
 //! Reading: what is new, left out of held lanes, and released of them.
 
 pub(crate) mod copy;
+pub(crate) mod delta;
 pub(crate) mod holds;
 pub(crate) mod page;
 pub(crate) mod position;

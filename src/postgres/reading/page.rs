@@ -63,6 +63,13 @@ pub(crate) struct Left<'a> {
     pub upto: &'a ReadPosition,
 }
 
+/// What one snapshot does not show and a later one does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window<'a> {
+    pub since: &'a Snapshot,
+    pub until: &'a Snapshot,
+}
+
 /// A part of a window, to be walked by id.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span {
@@ -93,27 +100,27 @@ pub(crate) async fn new_rows(
     statement.read(conn, text, which, limit).await
 }
 
-/// Reads the rows of the window from `prev` to `cur` after an id, led by the index on xid.
+/// Reads the rows of a window after an id, led by the index on xid.
 pub(crate) async fn window_by_xid(
     conn: &mut PgConnection,
     table: &OutboxTable,
-    window: (&Snapshot, &Snapshot),
+    window: Window<'_>,
     after: i64,
     which: &RowSelection<'_>,
     limit: Limit,
 ) -> Result<Page, StoreError> {
     let mut statement = Statement::<Bound>::on(table);
-    let rows = statement.by_xid(table, window.0, Upto::Window { cur: window.1, after }, which, limit);
+    let rows = statement.by_xid(table, window.since, Upto::Window { cur: window.until, after }, which, limit);
     let id = &statement.columns.id;
     let text = format!("/* outboxd: read_window_by_xid */ {rows} order by {id}");
     statement.read(conn, text, which, limit).await
 }
 
-/// Reads the rows of the window from `prev` to `cur` in a span of ids, walking the primary key.
+/// Reads the rows of a window in a span of ids, walking the primary key.
 pub(crate) async fn window_by_id(
     conn: &mut PgConnection,
     table: &OutboxTable,
-    window: (&Snapshot, &Snapshot),
+    window: Window<'_>,
     span: Span,
     which: &RowSelection<'_>,
     limit: Limit,
@@ -121,8 +128,8 @@ pub(crate) async fn window_by_id(
     let mut statement = Statement::<Preset>::on(table);
     let (after, upto) = (statement.values.number(span.after), statement.values.number(span.upto));
     let rest = statement.rest(which);
-    let new = statement.unseen_in(window.0);
-    let seen = statement.seen_in(window.1);
+    let new = statement.unseen_in(window.since);
+    let seen = statement.seen_in(window.until);
     let rows = statement.values.number(rows_of(limit));
     let Columns { id, .. } = &statement.columns;
     let selected = statement.columns.selected();

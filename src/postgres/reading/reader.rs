@@ -1,9 +1,7 @@
-//! Reading: the exact snapshot delta.
+//! A reading session: what is new of the main flow, in turn with what is released of held lanes.
 //!
-//! A row is new if it is visible now and was not visible in the snapshot before. So nothing is lost that
-//! commits late, nothing is read before it is committed, and rows of transactions that did not overlap come in
-//! the order of their commits. A window between two snapshots that does not fit one page is *frozen*: it is paged by
-//! id until it is empty, and only then the next one begins.
+//! What is new, and how far that is, [`SnapshotDelta`] alone tells; releases follow its position. A strategy for tables
+//! without transaction ids would stand beside it.
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
@@ -11,25 +9,21 @@ use sqlx::PgConnection;
 use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::outbox::{Batch, Held, HeldChanges, Lane, Limit, Position, Proof, ReadToken, Term};
 use crate::postgres::errors::not_now;
+use crate::postgres::reading::delta::SnapshotDelta;
 use crate::postgres::reading::holds::Holds;
 use crate::postgres::reading::page::{self, RowSelection};
-use crate::postgres::reading::position::{Frozen, ReadPosition, Snapshot};
 use crate::postgres::reading::release::{Releases, Turn};
 use crate::postgres::reading::rows::Page;
-use crate::postgres::reading::walk::WindowWalk;
-use crate::postgres::session::ask;
 use crate::postgres::settling::checkpoint::{self, CheckpointTarget, Stored};
 use crate::postgres::settling::recover;
-use crate::postgres::table::OutboxTable;
 
 /// A reading session.
-pub(crate) struct DeltaReader {
+pub(crate) struct PgReader {
     conn: PgConnection,
     place: CheckpointTarget,
     token: Option<ReadToken>,
-    at: ReadPosition,
-    /// The walk through the frozen window, while there is one.
-    walk: Option<WindowWalk>,
+    /// The main flow.
+    flow: SnapshotDelta,
     /// How many rows are asked for at once: fewer while they are large.
     rows: usize,
     /// Rows that are larger are not loaded.
@@ -47,7 +41,7 @@ pub(crate) struct DeltaReader {
     broken: bool,
 }
 
-impl DeltaReader {
+impl PgReader {
     /// Begins at what is stored, or at the beginning.
     pub(crate) async fn begin(
         mut conn: PgConnection,
@@ -55,22 +49,14 @@ impl DeltaReader {
         stored: Stored,
         token: Option<ReadToken>,
     ) -> Result<Self, StoreError> {
-        let table = &place.table;
-        let (at, walk) = match stored.at {
-            Some(at) => match at.frozen.as_ref().map(|frozen| frozen.last) {
-                Some(last) => (at, Some(WindowWalk::after(&mut conn, table, last).await?)),
-                None => (at, None),
-            },
-            None => beginning(&mut conn, table).await?,
-        };
+        let mut flow = SnapshotDelta::begin(&mut conn, &place.table, stored.at).await?;
         let proof = Proof::first();
-        let at = ReadPosition { system: place.system.clone(), proof: Some(proof), ..at };
+        flow.expect_proof(&place.system, proof);
         Ok(Self {
             conn,
             place,
             token,
-            at,
-            walk,
+            flow,
             rows: usize::MAX,
             most: usize::MAX,
             holds: Holds::new(&stored.held),
@@ -90,44 +76,11 @@ impl DeltaReader {
         Ok(())
     }
 
-    /// Reads what is new. A window that does not fit is frozen where it ends.
-    async fn next_window(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = RowSelection { holds: &self.holds, left: None, most: self.most };
-        let mut page = page::new_rows(&mut self.conn, &self.place.table, &self.at.prev, &which, limit).await?;
-        let cur = page.snapshot.take().ok_or_else(|| not_now("reading the outbox", "no snapshot came"))?;
-        self.expect_proof();
-        match page.last_id().filter(|_| page.is_full()) {
-            Some(last) => {
-                self.walk = Some(WindowWalk::after(&mut self.conn, &self.place.table, last).await?);
-                self.at.frozen = Some(Frozen { cur, last });
-            }
-            None => self.at.prev = cur,
-        }
-        Ok(page)
-    }
-
-    /// Reads the next page of the frozen window; the window ends with its walk.
-    async fn next_page(&mut self, limit: Limit) -> Result<Page, StoreError> {
-        let which = RowSelection { holds: &self.holds, left: None, most: self.most };
-        let (Some(walk), Some(frozen)) = (self.walk.as_mut(), self.at.frozen.as_mut()) else {
-            return Ok(Page::new(limit, self.most));
-        };
-        let window = (&self.at.prev, &frozen.cur);
-        let page = walk.page(&mut self.conn, &self.place.table, window, &which, limit).await?;
-        frozen.last = walk.last;
-        if walk.is_over() {
-            self.walk = None;
-            self.at.prev.clone_from(&frozen.cur);
-            self.at.frozen = None;
-        }
-        Ok(page)
-    }
-
     /// What is read from here on needs another proof, and positions tell of it.
     fn expect_proof(&mut self) {
         if std::mem::take(&mut self.proven) {
             self.proof = self.proof.next();
-            self.at.proof = Some(self.proof);
+            self.flow.expect_proof(&self.place.system, self.proof);
         }
     }
 
@@ -142,27 +95,14 @@ impl DeltaReader {
     }
 }
 
-/// The position of a first start: everything visible now is one window, walked from the lowest id.
-async fn beginning(
-    conn: &mut PgConnection,
-    table: &OutboxTable,
-) -> Result<(ReadPosition, Option<WindowWalk>), StoreError> {
-    let statement = "/* outboxd: current_snapshot */ select pg_current_snapshot()::text";
-    let text = ask("reading the snapshot", sqlx::query_scalar::<_, String>(statement).fetch_one(&mut *conn)).await?;
-    let cur: Snapshot = text.parse().map_err(|error| not_now("reading the snapshot", format!("{error}")))?;
-    let walk = WindowWalk::from_the_lowest(conn, table).await?;
-    let frozen = Some(Frozen { cur, last: walk.last });
-    Ok((ReadPosition { frozen, ..ReadPosition::default() }, Some(walk)))
-}
-
 #[async_trait]
-impl Reader for DeltaReader {
+impl Reader for PgReader {
     fn held(&self) -> &[Held] {
         &self.stored_held
     }
 
     fn position(&self) -> Position {
-        self.at.to_position()
+        self.flow.position().to_position()
     }
 
     fn load_at_most(&mut self, bytes: usize) {
@@ -173,26 +113,32 @@ impl Reader for DeltaReader {
     async fn fetch(&mut self, limit: Limit) -> Result<Batch, StoreError> {
         self.enter()?;
         let limit = Limit { records: limit.records.min(self.rows).max(1), ..limit };
+        let table = &self.place.table;
         let turn = self.releases.turn(&self.holds);
         // Only a look at the present that found little says that there is no more.
-        let looked = turn == Turn::Main && self.walk.is_none();
+        let looked = turn == Turn::Main && !self.flow.is_in_a_window();
         let mut page = match turn {
             Turn::Release => {
-                self.releases.page(&mut self.conn, &self.place.table, &self.holds, &self.at, limit).await?
+                self.releases.page(&mut self.conn, table, &self.holds, self.flow.position(), limit).await?
             }
-            Turn::Main if self.walk.is_some() => self.next_page(limit).await?,
-            Turn::Main => self.next_window(limit).await?,
+            Turn::Main => {
+                let which = RowSelection { holds: &self.holds, left: None, most: self.most };
+                self.flow.read(&mut self.conn, table, &which, limit).await?
+            }
         };
+        if looked {
+            self.expect_proof();
+        }
         let full = page.is_full();
         self.adapt(&page, full);
-        self.at.highest = self.at.highest.max(page.last_id().unwrap_or_default());
+        self.flow.note_highest(page.last_id().unwrap_or_default());
         page::load_wide(&mut self.conn, &self.place.table.outbox(), &self.place.table.columns(), &mut page).await?;
-        let news = self.releases.conclude(&self.at, &mut self.holds);
+        let news = self.releases.conclude(self.flow.position(), &mut self.holds);
         self.broken = false;
         Ok(Batch {
             records: page.records,
             unreadable: page.unreadable,
-            end: self.at.to_position(),
+            end: self.position(),
             more: full || !looked || self.releases.are_under_way(&self.holds),
             token: self.token,
             opened: news.opened,

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use crate::contract::StoreError;
 use crate::outbox::{Lane, Limit};
 use crate::postgres::reading::holds::Holds;
-use crate::postgres::reading::page::{self, Left, RowSelection};
+use crate::postgres::reading::page::{self, Left, RowSelection, Window};
 use crate::postgres::reading::position::{ReadPosition, Snapshot};
 use crate::postgres::reading::rows::Page;
 use crate::postgres::reading::walk::WindowWalk;
@@ -80,7 +80,8 @@ impl Round {
         conn: &mut PgConnection,
         table: &OutboxTable,
         read: Option<&ReadPosition>,
-        (from_id, upto): (i64, &ReadPosition),
+        from_id: i64,
+        upto: &ReadPosition,
     ) -> Result<Self, StoreError> {
         let last = |at: &ReadPosition| at.frozen.as_ref().map_or(0, |frozen| frozen.last);
         let walk = match read.filter(|read| !read.prev.is_nothing() || read.is_in_the_window_of(upto)) {
@@ -174,9 +175,9 @@ impl Releases {
         release.begun = true;
         let mut round = match release.round.take() {
             Some(round) => round,
-            None => Round::begin(conn, table, release.read.as_ref(), (from_id, at)).await?,
+            None => Round::begin(conn, table, release.read.as_ref(), from_id, at).await?,
         };
-        let window = (&round.since, round.upto.boundary());
+        let window = Window { since: &round.since, until: round.upto.boundary() };
         let without = [holds.held_after(&release.lane), release.read.as_ref()];
         let left = Left { lane: &release.lane, from_id, without, upto: &round.upto };
         let which = RowSelection { holds, left: Some(left), most: self.most };

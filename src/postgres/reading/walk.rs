@@ -4,8 +4,7 @@ use sqlx::PgConnection;
 
 use crate::contract::StoreError;
 use crate::outbox::Limit;
-use crate::postgres::reading::page::{self, RowSelection, Span};
-use crate::postgres::reading::position::Snapshot;
+use crate::postgres::reading::page::{self, RowSelection, Span, Window};
 use crate::postgres::reading::rows::Page;
 use crate::postgres::session::{ask, sql};
 use crate::postgres::table::{Columns, OutboxTable};
@@ -47,12 +46,12 @@ impl WindowWalk {
         self.last >= self.top
     }
 
-    /// Reads the next page of the window from `prev` to `cur`. It may be empty before the walk is over.
+    /// Reads the next page of the window. It may be empty before the walk is over.
     pub(crate) async fn page(
         &mut self,
         conn: &mut PgConnection,
         table: &OutboxTable,
-        window: (&Snapshot, &Snapshot),
+        window: Window<'_>,
         which: &RowSelection<'_>,
         limit: Limit,
     ) -> Result<Page, StoreError> {
@@ -64,11 +63,11 @@ impl WindowWalk {
         };
         self.last = page.last_id().filter(|_| page.is_full()).unwrap_or(upto);
         let desert = page.rows == 0 && !self.is_over();
-        if desert && window.0.is_nothing() {
+        if desert && window.since.is_nothing() {
             // Everything is new, so the index on xid leads nowhere; but ids may be missing here.
             self.last = edge(conn, table, Edge::Before(self.last)).await?.min(self.top);
         }
-        self.sparse = desert && !window.0.is_nothing();
+        self.sparse = desert && !window.since.is_nothing();
         Ok(page)
     }
 }

@@ -78,35 +78,36 @@ pub(crate) async fn save(
 ) -> Result<(), StoreError> {
     let at = ReadPosition::from_stored(checkpoint.position.as_str())?;
     let doing = "storing the checkpoint";
-    let position = (checkpoint.term, &checkpoint.position);
-    let over = || StoreError::TermOver { term: checkpoint.term };
+    let Checkpoint { term, position, .. } = checkpoint;
     bounded(doing, ANSWER_TIMEOUT, async {
         if changes.is_empty() {
             // One statement is one transaction: no relay that vanishes leaves the lease's row locked behind it.
-            let is_saved = save_position(conn, place, position, at.highest).await?;
-            return if is_saved { Ok(()) } else { Err(over()) };
+            return save_position(conn, place, *term, position, at.highest).await;
         }
         let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
         // The lease's row comes last: its renewal would wait with us for whatever an operator has locked of the others.
         held::store_changes(&mut transaction, &place.table, changes).await?;
-        if !save_position(&mut transaction, place, position, at.highest).await? {
+        let saved = save_position(&mut transaction, place, *term, position, at.highest).await;
+        if let Err(StoreError::TermOver { .. }) = saved {
             transaction.rollback().await.map_err(|error| classify(doing, error))?;
-            return Err(over());
+            return saved;
         }
+        saved?;
         transaction.commit().await.map_err(|error| classify(doing, error))
     })
     .await
 }
 
-/// Says whether the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
+/// Stores the position, if the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
 /// and reading the checkpoint, until this is committed. It is shared only once the checkpoint's row is ours, so that no
 /// renewal waits with us for another session that has locked that.
 pub(crate) async fn save_position(
     conn: &mut PgConnection,
     CheckpointTarget { table, system, settle }: &CheckpointTarget,
-    (term, position): (Term, &Position),
+    term: Term,
+    position: &Position,
     highest: i64,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: save_checkpoint */
          with ours as materialized (select from {checkpoint} for update)
@@ -122,5 +123,5 @@ pub(crate) async fn save_position(
     let settles = (*settle == Settle::Checkpoint).then(|| position.as_str());
     let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system).bind(term.0);
     let done = ask("storing the checkpoint", statement.bind(settles).execute(conn)).await?;
-    Ok(done.rows_affected() > 0)
+    if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
 }

@@ -97,7 +97,7 @@ pub(crate) async fn due(
     let mut read: HashMap<_, _> = records.chain(unreadable).collect();
     // Those that did not fit are left for the next page.
     let due = letters.into_iter().map_while(|letter| Some((read.remove(&(letter.id, letter.event_id))?, letter)));
-    Ok(due.map(|(read, letter)| (letter, read)).collect())
+    Ok(due.map(|(read, letter)| DueLetter { letter, read }).collect())
 }
 
 /// Notes that dead letters were published.

@@ -68,9 +68,9 @@ pub(crate) async fn recover(
         let (Some(step), Some(to), Some(position)) = (step, to, position) else { return Ok(()) };
         let from = stored.at.clone().unwrap_or_default();
         if step.moves {
-            settle_between(conn, table, *settle, (&from, &to), &Holds::new(&stored.held)).await?;
+            settle_between(conn, table, *settle, &from, &to, &Holds::new(&stored.held)).await?;
         }
-        conclude(conn, place, (term, position), &to, &step).await
+        conclude(conn, place, term, position, &to, &step).await
     })
     .await
 }
@@ -126,14 +126,15 @@ fn read_position(position: &Position) -> Result<ReadPosition, StoreError> {
 async fn conclude(
     conn: &mut PgConnection,
     place: &CheckpointTarget,
-    (term, position): (Term, &Position),
+    term: Term,
+    position: &Position,
     to: &ReadPosition,
     step: &Step,
 ) -> Result<(), StoreError> {
     let doing = "taking over the progress";
     let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-    if step.moves && !checkpoint::save_position(&mut transaction, place, (term, position), to.highest).await? {
-        return Err(StoreError::TermOver { term });
+    if step.moves {
+        checkpoint::save_position(&mut transaction, place, term, position, to.highest).await?;
     }
     if let Some(Proof { history, number }) = step.remember {
         let text = format!(
@@ -154,7 +155,8 @@ async fn settle_between(
     conn: &mut PgConnection,
     table: &OutboxTable,
     how: Settle,
-    (from, to): (&ReadPosition, &ReadPosition),
+    from: &ReadPosition,
+    to: &ReadPosition,
     holds: &Holds,
 ) -> Result<(), StoreError> {
     let columns = table.columns();

@@ -62,7 +62,8 @@ impl SettlingSlot {
     /// Works with the session. It leaves its place meanwhile, so that one that failed or was cut short never comes back.
     pub(crate) async fn with<T>(
         &mut self,
-        (address, how): (&Address, Settle),
+        address: &Address,
+        how: Settle,
         work: impl AsyncFnOnce(&mut Settling) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut session = match self.session.take() {

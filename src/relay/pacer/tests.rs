@@ -98,16 +98,18 @@ struct Bell(Arc<Table>);
 
 #[async_trait]
 impl WakeSource for Bell {
-    async fn arm(&mut self) -> Result<bool, StoreError> {
+    async fn arm(&mut self) -> Result<Arming, StoreError> {
         let mut state = self.0.state();
         state.asked += 1;
-        let armed = if state.is_broken { Err(broken()) } else { Ok(!state.is_refused) };
-        if let Ok(true) = armed {
-            (state.is_armed, state.rings) = (true, 0);
-            state.armed += 1;
+        if state.is_broken {
+            return Err(broken());
         }
-
-        armed
+        if state.is_refused {
+            return Ok(Arming::NotNow);
+        }
+        (state.is_armed, state.rings) = (true, 0);
+        state.armed += 1;
+        Ok(Arming::Armed)
     }
 
     async fn wait(&mut self) -> Result<u32, StoreError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-use crate::contract::{StoreError, WakeSource};
+use crate::contract::{Arming, StoreError, WakeSource};
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 
@@ -54,9 +54,9 @@ async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Er
 
 #[async_trait]
 impl WakeSource for SqliteWake {
-    async fn arm(&mut self) -> Result<bool, StoreError> {
+    async fn arm(&mut self) -> Result<Arming, StoreError> {
         self.seen = self.version().await?;
-        Ok(true)
+        Ok(Arming::Armed)
     }
 
     async fn wait(&mut self) -> Result<u32, StoreError> {

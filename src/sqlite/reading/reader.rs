@@ -216,7 +216,7 @@ impl Reader for SqliteReader {
         let position = position::parse(&checkpoint.position)?.at;
         let held = checkpoint.held.iter().map(held::as_stored).collect::<Vec<_>>();
         let changes = HeldChanges::between(&self.held, &held);
-        checkpoint::save(&mut self.connection, &self.table, self.settle, checkpoint, (position, &changes)).await?;
+        checkpoint::save(&mut self.connection, &self.table, self.settle, checkpoint, position, &changes).await?;
         self.held = held;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::{Checkpoint, StoreError};
-use crate::outbox::{HeldChanges, Settle};
+use crate::outbox::{HeldChanges, Settle, Term};
 use crate::sqlite::errors::classify;
 use crate::sqlite::settling::held;
 use crate::sqlite::table::OutboxTable;
@@ -23,13 +23,12 @@ pub(crate) async fn save(
     table: &OutboxTable,
     mode: Settle,
     checkpoint: &Checkpoint,
-    (position, changes): (i64, &HeldChanges<'_>),
+    position: i64,
+    changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
     let doing = |error| classify("storing the checkpoint", error);
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
-    if !move_checkpoint(&mut transaction, table, checkpoint, position, settled_to(mode)).await.map_err(doing)? {
-        return Err(StoreError::TermOver { term: checkpoint.term });
-    }
+    move_checkpoint(&mut transaction, table, checkpoint.term, position, settled_to(mode)).await?;
     held::store(&mut transaction, table, changes).await?;
     transaction.commit().await.map_err(doing)
 }
@@ -47,10 +46,10 @@ pub(crate) fn settled_to(mode: Settle) -> &'static str {
 async fn move_checkpoint(
     connection: &mut SqliteConnection,
     table: &OutboxTable,
-    checkpoint: &Checkpoint,
+    term: Term,
     position: i64,
     settled_to: &'static str,
-) -> Result<bool, sqlx::Error> {
+) -> Result<(), StoreError> {
     let sql = format!(
         "/* outboxd: move_checkpoint */ update {checkpoint}
          set position = ?1, settled_to = {settled_to}, term = ?2, saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
@@ -58,6 +57,7 @@ async fn move_checkpoint(
         checkpoint = table.checkpoint(),
         lease = table.lease()
     );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(position).bind(checkpoint.term.0);
-    Ok(query.execute(connection).await?.rows_affected() == 1)
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(position).bind(term.0);
+    let done = query.execute(connection).await.map_err(|error| classify("storing the checkpoint", error))?;
+    if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
 }

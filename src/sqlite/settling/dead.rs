@@ -87,9 +87,9 @@ pub(crate) async fn due(
     let mut letters = Vec::with_capacity(read.len());
     for ((code, message), topic, content) in read {
         let id = content.id();
-        let Some(content) = content.load(connection, &dead, &columns).await? else { continue };
-        let event_id = content.as_ref().map_or_else(|row| row.event_id, |record| Some(record.event_id));
-        letters.push((DeadLetter { id, event_id, code, message, topic }, content));
+        let Some(read) = content.load(connection, &dead, &columns).await? else { continue };
+        let event_id = read.as_ref().map_or_else(|row| row.event_id, |record| Some(record.event_id));
+        letters.push(DueLetter { letter: DeadLetter { id, event_id, code, message, topic }, read });
     }
     Ok(letters)
 }

@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 use super::{Message, SIGNATURE};
 use crate::fuzz::{Bytes, damaged, feed};
-use crate::postgres::reading::rows::{Columns, WIDTH};
+use crate::postgres::reading::rows::{RowBytes, WIDTH};
 
 /// Lengths, counts and beginnings that a decoder may stumble over.
 pub(in crate::postgres) const WORDS: &[&[u8]] = &[
