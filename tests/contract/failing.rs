@@ -99,7 +99,7 @@ impl Scene {
         self.write().await;
         self.all_but(missing, 2 * HALF).await;
         let store = self.outbox.store();
-        wait::until_true("all is recorded as published", wait::PATIENCE, async || {
+        wait::until_true("all is recorded as published", wait::LONG_PATIENCE, async || {
             store.backlog(1).await.is_ok_and(|backlog| backlog.unsent == 0)
         })
         .await;
