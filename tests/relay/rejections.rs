@@ -155,7 +155,8 @@ async fn one_poisoned_key_in_a_hundred_costs_the_others_no_session_and_none_of_t
         let poison = ROWS as u64 / 100;
         let relay = scene.relay().with("relay.on_reject", policy).start().await;
         topic.holds(ROWS as u64 - poison).await;
-        for (metric, most) in [("outboxd_sessions_total", 1.0), ("outboxd_producer_rebuilds_total", 0.0)] {
+        // One producer is built anew when the topic's limit is known.
+        for (metric, most) in [("outboxd_sessions_total", 1.0), ("outboxd_producer_rebuilds_total", 1.0)] {
             assert!(relay.metric(metric).await <= most, "{policy}: {metric} is {}", relay.metric(metric).await);
         }
         let dead = "select count(*) from outbox_dead where octet_length(payload) = 300";
