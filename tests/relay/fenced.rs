@@ -120,10 +120,10 @@ async fn a_rolling_deploy_publishes_nothing_twice() {
     let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    let mut leader = fenced(&scene).start().await;
+    let mut leader = fenced(&scene).with("lease.ttl", LONG_LEASE).start().await;
     for _ in 0..3 {
         scene.topic.holds(scene.topic.count().expect("the broker answers") + 1_000).await;
-        let next = fenced(&scene).start().await;
+        let next = fenced(&scene).with("lease.ttl", LONG_LEASE).start().await;
         assert_eq!(leader.stop().await, Some(0));
         publishes(&next).await;
         leader = next;

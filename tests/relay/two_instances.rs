@@ -1,6 +1,6 @@
 //! A second relay waits as standby, and takes over.
 
-use crate::support::daemon::Running;
+use crate::support::daemon::{Daemon, Running};
 use crate::support::machine;
 use crate::support::scene::Scene;
 
@@ -9,14 +9,14 @@ async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
     let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    let (mut leader, mut standby) = two(&scene).await;
+    let (mut leader, mut standby) = two(&scene.lasting_relay()).await;
     for _ in 0..3 {
         let published = scene.topic.count().expect("the broker answers");
         scene.topic.holds(published + 1_000).await;
         assert_eq!(standby.metric("outboxd_leader").await, 0.0, "there is one leader");
         assert_eq!(leader.stop().await, Some(0));
         standby.reaches("outboxd_leader", 1.0).await;
-        leader = std::mem::replace(&mut standby, scene.relay().start().await);
+        leader = std::mem::replace(&mut standby, scene.lasting_relay().start().await);
     }
     let ledger = writers.stop().await;
     scene.all_settled().await;
@@ -28,7 +28,7 @@ async fn a_standby_takes_over_after_a_kill_and_nothing_is_lost() {
     let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    let (mut leader, mut standby) = two(&scene).await;
+    let (mut leader, mut standby) = two(&scene.relay()).await;
     for _ in 0..3 {
         let published = scene.topic.count().expect("the broker answers");
         scene.topic.holds(published + 1_000).await;
@@ -42,8 +42,8 @@ async fn a_standby_takes_over_after_a_kill_and_nothing_is_lost() {
 }
 
 /// A leader, and a standby that is connected.
-async fn two(scene: &Scene) -> (Running, Running) {
-    let leader = scene.relay().start().await;
+async fn two(relay: &Daemon) -> (Running, Running) {
+    let leader = relay.start().await;
     leader.reaches("outboxd_leader", 1.0).await;
-    (leader, scene.relay().start().await)
+    (leader, relay.start().await)
 }
