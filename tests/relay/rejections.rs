@@ -139,7 +139,7 @@ async fn a_limit_smaller_than_a_batch_rejects_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_poisoned_key_in_a_hundred_costs_the_others_no_session_and_none_of_them_dies() {
+async fn poisoned_keys_cost_no_session_each_and_none_of_the_others_dies() {
     const KEYS: i64 = 3_000;
     const ROWS: i64 = 30_000;
     let _machine = machine::shared().await;
@@ -153,11 +153,12 @@ async fn one_poisoned_key_in_a_hundred_costs_the_others_no_session_and_none_of_t
             sqlx::query(insert).bind(topic.name()).bind(KEYS).bind(ROWS).execute(scene.database.pool()).await;
         inserted.expect("rows are inserted");
         let poison = ROWS as u64 / 100;
-        let relay = scene.relay().with("relay.on_reject", policy).start().await;
+        let relay = scene.lasting_relay().with("relay.on_reject", policy).start().await;
         topic.holds(ROWS as u64 - poison).await;
-        // One producer is built anew when the topic's limit is known.
-        for (metric, most) in [("outboxd_sessions_total", 1.0), ("outboxd_producer_rebuilds_total", 1.0)] {
-            assert!(relay.metric(metric).await <= most, "{policy}: {metric} is {}", relay.metric(metric).await);
+        // A few may be for other causes, but not one for each of the rows.
+        for metric in ["outboxd_sessions_total", "outboxd_producer_rebuilds_total"] {
+            let count = relay.metric(metric).await;
+            assert!(count < poison as f64 / 10.0, "{policy}: {metric} is {count} after {poison} rejections");
         }
         let dead = "select count(*) from outbox_dead where octet_length(payload) = 300";
         assert_eq!(scene.database.number(dead).await, 0, "a healthy record was given up");
