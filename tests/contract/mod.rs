@@ -34,7 +34,7 @@ use outboxd::outbox::{Position, Settle};
 use uuid::Uuid;
 
 /// The longest that one promise may take. It is here to end a test that waits for what never comes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A kind of store under test.
 #[async_trait]
