@@ -27,7 +27,7 @@ use crate::observe::metrics;
 use crate::outbox::{Delivery, Progress, Term};
 use crate::relay::error::{Ended, Error};
 use crate::relay::fetcher::Fetcher;
-use crate::relay::flow::{Credit, Ending, Frontier, LastCheckpoint, SessionEnd};
+use crate::relay::flow::{Credit, Ending, Fetched, Frontier, LastCheckpoint, SessionEnd, Submitted};
 use crate::relay::lanes::HeldLaneStates;
 use crate::relay::pacer::Pacer;
 use crate::relay::probation::Probation;
@@ -122,6 +122,91 @@ impl Session<'_> {
         }
     }
 
+    fn fetcher(
+        &self,
+        shared: &Shared,
+        reader: Box<dyn Reader>,
+        batches: mpsc::Sender<Fetched>,
+        progress: watch::Receiver<Frontier>,
+    ) -> Fetcher {
+        Fetcher {
+            reader,
+            term: self.leadership.term(),
+            batch: self.settings.batch,
+            credit: Credit::new(self.settings.in_flight, self.settings.batch),
+            probation: self.probation.clone(),
+            pacer: Pacer::new(self.store.wake(), self.settings),
+            checkpoint_interval: self.settings.checkpoint_interval,
+            proves: self.is_exactly_once(),
+            lanes: Arc::clone(&shared.lanes),
+            released: Arc::clone(&shared.released),
+            batches,
+            progress,
+            status: self.status.clone(),
+            ending: shared.ending.clone(),
+        }
+    }
+
+    fn publisher(
+        &mut self,
+        shared: &Shared,
+        fetched: mpsc::Receiver<Fetched>,
+        submissions: mpsc::Sender<Submitted>,
+    ) -> Publisher<'_> {
+        let rejections = self.rejections(shared);
+        Publisher {
+            sink: &mut *self.sink,
+            leadership: self.leadership,
+            lanes: Arc::clone(&shared.lanes),
+            released: Arc::clone(&shared.released),
+            fetched,
+            submissions,
+            rejections,
+            release_interval: self.settings.release_interval,
+            together: self.settings.delivery.fences().then_some(self.settings.transaction),
+            tracker: ProgressTracker::of(self.settings.delivery),
+            status: self.status.clone(),
+            ending: shared.ending.clone(),
+        }
+    }
+
+    fn settler(
+        &self,
+        shared: &Shared,
+        submitted: mpsc::Receiver<Submitted>,
+        progress: watch::Sender<Frontier>,
+    ) -> Settler {
+        let store = Arc::clone(self.store);
+        let recorder = Recorder::new(store, self.probation.clone(), self.status.clone(), shared.ending.clone());
+        Settler {
+            recorder,
+            lanes: Arc::clone(&shared.lanes),
+            rejections: self.rejections(shared),
+            exactly_once: self.is_exactly_once(),
+            submitted,
+            progress,
+            beyond: None,
+            status: self.status.clone(),
+            ending: shared.ending.clone(),
+        }
+    }
+
+    fn rejections(&self, shared: &Shared) -> Rejections {
+        Rejections {
+            store: Arc::clone(self.store),
+            policy: self.settings.on_reject.clone(),
+            topic: self.settings.dead_letter_topic.clone(),
+            lanes: Arc::clone(&shared.lanes),
+            dead_lettered: Arc::clone(self.dead_lettered),
+            probation: self.probation.clone(),
+            ending: shared.ending.clone(),
+        }
+    }
+
+    fn is_exactly_once(&self) -> bool {
+        self.settings.delivery == Delivery::ExactlyOnce
+    }
+
     /// Stores how far everything is settled, so that the next session need not read it again.
     async fn store_last_checkpoint(&mut self, mut last: LastCheckpoint) {
         if !self.leadership.is_trusted() {
@@ -135,6 +220,14 @@ impl Session<'_> {
             Err(_elapsed) => tracing::warn!("the last checkpoint was not stored in time"),
         }
     }
+}
+
+/// What all three stages share.
+struct Shared {
+    lanes: Arc<Mutex<HeldLaneStates>>,
+    /// Signalled when a lane is to flow again.
+    released: Arc<Notify>,
+    ending: Ending,
 }
 
 /// The stages at work. The publisher has no task of its own, since the sink is lent to it. The other two end with this: a
@@ -158,70 +251,22 @@ struct Drained {
 impl<'a> Stages<'a> {
     /// Starts them, to end as `ending` says.
     fn start(session: &'a mut Session<'_>, reader: Box<dyn Reader>, ending: &Ending) -> Self {
-        let settings = session.settings;
         count_held(reader.held());
-        let lanes = Arc::new(Mutex::new(HeldLaneStates::restore(reader.held())));
-        let released = Arc::new(Notify::new());
+        let shared = Shared {
+            lanes: Arc::new(Mutex::new(HeldLaneStates::restore(reader.held()))),
+            released: Arc::new(Notify::new()),
+            ending: ending.clone(),
+        };
         let (batches, fetched) = mpsc::channel(READ_AHEAD);
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS_AHEAD);
         let (progress, reached) = watch::channel(Frontier::at(reader.position()));
-        let rejections = Rejections {
-            store: Arc::clone(session.store),
-            policy: settings.on_reject.clone(),
-            topic: settings.dead_letter_topic.clone(),
-            lanes: Arc::clone(&lanes),
-            dead_lettered: Arc::clone(session.dead_lettered),
-            probation: session.probation.clone(),
-            ending: ending.clone(),
-        };
-        let fetcher = Fetcher {
-            reader,
-            term: session.leadership.term(),
-            batch: settings.batch,
-            credit: Credit::new(settings.in_flight, settings.batch),
-            probation: session.probation.clone(),
-            pacer: Pacer::new(session.store.wake(), settings),
-            checkpoint_interval: settings.checkpoint_interval,
-            proves: settings.delivery == Delivery::ExactlyOnce,
-            lanes: Arc::clone(&lanes),
-            released: Arc::clone(&released),
-            batches,
-            progress: reached,
-            status: session.status.clone(),
-            ending: ending.clone(),
-        };
-        let recorder =
-            Recorder::new(Arc::clone(session.store), session.probation.clone(), session.status.clone(), ending.clone());
-        let settler = Settler {
-            recorder,
-            lanes: Arc::clone(&lanes),
-            rejections: rejections.clone(),
-            exactly_once: settings.delivery == Delivery::ExactlyOnce,
-            submitted,
-            progress,
-            beyond: None,
-            status: session.status.clone(),
-            ending: ending.clone(),
-        };
-        let publisher = Publisher {
-            sink: &mut *session.sink,
-            leadership: session.leadership,
-            lanes,
-            released,
-            fetched,
-            submissions,
-            rejections,
-            release_interval: settings.release_interval,
-            together: settings.delivery.fences().then_some(settings.transaction),
-            tracker: ProgressTracker::of(settings.delivery),
-            status: session.status.clone(),
-            ending: ending.clone(),
-        };
+        let fetcher = session.fetcher(&shared, reader, batches, reached);
+        let settler = session.settler(&shared, submitted, progress);
         Self {
             fetcher: AbortOnDropHandle::new(tokio::spawn(fetcher.run())),
-            publisher,
+            publisher: session.publisher(&shared, fetched, submissions),
             settler: AbortOnDropHandle::new(tokio::spawn(settler.run())),
-            ending: ending.clone(),
+            ending: shared.ending,
         }
     }
 
