@@ -142,13 +142,19 @@ pub enum OnMissingTopic {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod given {
+    use super::Settings;
 
-    fn settings(given: &[(&str, &str)]) -> Settings {
+    /// Settings with these properties, the rest as it is by default.
+    pub(crate) fn settings(given: &[(&str, &str)]) -> Settings {
         let properties = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         Settings::new(properties, "shop")
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::given::settings;
 
     #[test]
     fn a_transaction_may_take_as_long_as_is_said_and_no_less_than_a_request() {

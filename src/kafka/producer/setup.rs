@@ -98,12 +98,8 @@ fn client(settings: &Settings, role: Role, producer_limits: ProducerLimits) -> C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::config::given::settings;
     use crate::outbox::Delivery;
-
-    fn settings(given: &[(&str, &str)]) -> Settings {
-        let properties = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Settings::new(properties, "shop")
-    }
 
     #[test]
     fn batches_stay_below_the_smallest_topic_and_records_may_be_as_large_as_the_largest() {
