@@ -14,7 +14,7 @@ async fn sigterm_under_load_leaves_nothing_unrecorded_and_a_restart_publishes_no
     let small = Small::new().await;
     small.write(BACKLOG).await;
     // However busy the machine is, the lease is not what ends it.
-    let daemon = small.daemon().with("lease.ttl", "60s");
+    let daemon = small.daemon().with_long_lease();
     let mut relay = daemon.start().await;
     relay.reaches("outboxd_published_total", 1.0).await;
     assert_eq!(relay.stop().await, Some(0), "{}", relay.log());

@@ -29,7 +29,7 @@ async fn a_sigterm_under_load_and_a_restart_publish_nothing_twice() {
     for settle in ["mark", "delete", "checkpoint"] {
         let _machine = machine::half().await;
         let scene = Scene::set().await;
-        let relay = scene.lasting_relay().with("outbox.settle", settle);
+        let relay = scene.relay().with_long_lease().with("outbox.settle", settle);
         let writers = scene.steady_writers().start(&scene.seed).await;
         for _ in 0..3 {
             let mut running = relay.start().await;

@@ -8,9 +8,6 @@ use crate::support::kafka::Topic;
 use crate::support::scene::Scene;
 use crate::support::{machine, wait};
 
-/// A lease that outlasts every patience of the tests.
-const LONG_LEASE: &str = "600s";
-
 /// What `outboxd verify` says of a topic, for consumers that read what is committed.
 fn verify(scene: &Scene, settle: &str, topic: &Topic) -> serde_json::Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
@@ -88,7 +85,7 @@ async fn rejected_records_and_a_missing_topic_neither_double_nor_lose_anything()
 async fn a_standby_does_not_wait_for_the_lease_of_a_dead_leader_and_what_that_sent_is_seen_once() {
     let _machine = machine::half().await;
     let scene = Scene::set().await;
-    let relay = scene.relay().with("relay.delivery", "exactly-once").with("lease.ttl", LONG_LEASE);
+    let relay = scene.relay().with("relay.delivery", "exactly-once").with_long_lease();
     let mut leader = relay.start().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let mut took = Vec::new();

@@ -12,9 +12,6 @@ use crate::support::services;
 use crate::support::throwaway::Kafka;
 use crate::support::wait;
 
-/// A lease that outlasts every patience of the tests.
-const LONG_LEASE: &str = "600s";
-
 fn fenced(scene: &Scene) -> Daemon {
     scene.relay().with("relay.delivery", "fenced")
 }
@@ -24,7 +21,7 @@ async fn a_standby_does_not_wait_for_the_lease_of_a_leader_that_was_killed() {
     let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    let relay = fenced(&scene).with("lease.ttl", LONG_LEASE);
+    let relay = fenced(&scene).with_long_lease();
     let mut leader = relay.start().await;
     leader.reaches("outboxd_leader", 1.0).await;
     let mut standby = relay.start().await;
@@ -120,10 +117,10 @@ async fn a_rolling_deploy_publishes_nothing_twice() {
     let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    let mut leader = fenced(&scene).with("lease.ttl", LONG_LEASE).start().await;
+    let mut leader = fenced(&scene).with_long_lease().start().await;
     for _ in 0..3 {
         scene.topic.holds(scene.topic.count().expect("the broker answers") + 1_000).await;
-        let next = fenced(&scene).with("lease.ttl", LONG_LEASE).start().await;
+        let next = fenced(&scene).with_long_lease().start().await;
         assert_eq!(leader.stop().await, Some(0));
         publishes(&next).await;
         leader = next;

@@ -56,7 +56,7 @@ async fn rows_written_while_their_topic_appears_follow_those_that_waited() {
     let _machine = machine::shared().await;
     let scene = Scene::set().await;
     let missing = Topic::missing(&scene.brokers, 6);
-    let relay = scene.lasting_relay().start().await;
+    let relay = scene.relay().with_long_lease().start().await;
     let mut workload = scene.steady_writers();
     workload.topics.push(missing.name().to_owned());
     let writers = workload.start(&scene.seed).await;

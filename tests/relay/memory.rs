@@ -19,7 +19,7 @@ async fn a_backlog_of_a_million_rows_drains_in_150_megabytes() {
     let mut workload = scene.steady_writers();
     workload.topics = vec![live.name().to_owned()];
     let writers = workload.start(&scene.seed).await;
-    let mut relay = scene.lasting_relay().start().await;
+    let mut relay = scene.relay().with_long_lease().start().await;
     scene.topic.holds(ROWS as u64).await;
     ledger.merge(writers.stop().await);
     scene.all_settled().await;

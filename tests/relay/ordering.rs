@@ -17,7 +17,7 @@ const ROWS: i64 = 40_000;
 
 /// Writers interleave as fast as they can while the relay runs; then both sides are compared.
 async fn publishes_what_committed(scene: Scene, settle: &str, rows: i64) {
-    let mut relay = scene.lasting_relay().with("outbox.settle", settle).start().await;
+    let mut relay = scene.relay().with_long_lease().with("outbox.settle", settle).start().await;
     let ledger = scene.writers(rows).start(&scene.seed).await.finish().await;
     scene.topic.holds(ledger.rows_of(scene.topic.name())).await;
     // Stopping drains, so whatever would come twice or uncalled-for is there by then.

@@ -153,7 +153,7 @@ async fn poisoned_keys_cost_no_session_each_and_none_of_the_others_dies() {
             sqlx::query(insert).bind(topic.name()).bind(KEYS).bind(ROWS).execute(scene.database.pool()).await;
         inserted.expect("rows are inserted");
         let poison = ROWS as u64 / 100;
-        let relay = scene.lasting_relay().with("relay.on_reject", policy).start().await;
+        let relay = scene.relay().with_long_lease().with("relay.on_reject", policy).start().await;
         topic.holds(ROWS as u64 - poison).await;
         // A few may be for other causes, but not one for each of the rows.
         for metric in ["outboxd_sessions_total", "outboxd_producer_rebuilds_total"] {

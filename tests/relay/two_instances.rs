@@ -9,14 +9,14 @@ async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
     let _machine = machine::half().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
-    let (mut leader, mut standby) = two(&scene.lasting_relay()).await;
+    let (mut leader, mut standby) = two(&scene.relay().with_long_lease()).await;
     for _ in 0..3 {
         let published = scene.topic.count().expect("the broker answers");
         scene.topic.holds(published + 1_000).await;
         assert_eq!(standby.metric("outboxd_leader").await, 0.0, "there is one leader");
         assert_eq!(leader.stop().await, Some(0));
         standby.reaches("outboxd_leader", 1.0).await;
-        leader = std::mem::replace(&mut standby, scene.lasting_relay().start().await);
+        leader = std::mem::replace(&mut standby, scene.relay().with_long_lease().start().await);
     }
     let ledger = writers.stop().await;
     scene.all_settled().await;

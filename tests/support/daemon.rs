@@ -44,6 +44,12 @@ impl Daemon {
         self
     }
 
+    /// With a lease that outlasts every patience of the tests: a relay that waits for it never leads, and no busy machine
+    /// lets it run out where records may come once only.
+    pub(crate) fn with_long_lease(self) -> Self {
+        self.with("lease.ttl", "600s")
+    }
+
     /// With a further argument.
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());

@@ -48,12 +48,6 @@ impl Scene {
         Daemon::new(self.database.url(), &self.brokers)
     }
 
-    /// The same, with a lease that outlasts whatever keeps the machine busy: where records may come once only, a lost one
-    /// would repeat some.
-    pub(crate) fn lasting_relay(&self) -> Daemon {
-        self.relay().with("lease.ttl", "60s")
-    }
-
     /// Fast writers to the topic, not started yet.
     pub(crate) fn writers(&self, rows: i64) -> Workload {
         Workload::new(self.database.url(), &[self.topic.name()], rows)

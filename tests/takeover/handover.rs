@@ -7,9 +7,6 @@ use crate::takeover::{Stage, first, last, now, report};
 /// How often each takeover is done.
 const ROUNDS: usize = 3;
 
-/// A lease that outlasts every patience of the tests: a relay that waits for it never leads.
-const LONG_LEASE: &str = "600s";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_publishes_after_the_kill_of_the_leader_and_not_before() {
     let _machine = machine::half().await;
@@ -41,7 +38,7 @@ async fn a_leader_that_is_asked_to_stop_hands_over_at_once_and_nothing_comes_twi
     let _machine = machine::half().await;
     let stage = Stage::set().await;
     let writers = stage.scene.steady_writers().start(&stage.scene.seed).await;
-    let relay = |round| stage.relay(&format!("relay-{round}")).with("lease.ttl", LONG_LEASE);
+    let relay = |round| stage.relay(&format!("relay-{round}")).with_long_lease();
     let mut leader = relay(0).start().await;
     leader.reaches("outboxd_leader", 1.0).await;
     for round in 1..=ROUNDS {

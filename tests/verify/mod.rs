@@ -224,7 +224,7 @@ async fn a_million_records_are_audited_in_bounded_memory() {
     let scene = Scene::set().await;
     let topic = Topic::create(&scene.brokers, 2).await;
     bulk(scene.database.pool(), topic.name(), 500_000, 0, ROWS, 20).await;
-    let mut relay = scene.lasting_relay().start().await;
+    let mut relay = scene.relay().with_long_lease().start().await;
     topic.holds(ROWS as u64).await;
     scene.all_settled().await;
     assert_eq!(relay.stop().await, Some(0));
