@@ -1,13 +1,12 @@
 //! How the binary ends, and what its exit code says.
 
+use tokio::time::Instant;
+
 use crate::daemon::small::Small;
 use crate::daemon::{ran, stderr};
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, PATIENCE, SLACK};
 
 const BACKLOG: usize = 30_000;
-
-/// Longer than any patience of the tests, which therefore tell a stop that waits for it from one that does not.
-const LONG_DRAIN: &str = "10m";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_leaves_nothing_unrecorded_and_a_restart_publishes_nothing_twice() {
@@ -43,7 +42,7 @@ async fn the_deadline_cuts_a_drain_off_and_the_exit_code_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_stops_at_once() {
     let small = Small::new().await;
-    let mut relay = small.daemon().with("relay.shutdown.deadline", LONG_DRAIN).start().await;
+    let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
     small.write(10).await;
     relay.reaches("outboxd_published_total", 10.0).await;
     small.broker.down().expect("the broker goes down");
@@ -52,8 +51,10 @@ async fn a_second_signal_stops_at_once() {
     relay.signal("INT");
     wait::until_true("it has begun to stop", PATIENCE, async || relay.log().contains("stopping: ")).await;
     assert!(relay.exited().is_none());
+    let told = Instant::now();
     relay.signal("INT");
     assert_eq!(relay.ended().await.code(), Some(3), "{}", relay.log());
+    assert!(told.elapsed() < SLACK, "it took {:?}", told.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,16 +62,18 @@ async fn a_stop_does_not_wait_for_a_broker_to_which_nothing_was_handed_over() {
     let small = Small::new().await;
     small.broker.down().expect("the broker goes down");
     small.write(10).await;
-    let mut relay = small.daemon().with("relay.shutdown.deadline", LONG_DRAIN).start().await;
+    let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
     relay.reaches("outboxd_in_flight_messages", 10.0).await;
+    let told = Instant::now();
     assert_eq!(relay.stop().await, Some(0), "{}", relay.log());
+    assert!(told.elapsed() < SLACK, "it took {:?}", told.elapsed());
     assert_eq!(small.unsent().await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_served_until_the_drain_is_over() {
     let small = Small::new().await;
-    let mut relay = small.daemon().with("relay.shutdown.deadline", LONG_DRAIN).start().await;
+    let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
     small.write(10).await;
     relay.reaches("outboxd_published_total", 10.0).await;
     small.broker.down().expect("the broker goes down");

@@ -7,6 +7,7 @@ use outboxd::outbox::{Settle, Term};
 use tokio::time::Instant;
 
 use super::server::{Outbox, execute, newest, servers, store};
+use crate::support::wait;
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(800);
@@ -53,8 +54,9 @@ async fn the_lease_of_a_process_that_died_is_waited_for() {
         let begin = Instant::now();
         let Bid::Won(term) = first.bid().await.unwrap() else { panic!("nobody else bids") };
         drop(first);
-        let (next, _) = win(&mut *second).await;
+        let (next, took) = win(&mut *second).await;
         assert_eq!(next, Term(term.0 + 1));
+        assert!(took < SHORT + wait::SLACK, "{took:?} on {url}");
         assert!(begin.elapsed() >= SHORT, "{:?}", begin.elapsed());
     }
 }
@@ -66,8 +68,9 @@ async fn a_holder_that_went_silent_loses_its_lock_when_its_lease_has_run_out() {
         let (mut first, mut second) = (bidder(&outbox, "first", SHORT).await, bidder(&outbox, "second", SHORT).await);
         let Bid::Won(term) = first.bid().await.unwrap() else { panic!("nobody else bids") };
         // The first stays connected and does nothing, as a process that is paused.
-        let (next, _) = win(&mut *second).await;
+        let (next, took) = win(&mut *second).await;
         assert_eq!(next, Term(term.0 + 1));
+        assert!(took < SHORT + wait::SLACK, "{took:?} on {url}");
         assert!(first.renew(term).await.is_err());
     }
 }
@@ -89,7 +92,7 @@ async fn a_healthy_leader_keeps_its_term_whatever_the_clock_says() {
         drop(first);
         let (next, took) = win(&mut *second).await;
         assert_eq!(next, Term(term.0 + 1));
-        assert!(took >= SHORT, "{took:?} on {url}");
+        assert!(took >= SHORT && took < SHORT + wait::SLACK, "{took:?} on {url}");
     }
 }
 

@@ -104,4 +104,5 @@ async fn a_standby_does_not_wait_for_the_lease_of_a_dead_leader_and_what_that_se
     let ledger = writers.stop().await;
     holds_each_once(&scene, "mark", &scene.topic, ledger.rows_of(scene.topic.name())).await;
     println!("taken over in {took:?}");
+    assert!(took.iter().all(|took| *took < wait::SLACK), "{took:?}");
 }

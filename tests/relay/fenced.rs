@@ -35,6 +35,7 @@ async fn a_standby_does_not_wait_for_the_lease_of_a_leader_that_was_killed() {
         leader = std::mem::replace(&mut standby, relay.start().await);
     }
     println!("takeovers after a kill, fenced: {took:?}");
+    assert!(took.iter().all(|took| *took < wait::SLACK), "{took:?}");
     let ledger = writers.stop().await;
     scene.all_settled().await;
     scene.audit(&ledger).await.assert_complete_and_ordered();

@@ -10,6 +10,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long moving hundreds of thousands of rows may take.
 pub(crate) const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
+/// What a busy machine may add to a time that is promised: more than its pauses, and less than the timeouts for which
+/// nothing may wait that keeps the promise.
+pub(crate) const SLACK: Duration = Duration::from_secs(10);
+
 const PACE: Duration = Duration::from_millis(20);
 
 /// Asks until there is an answer. Panics, saying what was waited for, when the deadline passes without one.

@@ -105,6 +105,11 @@ fn stale<'a>(records: &'a [Appended], old: &str, new: &str) -> Vec<&'a Appended>
     records.iter().filter(|record| record.by == old).filter(is_after).collect()
 }
 
+/// A time in the milliseconds in which the broker stamps.
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).expect("a time that a test waits for")
+}
+
 /// The wall clock, in milliseconds.
 fn now() -> i64 {
     Utc::now().timestamp_millis()
