@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use outboxd::contract::{Bid, Inspect, LeaseSession, LeaseStore, OutboxStore};
+use outboxd::contract::{Bid, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore};
 use outboxd::outbox::{Held, HoldCause, Lane, ReadToken, Record, Settle, Settlement, Term};
 use sqlx::PgConnection;
 use tokio::time::timeout;
 
 use super::server::{AMPLE, Outbox, checkpoint, drain, execute, servers, store};
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::{machine, wait};
 
 /// Longer than anything may wait for a lock.
@@ -112,6 +113,40 @@ async fn a_checkpoint_that_waits_for_a_lock_keeps_no_renewal_waiting() {
     }
 }
 
+/// A relay that is gone commits nothing any more: what its statement locked is free once the statement has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_vanishes_while_it_stores_a_checkpoint_leaves_no_lock_and_all_of_it_is_stored() {
+    for url in servers() {
+        let led = Led::new(&url, "lock_vanish", Settle::Mark).await;
+        let proxy = Proxy::before(&url).await;
+        let through = store(&proxy.url(&url), &led.outbox.table, Settle::Mark);
+        let mut reader = through.open().await.unwrap();
+        let batch = reader.fetch(AMPLE).await.unwrap();
+        let held = |topic| {
+            let lane = Lane::topic_of(topic);
+            Held { lane, from_id: 1, after: None, cause: HoldCause::MissingTopic, since: Utc::now() }
+        };
+        reader.save(&checkpoint(led.term, &batch, &[held("over")])).await.unwrap();
+        let mut other = led.lock("outbox_lease").await;
+        let next = checkpoint(led.term, &batch, &[held("fresh")]);
+        let saving = tokio::spawn(async move { reader.save(&next).await });
+        led.waits("reader").await;
+        proxy.all(Mode::Stall);
+        execute(&mut other, "rollback").await;
+        let lanes = "select count(*) from outbox_held where (topic, settled) in (('over', true), ('fresh', false))";
+        wait::until_true("it is stored", PATIENCE, async || led.outbox.number(lanes).await == 2).await;
+        led.outbox.run(&mut other, "select from outbox_lease for update nowait").await;
+        let counted: Vec<_> = led.outbox.store.held_lanes().await.unwrap();
+        assert_eq!(counted.iter().map(|held| held.held.lane.topic()).collect::<Vec<_>>(), ["fresh"]);
+        saving.abort();
+
+        // The next leader takes nothing for held that is settled, and forgets it with what it settles itself.
+        let mut reader = led.outbox.open().await;
+        reader.save(&checkpoint(led.term, &batch, &[])).await.unwrap();
+        assert_eq!(led.outbox.number("select count(*) from outbox_held").await, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_delivered_row_that_is_locked_is_named_and_no_other_waits_with_it() {
     for (url, settle) in servers().into_iter().flat_map(|url| [(url.clone(), Settle::Mark), (url, Settle::Delete)]) {
@@ -130,6 +165,44 @@ async fn a_delivered_row_that_is_locked_is_named_and_no_other_waits_with_it() {
         execute(&mut other, "rollback").await;
         led.outbox.store.settle(&settlement).await.unwrap();
         assert_eq!(led.outbox.number("select count(*) from outbox where sent_at is null").await, 0, "{settle}");
+    }
+}
+
+/// Reading on without it would publish it again.
+#[tokio::test]
+async fn a_row_that_is_locked_is_named_where_the_progress_is_taken_over_and_no_other_waits_with_it() {
+    for (url, settle) in servers().into_iter().flat_map(|url| [(url.clone(), Settle::Mark), (url, Settle::Delete)]) {
+        let led = Led::new(&url, "lock_recover", settle).await;
+        let mut reader = led.outbox.open().await;
+        let read = drain(&mut *reader, AMPLE).await;
+        reader.prove(led.term).await.unwrap();
+        let progress = reader.position();
+        let rows = "insert into outbox (topic, key, payload) values ('t', '11', 'x'), ('t', '12', 'x')";
+        led.outbox.run(&mut led.outbox.connect().await, rows).await;
+        let mut beyond = Settlement::out_of_line();
+        drain(&mut *reader, AMPLE).await[..1].iter().for_each(|record| beyond.push(record));
+        drop(reader);
+
+        for (key, unsettled) in [("11", 12), ("3", 2)] {
+            let mut other = led.lock(&format!("outbox where key = '{key}'")).await;
+            let recovering = led.outbox.store.recover(led.term, Some(&progress), &beyond);
+            let recovered = timeout(PATIENCE, recovering).await.expect("it waits for no lock");
+            let refused = recovered.expect_err("one row is locked");
+            assert!(
+                refused.is_refusal() && refused.to_string().contains("is locked by another session"),
+                "{refused:?}"
+            );
+            let left = "select count(*) from outbox where sent_at is null";
+            assert_eq!(led.outbox.number(left).await, unsettled, "{settle}: {key}");
+            execute(&mut other, "rollback").await;
+        }
+        led.outbox.store.recover(led.term, Some(&progress), &beyond).await.unwrap();
+        let mut next = led.outbox.open().await;
+        assert_eq!(
+            drain(&mut *next, AMPLE).await.iter().map(|record| record.key.as_deref()).collect::<Vec<_>>(),
+            [Some("12")]
+        );
+        assert_eq!(read.len(), 10);
     }
 }
 

@@ -123,7 +123,7 @@ impl Audit for PgAudit {
 
     async fn set_aside(&mut self) -> Result<SetAside, StoreError> {
         let text = format!(
-            "/* outboxd: audit_set_aside */ select (select count(*) from {}), (select count(*) from {})",
+            "/* outboxd: audit_set_aside */ select (select count(*) from {}), (select count(*) from {} where not settled)",
             self.table.dead(),
             self.table.held()
         );

@@ -1,11 +1,10 @@
 //! The stored checkpoint and the held lanes beside it.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 
 use crate::contract::{Checkpoint, StoreError};
 use crate::outbox::{Held, HeldChanges, Position, Settle, Term};
-use crate::postgres::errors::classify;
 use crate::postgres::reading::position::ReadPosition;
 use crate::postgres::session::{ANSWER_TIMEOUT, ask, bounded, sql};
 use crate::postgres::settling::held;
@@ -40,7 +39,7 @@ pub(crate) async fn load(conn: &mut PgConnection, table: &OutboxTable) -> Result
         "/* outboxd: load_checkpoint */
          select c.position, c.system, c.settled_position, c.saved_at,
              h.topic, h.key, h.partition, h.from_id, h.cause, h.since, h.after_position
-         from (select 1) one left join {checkpoint} c on true left join {held} h on true order by h.from_id",
+         from (select 1) one left join {checkpoint} c on true left join {held} h on not h.settled order by h.from_id",
         checkpoint = table.checkpoint(),
         held = table.held()
     );
@@ -67,9 +66,9 @@ pub(crate) struct CheckpointTarget {
     pub settle: Settle,
 }
 
-/// Stores the checkpoint, and what changed of the held lanes, in one transaction, if the term is still the
-/// leader's. The session's `synchronous_commit` must be on: its flush makes the settlements before it durable, and
-/// proves to the reader that goes on from here that every lower transaction id was used.
+/// Stores the checkpoint, and what changed of the held lanes, if the term is still the leader's. The session's
+/// `synchronous_commit` must be on: its flush makes the settlements before it durable, and proves to the reader that goes
+/// on from here that every lower transaction id was used.
 pub(crate) async fn save(
     conn: &mut PgConnection,
     place: &CheckpointTarget,
@@ -77,51 +76,61 @@ pub(crate) async fn save(
     changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
     let at = ReadPosition::from_stored(checkpoint.position.as_str())?;
-    let doing = "storing the checkpoint";
-    let Checkpoint { term, position, .. } = checkpoint;
-    bounded(doing, ANSWER_TIMEOUT, async {
-        if changes.is_empty() {
-            // One statement is one transaction: no relay that vanishes leaves the lease's row locked behind it.
-            return save_position(conn, place, *term, position, at.highest).await;
-        }
-        let mut transaction = conn.begin().await.map_err(|error| classify(doing, error))?;
-        // The lease's row comes last: its renewal would wait with us for whatever an operator has locked of the others.
-        held::store_changes(&mut transaction, &place.table, changes).await?;
-        let saved = save_position(&mut transaction, place, *term, position, at.highest).await;
-        if let Err(StoreError::TermOver { .. }) = saved {
-            transaction.rollback().await.map_err(|error| classify(doing, error))?;
-            return saved;
-        }
-        saved?;
-        transaction.commit().await.map_err(|error| classify(doing, error))
+    bounded("storing the checkpoint", ANSWER_TIMEOUT, async {
+        store(conn, place, checkpoint.term, &checkpoint.position, at.highest, changes).await?;
+        if changes.settled.is_empty() { Ok(()) } else { held::forget(conn, &place.table).await }
     })
     .await
 }
 
-/// Stores the position, if the term is the leader's. Sharing the lease's row keeps the next leader from beginning a term,
-/// and reading the checkpoint, until this is committed. It is shared only once the checkpoint's row is ours, so that no
-/// renewal waits with us for another session that has locked that.
+/// As [`save`], of the position alone.
 pub(crate) async fn save_position(
+    conn: &mut PgConnection,
+    place: &CheckpointTarget,
+    term: Term,
+    position: &Position,
+    highest: i64,
+) -> Result<(), StoreError> {
+    store(conn, place, term, position, highest, &HeldChanges::default()).await
+}
+
+/// Stores the position and the changes in one statement, which is one transaction: no relay that vanishes leaves the lease's
+/// row locked behind it. Sharing that row keeps the next leader from beginning a term, and reading the checkpoint, until this
+/// is committed. It is shared only once all other rows are ours, so that no renewal waits with us for another session that
+/// has locked one.
+async fn store(
     conn: &mut PgConnection,
     CheckpointTarget { table, system, settle }: &CheckpointTarget,
     term: Term,
     position: &Position,
     highest: i64,
+    changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
     let text = format!(
         "/* outboxd: save_checkpoint */
-         with ours as materialized (select from {checkpoint} for update)
+         with ours as materialized (select from {checkpoint} for update),
+         changed as materialized ({lock}),
+         leader as materialized (
+             select r.term
+             from (select count(*) from ours) ours, (select count(*) from changed) changed, {lease} r
+             where r.term = $4 for share of r
+         ),
+         settled as ({settle_lanes}),
+         remembered as ({remember})
          insert into {checkpoint} as c (position, highest_id, system, term, saved_at, settled_position)
-         select $1, $2, $3, r.term, clock_timestamp(), $5 from (select count(*) from ours) locked, {lease} r
-         where r.term = $4 for share of r
+         select $1, $2, $3, term, clock_timestamp(), $5 from leader
          on conflict (only_row) do update set position = excluded.position, highest_id = excluded.highest_id,
              system = excluded.system, term = excluded.term, saved_at = excluded.saved_at,
              settled_position = coalesce(excluded.settled_position, c.settled_position)",
         checkpoint = table.checkpoint(),
-        lease = table.lease()
+        lease = table.lease(),
+        lock = held::lock_changed(table),
+        settle_lanes = held::settle_lanes(table),
+        remember = held::remember_lanes(table)
     );
     let settles = (*settle == Settle::Checkpoint).then(|| position.as_str());
-    let statement = sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system).bind(term.0);
-    let done = ask("storing the checkpoint", statement.bind(settles).execute(conn)).await?;
+    let statement =
+        sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system).bind(term.0).bind(settles);
+    let done = ask("storing the checkpoint", held::bind_changes(statement, changes).execute(conn)).await?;
     if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
 }

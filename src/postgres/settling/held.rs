@@ -16,7 +16,7 @@ use crate::postgres::table::OutboxTable;
 pub(crate) async fn list(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<HeldLane>, StoreError> {
     let text = format!(
         "/* outboxd: list_held */ select topic, key, partition, from_id, cause, since, after_position, release_requested
-         from {} order by since, from_id",
+         from {} where not settled order by since, from_id",
         table.held()
     );
     let rows = ask("listing held lanes", sqlx::query(sql(text)).fetch_all(conn)).await?;
@@ -27,7 +27,7 @@ pub(crate) async fn list(conn: &mut PgConnection, table: &OutboxTable) -> Result
 pub(crate) async fn request(conn: &mut PgConnection, table: &OutboxTable, lanes: &[Lane]) -> Result<u64, StoreError> {
     let text = format!(
         "/* outboxd: request_release */ update {held} h set release_requested = true, release_granted = false
-         from {GIVEN} where {IS_GIVEN}",
+         from {GIVEN} where {IS_GIVEN} and not h.settled",
         held = table.held()
     );
     of_these(conn, "asking for a release", text, lanes).await
@@ -58,7 +58,7 @@ async fn of_these(
 pub(crate) async fn requested(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<Held>, StoreError> {
     let text = format!(
         "/* outboxd: requested_releases */ select topic, key, partition, from_id, cause, since, after_position from {}
-         where release_requested",
+         where release_requested and not settled",
         table.held()
     );
     let rows = ask("looking for requested releases", sqlx::query(sql(text)).fetch_all(conn)).await?;
@@ -87,57 +87,68 @@ pub(crate) fn read_held(row: &PgRow, at: usize) -> Result<Held, StoreError> {
 /// Lanes that are given as [`bind_lanes`] binds them.
 pub(crate) const GIVEN: &str = "unnest($1::text[], $2::text[], $3::int[]) as given (topic, key, partition)";
 
+/// Those that are settled, as [`bind_changes`] binds them.
+const SETTLED: &str = "unnest($6::text[], $7::text[], $8::int[])";
+
 /// The condition that a stored lane `h` is one that is `given`, in the terms of the index on lanes: a query that
 /// compared the columns as they are would look at all lanes for each.
 pub(crate) const IS_GIVEN: &str = "h.topic = given.topic and (h.key is null) = (given.key is null) \
      and coalesce(h.key, '') = coalesce(given.key, '') and coalesce(h.partition, -1) = coalesce(given.partition, -1)";
 
-pub(crate) async fn store_changes(
-    conn: &mut PgConnection,
-    table: &OutboxTable,
-    changes: &HeldChanges<'_>,
-) -> Result<(), StoreError> {
-    if !changes.settled.is_empty() {
-        forget(conn, table, &changes.settled).await?;
-    }
-    if !changes.held.is_empty() {
-        remember(conn, table, &changes.held).await?;
-    }
-    Ok(())
+/// Deletes lanes of which all is settled, as the checkpoint's statement noted of them. One that is deleted without that is
+/// kept: an operator deleted it by hand, and wants it to flow.
+pub(crate) async fn forget(conn: &mut PgConnection, table: &OutboxTable) -> Result<(), StoreError> {
+    let text = format!("/* outboxd: forget_held */ delete from {} where settled", table.held());
+    ask("forgetting held lanes", sqlx::query(sql(text)).execute(conn)).await.map(drop)
 }
 
-/// Deletes lanes of which all is settled. One that is deleted without having been settled is kept: an operator deleted it
-/// by hand, and wants it to flow.
-async fn forget(conn: &mut PgConnection, table: &OutboxTable, settled: &[&Lane]) -> Result<(), StoreError> {
-    let held = table.held();
-    let settle =
-        format!("/* outboxd: settled_held */ update {held} h set settled = true from {GIVEN} where {IS_GIVEN}");
-    let forget = format!("/* outboxd: forget_held */ delete from {held} h using {GIVEN} where {IS_GIVEN}");
-    for text in [settle, forget] {
-        let statement = bind_lanes(sqlx::query(sql(text)), settled.iter().copied());
-        ask("storing held lanes", statement.execute(&mut *conn)).await?;
-    }
-    Ok(())
+/// The part of the checkpoint's statement that locks the rows of the lanes that change.
+pub(crate) fn lock_changed(table: &OutboxTable) -> String {
+    format!(
+        "select from {held} h, (
+             select * from {SETTLED} union all select * from unnest($9::text[], $10::text[], $11::int[])
+         ) given (topic, key, partition)
+         where {IS_GIVEN} for update of h",
+        held = table.held()
+    )
 }
 
-/// Stores held lanes. A request for release stays with a lane until it was granted and the lane is held anew.
-async fn remember(conn: &mut PgConnection, table: &OutboxTable, held: &[&Held]) -> Result<(), StoreError> {
-    let text = format!(
-        "/* outboxd: remember_held */ insert into {table} as h (topic, key, partition, from_id, cause, since, after_position)
-         select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
+/// The part that notes that all of a lane is settled: it counts as held no longer.
+pub(crate) fn settle_lanes(table: &OutboxTable) -> String {
+    format!(
+        "update {held} h set settled = true from leader, {SETTLED} given (topic, key, partition) where {IS_GIVEN}",
+        held = table.held()
+    )
+}
+
+/// The part that stores held lanes. A request for release stays with a lane until it was granted and the lane is held anew.
+pub(crate) fn remember_lanes(table: &OutboxTable) -> String {
+    format!(
+        "insert into {table} as h (topic, key, partition, from_id, cause, since, after_position)
+         select given.* from leader, unnest(
+             $9::text[], $10::text[], $11::int[], $12::bigint[], $13::text[], $14::timestamptz[], $15::text[]
+         ) given
          on conflict (topic, (key is null), coalesce(key, ''), coalesce(partition, -1)) do update
          set from_id = excluded.from_id, cause = excluded.cause, since = excluded.since,
-             after_position = excluded.after_position,
-             release_requested = h.release_requested and (h.since = excluded.since or not h.release_granted),
+             after_position = excluded.after_position, settled = false,
+             release_requested = h.release_requested and not h.settled
+                 and (h.since = excluded.since or not h.release_granted),
              release_granted = h.release_granted and h.since = excluded.since",
         table = table.held()
-    );
-    let statement = bind_lanes(sqlx::query(sql(text)), held.iter().map(|held| &held.lane))
+    )
+}
+
+/// Binds what changes, as the parameters from `$6` on of the checkpoint's statement.
+pub(crate) fn bind_changes<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    HeldChanges { held, settled }: &'q HeldChanges<'_>,
+) -> Query<'q, Postgres, PgArguments> {
+    let statement = bind_lanes(statement, settled.iter().copied());
+    bind_lanes(statement, held.iter().map(|held| &held.lane))
         .bind(held.iter().map(|held| held.from_id).collect::<Vec<_>>())
         .bind(held.iter().map(|held| held.cause.as_str()).collect::<Vec<_>>())
         .bind(held.iter().map(|held| held.since).collect::<Vec<_>>())
-        .bind(held.iter().map(|held| held.after.as_ref().map(Position::as_str)).collect::<Vec<_>>());
-    ask("storing held lanes", statement.execute(conn)).await.map(drop)
+        .bind(held.iter().map(|held| held.after.as_ref().map(Position::as_str)).collect::<Vec<_>>())
 }
 
 /// Binds the topics, keys and partitions of lanes as the statement's next three parameters.

@@ -151,6 +151,10 @@ async fn conclude(
 }
 
 /// Settles the rows that were read after one position and up to another, found through the index on xid.
+///
+/// # Errors
+/// When another session has locked one of them: it would be published again if reading went on without it. The others are
+/// settled, and the row is named instead of waited for.
 async fn settle_between(
     conn: &mut PgConnection,
     table: &OutboxTable,
@@ -161,10 +165,11 @@ async fn settle_between(
 ) -> Result<(), StoreError> {
     let columns = table.columns();
     let Columns { id, xid, sent_at, .. } = &columns;
+    let outbox = table.outbox();
     let change = match how {
         Settle::Checkpoint => return Ok(()),
-        Settle::Mark => format!("update {} set {sent_at} = now()", table.outbox()),
-        Settle::Delete => format!("delete from {}", table.outbox()),
+        Settle::Mark => format!("update {outbox} o set {sent_at} = now() from free"),
+        Settle::Delete => format!("delete from {outbox} o using free"),
     };
     let wanted = format!(
         "{unsent} and {free} and (pg_visible_in_snapshot({xid}, (select $3::pg_snapshot))
@@ -173,23 +178,39 @@ async fn settle_between(
         free = not_held(&columns, "$6")
     );
     let text = format!(
-        "/* outboxd: settle_progress */ {change} where {id} in (
-             select {id} from {outbox} where {xid} >= $1 and {wanted}
+        "/* outboxd: settle_progress */
+         with due as materialized (
+             select {id} id from {outbox} where {xid} >= $1 and {wanted}
              union all
-             select {id} from {outbox} where {xid} = any($2) and {xid} < $1 and {wanted})",
-        outbox = table.outbox()
+             select {id} id from {outbox} where {xid} = any($2) and {xid} < $1 and {wanted}
+         ),
+         free as materialized (
+             select due.id from due join {outbox} o on o.{id} = due.id where {unsent} for update of o skip locked
+         ),
+         settled as ({change} where o.{id} = free.id returning free.id)
+         select (select count(*) from settled), (select min(id) from (select id from due except select id from free) kept)",
+        unsent = table.columns_of("o").unsent()
     );
     let frozen = to.frozen.as_ref();
-    let statement = sqlx::query(sql(text))
-        .bind(Xid(from.prev.xmax))
-        .bind(Xid::all(&from.prev.open))
-        .bind(to.prev.shown())
-        .bind(frozen.map(|frozen| frozen.cur.to_string()))
-        .bind(frozen.map(|frozen| frozen.last))
-        .bind(holds.to_json().map(Json));
-    let done = ask_within("settling what was published", BACKLOG_TIMEOUT, statement.execute(conn)).await?;
-    if done.rows_affected() > 0 {
-        tracing::info!(rows = done.rows_affected(), "recorded as published what the last leader had no time to record");
+    loop {
+        let statement = sqlx::query(sql(text.clone()))
+            .bind(Xid(from.prev.xmax))
+            .bind(Xid::all(&from.prev.open))
+            .bind(to.prev.shown())
+            .bind(frozen.map(|frozen| frozen.cur.to_string()))
+            .bind(frozen.map(|frozen| frozen.last))
+            .bind(holds.to_json().map(Json));
+        let answer = statement.fetch_one(&mut *conn);
+        let row = ask_within("settling what was published", BACKLOG_TIMEOUT, answer).await?;
+        let (settled, kept): (i64, Option<i64>) = (row.get(0), row.get(1));
+        if settled > 0 {
+            tracing::info!(rows = settled, "recorded as published what the last leader had no time to record");
+        }
+        // One that was kept may have been settled or freed meanwhile.
+        match kept {
+            None => return Ok(()),
+            Some(id) if settle::is_locked(conn, table, id).await? => return Err(settle::locked(id)),
+            Some(_) => {}
+        }
     }
-    Ok(())
 }

@@ -208,10 +208,7 @@ pub(crate) async fn settle(
         }
         let Some(id) = kept(conn, table, how, settlement).await? else { return Ok(()) };
         if is_locked(conn, table, id).await? {
-            return Err(unusable(
-                format!("row {id} is locked by another session"),
-                "end the transaction that holds it: pg_stat_activity shows those that have been open for long",
-            ));
+            return Err(locked(id));
         }
     }
     refuse_swallowed(conn, table, how, settlement).await
@@ -254,8 +251,16 @@ async fn kept(
     ask("settling", statement.fetch_one(conn)).await
 }
 
+/// A row that is to be settled is locked.
+pub(crate) fn locked(id: i64) -> StoreError {
+    unusable(
+        format!("row {id} is locked by another session"),
+        "end the transaction that holds it: pg_stat_activity shows those that have been open for long",
+    )
+}
+
 /// Whether another session has locked a row.
-async fn is_locked(conn: &mut PgConnection, table: &OutboxTable, id: i64) -> Result<bool, StoreError> {
+pub(crate) async fn is_locked(conn: &mut PgConnection, table: &OutboxTable, id: i64) -> Result<bool, StoreError> {
     let text = format!(
         "/* outboxd: is_locked */ with free as materialized (select from {outbox} where {id} = $1 for update skip locked)
          select exists (select from {outbox} where {id} = $1) and not exists (select from free)",
