@@ -14,11 +14,7 @@ const USER: &str = "outboxd";
 
 /// A broker where every user may do everything that is not denied, and how the relay gets there.
 pub(crate) fn guarded() -> (Kafka, BTreeMap<String, String>) {
-    let kafka = Kafka::start_with(&[
-        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users=User:ANONYMOUS",
-        "allow.everyone.if.no.acl.found=true",
-    ]);
+    let kafka = Kafka::start_guarded();
     let mut properties = brokers_at(&kafka.secure());
     let ca = variable("OUTBOXD_TEST_CA");
     for (name, value) in [

@@ -80,10 +80,5 @@ async fn relays_over(server: &Server) {
 
 /// A relay that speaks to the broker over TLS and says who it is.
 fn secured(scene: &Scene, mechanism: &str, password: &str) -> Daemon {
-    Daemon::new(scene.database.url(), &services::variable("OUTBOXD_TEST_KAFKA_SECURE"))
-        .with("kafka.security.protocol", "SASL_SSL")
-        .with("kafka.sasl.mechanism", mechanism)
-        .with("kafka.sasl.username", "outboxd")
-        .with("kafka.sasl.password", password)
-        .with("kafka.ssl.ca.location", &services::variable("OUTBOXD_TEST_CA"))
+    Daemon::new(scene.database.url(), &services::variable("OUTBOXD_TEST_KAFKA_SECURE")).with_login(mechanism, password)
 }

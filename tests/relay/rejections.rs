@@ -2,9 +2,14 @@
 
 use std::process::Command;
 
+use tokio::time::Instant;
+
+use crate::support::daemon::Daemon;
 use crate::support::kafka::{Topic, header, text};
 use crate::support::scene::Scene;
-use crate::support::{machine, wait};
+use crate::support::throwaway::Kafka;
+use crate::support::wire::{Resource, deny_only};
+use crate::support::{machine, services, wait};
 
 /// A limit that kilobytes pass and ten of them do not.
 const LIMIT: &str = "4096";
@@ -164,6 +169,45 @@ async fn poisoned_keys_cost_no_session_each_and_none_of_the_others_dies() {
         assert_eq!(scene.database.number(dead).await, 0, "a healthy record was given up");
         let given_up = scene.database.number("select count(*) from outbox_dead").await as u64;
         assert_eq!(given_up, if policy == "dead-letter" { poison } else { 0 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_only_the_broker_can_refuse_are_all_given_up_while_other_topics_flow() {
+    let _machine = machine::half().await;
+    let kafka = Kafka::start_guarded();
+    // In a transaction each refusal costs the others of the transaction another one.
+    for (delivery, refused) in [("at-least-once", 300), ("exactly-once", 20)] {
+        let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
+        let topic = Topic::create_with(&scene.brokers, 1, "max.message.bytes", LIMIT).await;
+        // The relay cannot know beforehand what is too large.
+        let settings = Resource::settings_of(topic.name());
+        deny_only(&scene.brokers, "outboxd", &settings).await.expect("the broker answers");
+        let insert = "insert into outbox (topic, key, payload) \
+            select $1, 'k' || i / 2 % 50, convert_to(repeat('x', case i % 2 when 0 then 5000 else 300 end), 'UTF8') \
+            from generate_series(1, 2 * $2) i order by i";
+        let inserted = sqlx::query(insert).bind(topic.name()).bind(refused).execute(scene.database.pool()).await;
+        inserted.expect("rows are inserted");
+        let writers = scene.steady_writers().start(&scene.seed).await;
+        let relay = Daemon::new(scene.database.url(), &kafka.secure()).with_login("PLAIN", "outboxd");
+        let relay = relay.with_long_lease().with("relay.delivery", delivery).start().await;
+        let began = Instant::now();
+        relay.reaches("outboxd_dead_letters", f64::from(refused)).await;
+        let (took, others) = (began.elapsed(), scene.topic.count().expect("the broker answers"));
+        let ledger = writers.stop().await;
+        let written = ledger.rows_of(scene.topic.name());
+        println!(
+            "{delivery}: {refused} given up in {took:?}; {others} of {written} of another topic published by then"
+        );
+        scene.all_settled().await;
+        scene.audit(&ledger).await.assert_complete_and_ordered();
+        let kept = "select count(*) from outbox_dead where code = 'message_too_large' and octet_length(payload) = 5000";
+        assert_eq!(scene.database.number(kept).await, i64::from(refused), "{delivery}");
+        // With exactly-once the position moves on in a session of its own once a lane has come out.
+        if delivery == "at-least-once" {
+            let sessions = relay.metric("outboxd_sessions_total").await;
+            assert!(sessions < 10.0, "{sessions} sessions for {refused} refusals");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use crate::support::scrape::{self, Metrics};
+use crate::support::services::variable;
 use crate::support::wait;
 
 /// How much of a failed test's log is shown.
@@ -48,6 +49,15 @@ impl Daemon {
     /// lets it run out where records may come once only.
     pub(crate) fn with_long_lease(self) -> Self {
         self.with("lease.ttl", "600s")
+    }
+
+    /// Speaking to the brokers over TLS, and telling them who it is.
+    pub(crate) fn with_login(self, mechanism: &str, password: &str) -> Self {
+        self.with("kafka.security.protocol", "SASL_SSL")
+            .with("kafka.sasl.mechanism", mechanism)
+            .with("kafka.sasl.username", "outboxd")
+            .with("kafka.sasl.password", password)
+            .with("kafka.ssl.ca.location", &variable("OUTBOXD_TEST_CA"))
     }
 
     /// With a further argument.

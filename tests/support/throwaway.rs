@@ -102,6 +102,15 @@ impl Kafka {
         Self { service, brokers }
     }
 
+    /// One that asks who may do what: every user may do everything that is not denied.
+    pub(crate) fn start_guarded() -> Self {
+        Self::start_with(&[
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users=User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found=true",
+        ])
+    }
+
     /// Stops one broker, numbered from 1, in order: it hands its partitions to the others first.
     pub(crate) fn stop_broker(&self, broker: usize) {
         self.service.run_with("stop", &["--broker", &broker.to_string()]);
