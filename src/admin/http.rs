@@ -96,7 +96,7 @@ pub async fn serve(listener: TcpListener, page: Page, stop: CancellationToken) -
     tokio::select! {
         served = server.into_future() => served.context("the operator's page broke")?,
         () = answered => {}
-        () = scrape.keep_up() => {}
+        never = scrape.keep_up() => match never {},
     }
     Ok(Ended::Graceful)
 }

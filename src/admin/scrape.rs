@@ -1,5 +1,6 @@
 //! Metrics as Prometheus scrapes them: the catalogue of [`crate::observe::metrics`], with explicit buckets.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -25,8 +26,8 @@ impl Scrape {
         self.0.render()
     }
 
-    /// Keeps the recorder small for as long as the process lives; never returns.
-    pub async fn keep_up(&self) {
+    /// Keeps the recorder small for as long as the process lives.
+    pub async fn keep_up(&self) -> Infallible {
         let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
             ticks.tick().await;

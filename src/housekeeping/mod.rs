@@ -2,6 +2,7 @@
 //!
 //! Every relay measures, so that a standby's dashboard is not blank; only the leader removes.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,12 +71,12 @@ pub async fn run(
     let purging = purge(store.as_ref(), status, &settings);
     tokio::select! {
         () = stop.cancelled() => {}
-        () = measuring => {}
-        () = purging => {}
+        never = measuring => match never {},
+        never = purging => match never {},
     }
 }
 
-async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender<Backlog>) {
+async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender<Backlog>) -> Infallible {
     let outage = Outage::default();
     let mut last = Seen { backlog: Backlog::default(), at: Instant::now() };
     loop {
@@ -83,7 +84,7 @@ async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender
         let mut pause = settings.measure_interval;
         let measurement = tokio::select! {
             measurement = store.backlog(settings.count_limit) => measurement,
-            () = last.keep_ageing(&measured, settings.measure_interval) => unreachable!("it never ends"),
+            never = last.keep_ageing(&measured, settings.measure_interval) => match never {},
         };
         match measurement {
             Ok(backlog) => {
@@ -121,8 +122,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Shows the lag while the database does not answer; never returns.
-    async fn keep_ageing(&self, measured: &watch::Sender<Backlog>, every: Duration) {
+    /// Shows the lag while the database does not answer.
+    async fn keep_ageing(&self, measured: &watch::Sender<Backlog>, every: Duration) -> Infallible {
         loop {
             sleep(every).await;
             self.age(measured);
@@ -142,7 +143,7 @@ impl Seen {
 }
 
 /// Removes old rows while this relay leads: as soon as it does, and then now and then.
-async fn purge(store: &dyn Store, mut status: watch::Receiver<Status>, settings: &Settings) {
+async fn purge(store: &dyn Store, mut status: watch::Receiver<Status>, settings: &Settings) -> Infallible {
     let pause = settings.purge_interval.min(settings.retention.max(SHORTEST_PURGE_PAUSE));
     let outage = Outage::default();
     loop {

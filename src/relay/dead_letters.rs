@@ -4,6 +4,7 @@
 //! lost. It has a sink of its own: what it meets concerns no other record.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,8 +64,8 @@ impl DeadLetterPublisher {
         Self { store, sink, dead_lettered, page, unrecorded: Vec::new(), refused: VecDeque::new(), has_recorded: false }
     }
 
-    /// Publishes what is due, and what becomes due; never returns. May be cancelled.
-    pub(crate) async fn run(&mut self, term: Term) {
+    /// Publishes what is due, and what becomes due. May be cancelled.
+    pub(crate) async fn run(&mut self, term: Term) -> Infallible {
         let mut backoff = Backoff::default();
         let outage = Outage::default();
         loop {

@@ -34,6 +34,8 @@ mod settings;
 mod settler;
 mod status;
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,8 +133,8 @@ impl Relay {
             let carried = carry(dead_letter_publisher.as_mut(), leadership.term());
             let session_end = tokio::select! {
                 session_end = self.lead(&leadership, stop) => session_end,
-                () = shown => unreachable!("it never ends"),
-                () = carried => unreachable!("it never ends"),
+                never = shown => match never {},
+                never = carried => match never {},
             };
             self.dead_letter_publisher = dead_letter_publisher;
             metrics::set_leader(None);
@@ -216,16 +218,16 @@ impl Relay {
     }
 }
 
-/// Publishes dead letters, if they are to be; never returns.
-async fn carry(dead_letter_publisher: Option<&mut DeadLetterPublisher>, term: Term) {
-    if let Some(dead_letter_publisher) = dead_letter_publisher {
-        dead_letter_publisher.run(term).await;
+/// Publishes dead letters, if they are to be.
+async fn carry(dead_letter_publisher: Option<&mut DeadLetterPublisher>, term: Term) -> Infallible {
+    match dead_letter_publisher {
+        Some(dead_letter_publisher) => dead_letter_publisher.run(term).await,
+        None => pending().await,
     }
-    std::future::pending().await
 }
 
-/// Keeps showing how long the lease can be trusted; never returns.
-async fn show_lease(leadership: &Leadership, status: watch::Sender<Status>, every: Duration) {
+/// Keeps showing how long the lease can be trusted.
+async fn show_lease(leadership: &Leadership, status: watch::Sender<Status>, every: Duration) -> Infallible {
     loop {
         let until = leadership.trusted_until();
         metrics::set_lease_remaining(until.saturating_duration_since(Instant::now()));

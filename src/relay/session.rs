@@ -12,6 +12,7 @@
 //! A lease that can no longer be prolonged ends the session the same way. Losing the lease, or the deadline of a
 //! stop, makes the sink forget what is not delivered yet.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ impl Session<'_> {
         let stages = Stages::start(self, reader, &ending);
         let Drained { reader, published, settled, fetched } = tokio::select! {
             drained = stages.drain() => drained,
-            () = watchdog => unreachable!("the watchdog never ends"),
+            never = watchdog => match never {},
         };
         let all_settled = matches!(settled, Ok(()) | Err(SessionEnd::Afresh));
         let failed = [settled.err(), published.err(), fetched.err()].into_iter().flatten().reduce(SessionEnd::graver);
@@ -295,13 +296,13 @@ async fn recover_progress(store: &dyn Store, mine: Term, progress: &Progress) ->
     Ok(store.recover(mine, position.as_ref(), beyond).await?)
 }
 
-/// Turns the outside world into endings; never returns.
+/// Turns the outside world into endings.
 async fn watch_ending(
     (stop, deadline): (&CancellationToken, Duration),
     leadership: &Leadership,
     status: &watch::Sender<Status>,
     ending: &Ending,
-) {
+) -> Infallible {
     let lost = async {
         leadership.lost().cancelled().await;
         ending.soft.cancel();
