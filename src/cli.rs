@@ -45,6 +45,11 @@ pub enum Command {
     ///
     /// Safe to run again, and by two at once.
     Migrate(Migrate),
+    /// Say in one sentence whether all is well, and what to do if not
+    ///
+    /// As the database tells it: who leads, what waits and for how long, by topic, what is held, and dead letters. Changes
+    /// nothing. Exits 1 when something is wrong.
+    Status(Status),
     /// List and release what is held: topics that wait for something, and lanes of which a record was rejected
     #[command(subcommand)]
     Held(Held),
@@ -131,6 +136,20 @@ pub struct Bench {
     /// What it is told about its configuration.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// `outboxd status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Say it again every 2 s, until ctrl-c
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// What it is told about its configuration.
+    #[command(flatten)]
+    pub settings: DatabaseSettings,
 }
 
 /// `outboxd held`.

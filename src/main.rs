@@ -1,5 +1,7 @@
 //! The `outboxd` binary: parse, load, dispatch; print what went wrong once; exit.
 
+use std::convert::Infallible;
+use std::io::{IsTerminal, Write};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use outboxd::admin::held;
+use outboxd::admin::{held, status};
 use outboxd::backends;
 use outboxd::bench;
 use outboxd::cli::{self, Cli, Command, DatabaseSettings, Migrate, Settings, Show};
@@ -28,6 +30,9 @@ use tokio::runtime::Builder;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// How often `outboxd status --watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
 const FAILED: u8 = 1;
 const MISUSED: u8 = 2;
 const CUT_OFF: u8 = 3;
@@ -46,6 +51,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(run) => relay(&run.settings),
         Command::Migrate(migration) => migrate(&migration),
+        Command::Status(arguments) => status(&arguments),
         Command::Held(held) => held_lanes(held),
         Command::Verify(arguments) => audit(arguments),
         Command::Bench(arguments) => measure(arguments),
@@ -114,6 +120,27 @@ fn check(config: &Config) -> anyhow::Result<ExitCode> {
         config.outbox.database.table
     );
     Ok(ExitCode::SUCCESS)
+}
+
+fn status(arguments: &cli::Status) -> anyhow::Result<ExitCode> {
+    let store = store(&arguments.settings)?;
+    if arguments.watch {
+        match block_on(watch(&store))?? {}
+    }
+    let report = block_on(status::look(&store))??;
+    print!("{}", if arguments.json { report.to_json() } else { report.to_text() });
+    Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Shows how an outbox stands again and again.
+async fn watch(store: &Arc<dyn Store>) -> anyhow::Result<Infallible> {
+    // A terminal shows the latest alone.
+    let clear = if std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
+    loop {
+        print!("{clear}{}", status::look(store).await?.to_text());
+        std::io::stdout().flush().context("the output is closed")?;
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
 }
 
 fn held_lanes(command: cli::Held) -> anyhow::Result<ExitCode> {

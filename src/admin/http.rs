@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::health;
 use crate::admin::scrape::Scrape;
+use crate::admin::status::topic;
 use crate::contract::Backlog;
 use crate::outbox::Held;
 use crate::relay::{Ended, Status};
@@ -65,7 +66,7 @@ impl Page {
     fn snapshot(&self) -> Result<(Status, Backlog), &'static str> {
         match &*self.standing.borrow() {
             ProcessState::Waiting(reason) => Err(reason),
-            ProcessState::Relaying { status, backlog } => Ok((status.borrow().clone(), *backlog.borrow())),
+            ProcessState::Relaying { status, backlog } => Ok((status.borrow().clone(), backlog.borrow().clone())),
         }
     }
 }
@@ -145,6 +146,7 @@ fn described(status: &Status, backlog: &Backlog, now: Instant) -> Value {
         "unsent": backlog.unsent,
         "unsent_is_at_least": backlog.capped,
         "oldest_unsent_seconds": backlog.oldest.as_secs_f64(),
+        "topics": backlog.topics.iter().map(topic).collect::<Vec<_>>(),
         "last_progress": status.last_progress_at,
         "seconds_since_progress": now.saturating_duration_since(status.last_progress).as_secs_f64(),
         "held_lanes": status.held.len(),

@@ -17,6 +17,17 @@ pub trait LeaseStore: Send + Sync {
     async fn lease(&self, holder: &str, ttl: Duration) -> Result<Box<dyn LeaseSession>, StoreError>;
 }
 
+/// The relay that leads, as the database tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// Its term.
+    pub term: Term,
+    /// Its name.
+    pub holder: String,
+    /// How long its lease lasts still, by the database's clock.
+    pub remaining: Duration,
+}
+
 /// What came of a bid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bid {

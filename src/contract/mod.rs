@@ -5,6 +5,7 @@
 //! so that dynamic dispatch costs nothing that matters.
 
 mod audit;
+mod backlog;
 mod database;
 mod error;
 mod lease;
@@ -13,10 +14,11 @@ mod store;
 mod wake;
 
 pub use audit::{Audit, AuditedRow, KnownRow, Removable, SetAside};
+pub use backlog::{Backlog, TopicBacklog};
 pub use database::{Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, Writer};
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
-pub use lease::{Bid, LeaseSession, LeaseStore, Watched};
+pub use lease::{Bid, Leader, LeaseSession, LeaseStore, Watched};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
-pub use store::{Backlog, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
+pub use store::{Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
 pub use wake::{Arming, WakeSource};

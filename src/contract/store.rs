@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::contract::backlog::Backlog;
 use crate::contract::error::StoreError;
-use crate::contract::lease::LeaseStore;
+use crate::contract::lease::{Leader, LeaseStore};
 use crate::contract::wake::WakeSource;
 use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term, Unreadable};
 
@@ -186,8 +187,17 @@ pub trait HeldLanes: Send + Sync {
 /// Looking at the table and keeping it small. Statements are bounded; none holds up a reader or a writer.
 #[async_trait]
 pub trait Inspect: Send + Sync {
-    /// How much waits, counting up to `count_limit` records.
+    /// How much waits, counting up to `count_limit` records. Changes nothing.
     async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError>;
+
+    /// The relay that leads by its lease and the database's clock; `None` where the last lease was given up or ran out.
+    /// Changes nothing.
+    async fn leader(&self) -> Result<Option<Leader>, StoreError>;
+
+    /// Looks at some more rows for those that are unsettled below the checkpoint and outside every held lane: rows that
+    /// became due behind the reader, since they were corrected, restored or moved back by hand. Brings them back before
+    /// it, and says how many they were. Where rows are neither marked nor deleted nothing tells of them, and it is 0.
+    async fn bring_back_late(&self) -> Result<u64, StoreError>;
 
     /// Removes settled rows that are older than the retention, some at a time.
     ///
@@ -197,27 +207,6 @@ pub trait Inspect: Send + Sync {
     /// # Errors
     /// [`StoreError::TermOver`], and nothing is removed, when `term` is no longer the leader's.
     async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError>;
-}
-
-/// How much waits to be published.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Backlog {
-    /// Unsent messages, counted up to the limit that was asked for.
-    pub unsent: u64,
-    /// Whether there may be more than were counted.
-    pub capped: bool,
-    /// Age of the oldest unsent message by the database's clock; zero when there is none.
-    pub oldest: Duration,
-    /// Age of the oldest snapshot that holds back vacuum, where the database has such a thing.
-    pub oldest_snapshot: Option<Duration>,
-    /// Sessions that relays of this role have in the database, by its own count, where it has one.
-    pub sessions: Option<u64>,
-    /// Dead letters kept, counted up to the limit that was asked for.
-    pub dead_letters: u64,
-    /// Records found since the last look that were unsettled below the checkpoint and outside every held lane: rows that
-    /// became due behind the reader, since they were corrected, restored or moved back by hand. They are read by now, or
-    /// will be. Where rows are neither marked nor deleted nothing tells of them, and it is 0.
-    pub late: u64,
 }
 
 /// What one round of purging did.

@@ -2,6 +2,8 @@
 //!
 //! Every relay measures, so that a standby's dashboard is not blank; only the leader removes.
 
+mod lag;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{Backlog, Store, StoreError};
+use crate::housekeeping::lag::LagWindow;
 use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
 use crate::outbox::Term;
@@ -67,7 +70,7 @@ pub async fn run(
     measured: watch::Sender<Backlog>,
     stop: CancellationToken,
 ) {
-    let measuring = measure(store.as_ref(), &settings, measured);
+    let measuring = measure(store.as_ref(), status.clone(), &settings, measured);
     let purging = purge(store.as_ref(), status, &settings);
     tokio::select! {
         () = stop.cancelled() => {}
@@ -76,42 +79,69 @@ pub async fn run(
     }
 }
 
-async fn measure(store: &dyn Store, settings: &Settings, measured: watch::Sender<Backlog>) -> Infallible {
+async fn measure(
+    store: &dyn Store,
+    status: watch::Receiver<Status>,
+    settings: &Settings,
+    measured: watch::Sender<Backlog>,
+) -> Infallible {
     let outage = Outage::default();
+    let mut shown = Shown { status, measured, window: LagWindow::default() };
     let mut last = Seen { backlog: Backlog::default(), at: Instant::now() };
     loop {
         let began = Instant::now();
         let mut pause = settings.measure_interval;
         let measurement = tokio::select! {
-            measurement = store.backlog(settings.count_limit) => measurement,
-            never = last.keep_ageing(&measured, settings.measure_interval) => match never {},
+            measurement = look(store, settings.count_limit) => measurement,
+            never = last.keep_ageing(&mut shown, settings.measure_interval) => match never {},
         };
         match measurement {
             Ok(backlog) => {
                 outage.ends();
-                last = Seen { backlog, at: Instant::now() };
                 if backlog.unsent == 0 {
                     pause *= IDLE_PAUSE;
                 }
                 pause = pause.max((began.elapsed() * MEASURE_PAUSE).min(MEASURE_PAUSE_MAX));
-                metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
                 backlog.sessions.into_iter().for_each(metrics::set_database_sessions);
                 metrics::set_dead_letters(backlog.dead_letters);
-                if backlog.late > 0 {
-                    metrics::count_late(backlog.late);
-                    tracing::warn!(
-                        records = backlog.late,
-                        "records became due behind the reader and are read now: they were corrected, restored or moved back by hand"
-                    );
-                }
-                measured.send_replace(backlog);
+                shown.show(&backlog);
+                last = Seen { backlog, at: Instant::now() };
             }
             Err(error) => {
                 say_once(&outage, &error, "the backlog cannot be measured for now");
-                last.age(&measured);
+                last.age(&mut shown);
             }
         }
         sleep(pause).await;
+    }
+}
+
+/// Measures the backlog, once what became due behind the reader was brought back before it.
+async fn look(store: &dyn Store, count_limit: u64) -> Result<Backlog, StoreError> {
+    let late = store.bring_back_late().await?;
+    if late > 0 {
+        metrics::count_late(late);
+        tracing::warn!(
+            records = late,
+            "records became due behind the reader and are read now: they were corrected, restored or moved back by hand"
+        );
+    }
+    store.backlog(count_limit).await
+}
+
+/// Where the backlog is shown.
+struct Shown {
+    status: watch::Receiver<Status>,
+    measured: watch::Sender<Backlog>,
+    window: LagWindow,
+}
+
+impl Shown {
+    fn show(&mut self, backlog: &Backlog) {
+        metrics::set_backlog(backlog.unsent, backlog.capped, backlog.oldest, backlog.oldest_snapshot);
+        metrics::set_topic_backlogs(backlog.topics.iter().map(|topic| (&*topic.topic, topic.unsent, topic.oldest)));
+        metrics::set_lag_state(self.window.judge(backlog, &self.status.borrow(), Instant::now()));
+        self.measured.send_replace(backlog.clone());
     }
 }
 
@@ -123,21 +153,21 @@ struct Seen {
 
 impl Seen {
     /// Shows the lag while the database does not answer.
-    async fn keep_ageing(&self, measured: &watch::Sender<Backlog>, every: Duration) -> Infallible {
+    async fn keep_ageing(&self, shown: &mut Shown, every: Duration) -> Infallible {
         loop {
             sleep(every).await;
-            self.age(measured);
+            self.age(shown);
         }
     }
 
     /// The relay does not know how much waits while the database does not answer. What waited grows older; where
     /// nothing did, something may wait since it was looked at last.
-    fn age(&self, measured: &watch::Sender<Backlog>) {
+    fn age(&self, shown: &mut Shown) {
         let unseen = self.at.elapsed();
         if self.backlog.unsent > 0 || unseen > UNSEEN_BACKLOG_AGES_AFTER {
-            let backlog = Backlog { oldest: self.backlog.oldest + unseen, late: 0, ..self.backlog };
-            metrics::set_backlog(backlog.unsent, backlog.oldest, backlog.oldest_snapshot);
-            measured.send_replace(backlog);
+            let mut backlog = Backlog { oldest: self.backlog.oldest + unseen, ..self.backlog.clone() };
+            backlog.topics.iter_mut().for_each(|topic| topic.oldest += unseen);
+            shown.show(&backlog);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::contract::{Bid, StoreError};
+use crate::contract::{Bid, Leader, StoreError};
 use crate::outbox::Term;
 
 /// A session that bids, as the store knows it.
@@ -34,6 +34,13 @@ impl Leadership {
     /// Whether this term is the leader's.
     pub(super) fn check(&self, term: Term) -> Result<(), StoreError> {
         if term.0 == self.term { Ok(()) } else { Err(StoreError::TermOver { term }) }
+    }
+
+    /// Who leads.
+    pub(super) fn leader(&self) -> Option<Leader> {
+        let remaining = self.ends?.saturating_duration_since(Instant::now());
+        let leader = Leader { term: Term(self.term), holder: self.holder.clone(), remaining };
+        (!remaining.is_zero()).then_some(leader)
     }
 
     pub(super) fn new_session(&mut self) -> u64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use crate::contract::{Backlog, Checkpoint, Purge, StoreError};
+use crate::contract::{Backlog, Checkpoint, Purge, StoreError, TopicBacklog};
 use crate::memory::leadership::Leadership;
 use crate::memory::position;
 use crate::memory::row::{Row, covered};
@@ -233,8 +233,8 @@ impl State {
         self.dead.iter_mut().filter(|dead| ids.contains(&dead.letter.id)).for_each(|dead| dead.published = true);
     }
 
-    /// Measures what waits, and brings rows back before the reader that are due where it has passed.
-    pub(super) fn measure(&mut self, count_limit: u64) -> Backlog {
+    /// Brings rows back before the reader that are due where it has passed, and says how many they were.
+    pub(super) fn bring_back_late(&mut self) -> u64 {
         let is_late = |row: &&Row| !self.is_settled(row) && !self.is_ahead(row);
         let late: Vec<i64> = self.rows().filter(is_late).map(|row| row.record.id).collect();
         for id in &late {
@@ -245,12 +245,13 @@ impl State {
                 self.order.insert(row.number, *id);
             }
         }
-        Backlog { late: late.len() as u64, ..self.backlog(count_limit) }
+        late.len() as u64
     }
 
     pub(super) fn backlog(&self, count_limit: u64) -> Backlog {
         let mut backlog = Backlog { dead_letters: (self.dead.len() as u64).min(count_limit), ..Backlog::default() };
         let now = self.now();
+        let mut counted = Vec::new();
         for row in self.rows().filter(|row| !self.is_settled(row)) {
             let age = (now - row.record.created_at).to_std().unwrap_or_default();
             backlog.oldest = backlog.oldest.max(age);
@@ -259,7 +260,9 @@ impl State {
                 continue;
             }
             backlog.unsent += 1;
+            counted.push(TopicBacklog { topic: row.record.topic.to_string(), unsent: 1, oldest: age });
         }
+        backlog.topics = TopicBacklog::longest(counted);
         backlog
     }
 

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::contract::{
-    Arming, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge, Reader,
-    StoreError, WakeSource,
+    Arming, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore, OutboxStore, Purge,
+    Reader, StoreError, WakeSource,
 };
 use crate::memory::lease::MemoryLease;
 use crate::memory::reader::MemoryReader;
@@ -117,7 +117,15 @@ impl LeaseStore for Store {
 #[async_trait]
 impl Inspect for Store {
     async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
-        Ok(self.shared.change(|state| state.measure(count_limit)))
+        Ok(self.shared.state().backlog(count_limit))
+    }
+
+    async fn leader(&self) -> Result<Option<Leader>, StoreError> {
+        Ok(self.shared.state().lease.leader())
+    }
+
+    async fn bring_back_late(&self) -> Result<u64, StoreError> {
+        Ok(self.shared.change(|state| state.bring_back_late()))
     }
 
     async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {

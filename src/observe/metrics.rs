@@ -5,7 +5,7 @@
 
 #![allow(clippy::disallowed_macros, reason = "this is the catalogue that the other rooms must go through")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use metrics::{Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -31,8 +31,12 @@ pub struct Metric {
     pub kind: Kind,
     /// Its unit.
     pub unit: Unit,
-    /// The help text.
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it means: the help text.
     pub help: &'static str,
+    /// When it is bad, and what to do then.
+    pub advice: &'static str,
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.
@@ -43,65 +47,108 @@ pub const SECONDS_BUCKETS: [f64; 18] =
 const TOPIC_LABELS: usize = 200;
 
 macro_rules! catalogue {
-    ($($constant:ident $kind:ident $unit:ident $name:literal $help:literal)*) => {
+    ($($constant:ident $kind:ident $unit:ident $name:literal [$($label:literal),*] $help:literal $advice:literal)*) => {
         $(const $constant: &str = concat!("outboxd_", $name);)*
 
         /// Every metric that this process can expose.
         pub const CATALOGUE: &[Metric] = &[
-            $(Metric { name: $constant, kind: Kind::$kind, unit: Unit::$unit, help: $help },)*
+            $(Metric {
+                name: $constant,
+                kind: Kind::$kind,
+                unit: Unit::$unit,
+                labels: &[$($label),*],
+                help: $help,
+                advice: $advice,
+            },)*
         ];
     };
 }
 
 catalogue! {
-    OLDEST_UNSENT Gauge Seconds "oldest_unsent_seconds"
+    OLDEST_UNSENT Gauge Seconds "oldest_unsent_seconds" []
         "Age of the oldest unsent message by the database's clock; 0 when none waits"
-    UNSENT Gauge Count "unsent_messages"
+        "Above what your consumers tolerate: `/status` says which topics wait, the log why."
+    UNSENT Gauge Count "unsent_messages" []
         "Messages that wait to be published, counted up to a limit"
-    COMMIT_TO_ACK Histogram Seconds "commit_to_ack_seconds"
+        "Growing: the relay is slower than the writers, or stands; compare `outboxd_lag_state`."
+    UNSENT_IS_FLOOR Gauge Count "unsent_messages_is_floor" []
+        "1 while there may be more unsent messages than are counted, 0 while the count is exact"
+        "1: take the age of the oldest message for the lag, not the count."
+    TOPIC_UNSENT Gauge Count "topic_unsent_messages" ["topic"]
+        "Messages of a topic that wait to be published, among those that are counted; of the topics that wait longest"
+        "One topic alone: look whether it is held (`outboxd held ls`)."
+    TOPIC_OLDEST_UNSENT Gauge Seconds "topic_oldest_unsent_seconds" ["topic"]
+        "Age of a topic's oldest unsent message by the database's clock; of the topics that wait longest"
+        "One topic alone: look whether it is held (`outboxd held ls`)."
+    LAG_STATE Gauge Count "lag_state" ["state"]
+        "1 for what the lag of the last minute amounts to, 0 for the others: ok, moving, stalled or stopped"
+        "`stalled`: the log and `/readyz` say what it waits for. `stopped` on every relay: nobody leads."
+    COMMIT_TO_ACK Histogram Seconds "commit_to_ack_seconds" []
         "From a message's created_at to the broker's acknowledgement, by the relay's clock"
-    FETCH Histogram Seconds "fetch_seconds"
+        "Above your objective: compare the three stages below. Two clocks are in it, the database's and the relay's."
+    FETCH Histogram Seconds "fetch_seconds" []
         "One read of the outbox, empty ones included"
-    PUBLISH_ACK Histogram Seconds "publish_ack_seconds"
+        "Slow: an old snapshot keeps vacuum back, or the database is busy."
+    PUBLISH_ACK Histogram Seconds "publish_ack_seconds" []
         "From handing a batch to the broker's client to its last acknowledgement"
-    SETTLE Histogram Seconds "settle_seconds"
+        "Slow: the brokers are; `acks`, replicas in sync, throttling."
+    SETTLE Histogram Seconds "settle_seconds" []
         "One settlement written to the database"
-    PUBLISHED Counter Count "published_total"
+        "Slow: the database writes slowly, or rows are locked."
+    PUBLISHED Counter Count "published_total" ["topic"]
         "Messages acknowledged by the broker, by topic"
-    REJECTED Counter Count "rejected_total"
+        "Nothing while something waits: see `outboxd_lag_state`."
+    REJECTED Counter Count "rejected_total" ["topic", "cause"]
         "Messages that can never be published, by topic and cause"
-    DEAD_LETTERS Gauge Count "dead_letters"
+        "Growing: mend the cause; the rows are dead letters, or their lanes are held."
+    DEAD_LETTERS Gauge Count "dead_letters" []
         "Dead letters kept in the table, counted up to a limit"
-    HELD_LANES Gauge Count "held_lanes"
+        "Growing: look at `outbox_dead`, mend the cause, insert what is still wanted again."
+    HELD_LANES Gauge Count "held_lanes" ["cause"]
         "Lanes and topics that wait, by cause"
-    IN_FLIGHT Gauge Count "in_flight_messages"
+        "Above 0: `outboxd held ls` says what waits and for what."
+    IN_FLIGHT Gauge Count "in_flight_messages" []
         "Messages read and not settled yet"
-    LEADER Gauge Count "leader"
+        "At `relay.in_flight.records` for long: the brokers, or settling, are the bottleneck."
+    LEADER Gauge Count "leader" []
         "1 while this relay leads, 0 while it is standby"
-    TERM Gauge Count "term"
+        "The sum over the relays of an outbox is not 1 for longer than a takeover."
+    TERM Gauge Count "term" []
         "The number of this relay's latest leadership"
-    LEASE_REMAINING Gauge Seconds "lease_remaining_seconds"
+        "Growing again and again: leaderships are lost; the log says why."
+    LEASE_REMAINING Gauge Seconds "lease_remaining_seconds" []
         "How long the lease can be trusted still; 0 while standby"
-    SESSIONS Counter Count "sessions_total"
+        "Near 0 while leading: the database answers slower than `lease.ttl` allows."
+    SESSIONS Counter Count "sessions_total" []
         "Reading sessions begun; more than one a leadership tells of failures that were recovered from"
-    PRODUCER_REBUILDS Counter Count "producer_rebuilds_total"
+        "Growing steadily: something fails and is recovered from; the log names it."
+    PRODUCER_REBUILDS Counter Count "producer_rebuilds_total" []
         "Times that the broker's client was built anew after an error"
-    RESERVED_HEADERS Counter Count "reserved_headers_dropped_total"
+        "Growing steadily: the brokers refuse something or cut connections."
+    RESERVED_HEADERS Counter Count "reserved_headers_dropped_total" []
         "Headers of rows that were left out because the relay writes headers of these names itself"
-    LATE Counter Count "late_messages_total"
+        "Growing: rename these headers where rows are inserted."
+    LATE Counter Count "late_messages_total" []
         "Messages that became due behind the reader, since they were corrected, restored or moved back by hand; each counts once"
-    PURGED Counter Count "purged_total"
+        "Above 0: rows were changed or restored by hand. If nobody did, please report it."
+    PURGED Counter Count "purged_total" []
         "Settled rows removed after the retention"
-    LAST_PROGRESS Gauge Seconds "last_progress_timestamp_seconds"
+        "Nothing though old rows are there: the log says what keeps housekeeping from removing them."
+    LAST_PROGRESS Gauge Seconds "last_progress_timestamp_seconds" []
         "When the relay last settled something or found nothing to do, as Unix time"
-    OLDEST_SNAPSHOT Gauge Seconds "oldest_snapshot_seconds"
+        "Older than a minute on a leader while something waits."
+    OLDEST_SNAPSHOT Gauge Seconds "oldest_snapshot_seconds" []
         "Age of the oldest snapshot in the database, which holds back vacuum"
-    DATABASE_SESSIONS Gauge Count "database_sessions"
+        "Above an hour: end the transaction that holds it, or the outbox cannot be vacuumed."
+    DATABASE_SESSIONS Gauge Count "database_sessions" []
         "Sessions that the relays of this role have in the database, by the database's own count"
-    KAFKA_UP Gauge Count "kafka_up"
+        "Above 7 for each relay and outbox: the server keeps sessions that were given up."
+    KAFKA_UP Gauge Count "kafka_up" []
         "1 while Kafka answers this relay, 0 while it does not; asked twice a minute while nothing is published"
-    BUILD_INFO Gauge Count "build_info"
+        "0: the brokers, the network or the credentials; nothing is lost meanwhile."
+    BUILD_INFO Gauge Count "build_info" ["version"]
         "1, with the version as a label"
+        "Two versions for longer than a rollout takes."
 }
 
 /// Tells the exporter names, units and help texts, and sets the values that never change.
@@ -123,12 +170,57 @@ pub fn describe() {
     set_in_flight(0);
 }
 
-/// Sets how much waits: the count, the age of the oldest, and the age of the oldest snapshot where there is one.
-pub fn set_backlog(unsent: u64, oldest: Duration, oldest_snapshot: Option<Duration>) {
+/// What the lag of the last minute amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LagState {
+    /// Nothing waited at some moment.
+    Ok,
+    /// Something waited all the time, and something was published.
+    Moving,
+    /// Something waited all the time, and nothing was published.
+    Stalled,
+    /// This relay neither leads nor could take over.
+    Stopped,
+}
+
+/// Sets what the lag amounts to.
+pub fn set_lag_state(now: LagState) {
+    let states = [
+        (LagState::Ok, "ok"),
+        (LagState::Moving, "moving"),
+        (LagState::Stalled, "stalled"),
+        (LagState::Stopped, "stopped"),
+    ];
+    for (state, word) in states {
+        gauge!(LAG_STATE, "state" => word).set(if state == now { 1.0 } else { 0.0 });
+    }
+}
+
+/// Sets how much waits: the count, whether it is exact, the age of the oldest, and the age of the oldest snapshot where there
+/// is one.
+pub fn set_backlog(unsent: u64, capped: bool, oldest: Duration, oldest_snapshot: Option<Duration>) {
     gauge!(UNSENT).set(unsent as f64);
+    gauge!(UNSENT_IS_FLOOR).set(if capped { 1.0 } else { 0.0 });
     gauge!(OLDEST_UNSENT).set(oldest.as_secs_f64());
     if let Some(age) = oldest_snapshot {
         gauge!(OLDEST_SNAPSHOT).set(age.as_secs_f64());
+    }
+}
+
+/// Sets how much waits of some topics: how many messages, and the age of the oldest. Nothing waits of the others any more.
+pub fn set_topic_backlogs<'a>(topics: impl IntoIterator<Item = (&'a str, u64, Duration)>) {
+    static SHOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut waiting: BTreeMap<String, (u64, Duration)> = BTreeMap::new();
+    for (topic, unsent, oldest) in topics {
+        let (all, longest) = waiting.entry(topic_label(topic)).or_default();
+        (*all, *longest) = (*all + unsent, oldest.max(*longest));
+    }
+    let mut shown = SHOWN.lock();
+    shown.extend(waiting.keys().cloned());
+    for topic in shown.iter() {
+        let (unsent, oldest) = waiting.get(topic).copied().unwrap_or_default();
+        gauge!(TOPIC_UNSENT, "topic" => topic.clone()).set(unsent as f64);
+        gauge!(TOPIC_OLDEST_UNSENT, "topic" => topic.clone()).set(oldest.as_secs_f64());
     }
 }
 

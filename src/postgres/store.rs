@@ -9,12 +9,12 @@ use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
-    Purge, Reader, Store as Promises, StoreError, WakeSource,
+    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
+    OutboxStore, Purge, Reader, Store as Promises, StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Term};
 use crate::postgres::address::Address;
-use crate::postgres::leading::lease::PgLease;
+use crate::postgres::leading::lease::{self, PgLease};
 use crate::postgres::leading::wake::PgWake;
 use crate::postgres::operating::inspect::{self, Sweep};
 use crate::postgres::operating::purge::{self, Purging};
@@ -174,15 +174,24 @@ impl LeaseStore for Store {
 #[async_trait]
 impl Inspect for Store {
     async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        let counting =
+            async |conn: &mut PgConnection, table: &OutboxTable| inspect::backlog(conn, table, count_limit).await;
+        bounded("counting the backlog", ANSWER_TIMEOUT, self.inspecting(counting)).await
+    }
+
+    async fn leader(&self) -> Result<Option<Leader>, StoreError> {
+        self.inspecting(async |conn, table| lease::leader(conn, table).await).await
+    }
+
+    async fn bring_back_late(&self) -> Result<u64, StoreError> {
         let mut place = self.looking.lock().await;
         let mut looking = self.looking(&mut place).await?;
         let Looking { conn, sweep, .. } = &mut looking;
         let (table, settle) = (self.address.table().await?, self.settings.settle);
-        let backlog =
-            bounded("counting the backlog", ANSWER_TIMEOUT, inspect::backlog(conn, table, settle, sweep, count_limit))
-                .await?;
+        let late = inspect::bring_back_late(conn, table, settle, sweep);
+        let late = bounded("looking for forgotten rows", ANSWER_TIMEOUT, late).await?;
         *place = Some(looking);
-        Ok(backlog)
+        Ok(late)
     }
 
     async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {

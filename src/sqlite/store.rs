@@ -7,12 +7,12 @@ use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore,
-    Purge, Reader, StoreError, WakeSource,
+    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
+    OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Term};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
-use crate::sqlite::leading::lease::SqliteLease;
+use crate::sqlite::leading::lease::{self, SqliteLease};
 use crate::sqlite::leading::wake::SqliteWake;
 use crate::sqlite::operating::inspect;
 use crate::sqlite::operating::purge;
@@ -114,9 +114,17 @@ impl LeaseStore for Store {
 #[async_trait]
 impl Inspect for Store {
     async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
+        self.chore(async |connection| inspect::backlog(connection, &self.table, count_limit).await).await
+    }
+
+    async fn leader(&self) -> Result<Option<Leader>, StoreError> {
+        self.chore(async |connection| lease::leader(connection, &self.table).await).await
+    }
+
+    async fn bring_back_late(&self) -> Result<u64, StoreError> {
         let mut swept_to = self.swept_to.lock().await;
         self.chore(async |connection| {
-            inspect::backlog(connection, &self.table, self.settle, count_limit, &mut swept_to).await
+            inspect::bring_back_late(connection, &self.table, self.settle, &mut swept_to).await
         })
         .await
     }

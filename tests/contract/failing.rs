@@ -27,7 +27,7 @@ const HALF: usize = 30;
 const LANES: usize = 4;
 
 /// Calls that the relay repeats, or does without, when they fail in passing.
-const CALLS: [Call; 12] = [
+const CALLS: [Call; 13] = [
     Call::Open,
     Call::Fetch,
     Call::Save,
@@ -36,6 +36,7 @@ const CALLS: [Call; 12] = [
     Call::Bid,
     Call::Renew,
     Call::Backlog,
+    Call::BringBackLate,
     Call::SinkOpen,
     Call::Examine,
     Call::Submit,

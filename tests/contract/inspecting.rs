@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::contract::{Backlog, Store};
+use outboxd::contract::{Backlog, Bid, Store, TopicBacklog};
 use outboxd::outbox::{Lane, Settle};
 use tokio::time::timeout;
 
@@ -21,7 +21,8 @@ pub(crate) async fn the_backlog_is_what_waits(implementation: &dyn Implementatio
         let mut session = Session::open(&store).await;
         for left in [5, 3, 0] {
             let backlog = store.backlog(100).await.expect("a backlog");
-            assert_eq!((backlog.unsent, backlog.capped, backlog.late), (left, false, 0), "{mode}");
+            let late = store.bring_back_late().await.expect("a look");
+            assert_eq!((backlog.unsent, backlog.capped, late), (left, false, 0), "{mode}");
             if left == 0 {
                 assert_eq!(backlog.oldest, Duration::ZERO, "{mode}");
             } else {
@@ -58,6 +59,40 @@ pub(crate) async fn the_backlog_is_counted_up_to_a_limit(implementation: &dyn Im
     }
 }
 
+pub(crate) async fn the_backlog_names_the_topics_that_wait_longest(implementation: &dyn Implementation) {
+    for mode in Settle::ALL {
+        let outbox = implementation.outbox(mode).await;
+        let store = outbox.store();
+        let (_leader, term) = lead(&store).await;
+        write_all(&*outbox, &messages(3, "held", "a")).await;
+        let from_id = outbox.rows().await[0].id;
+        let mut session = Session::open(&store).await;
+        let lane = held(Lane::topic_of("held"), from_id);
+        session.reader.hold(lane.clone());
+        settle(&store, &session.read(ALL).await).await;
+        session.save(term, vec![lane]).await;
+        grows_old(&*store, mode).await;
+        write_all(&*outbox, &messages(1, "later", "a")).await;
+        write_all(&*outbox, &messages(1, "later", "b")).await;
+        let named = async |limit| {
+            let backlog = store.backlog(limit).await.expect("a backlog");
+            backlog.topics.into_iter().map(|topic| (topic.topic, topic.unsent)).collect::<Vec<_>>()
+        };
+        assert_eq!(named(100).await, [("held".to_owned(), 3), ("later".to_owned(), 2)], "{mode}");
+        let ages: Vec<Duration> =
+            store.backlog(100).await.expect("a backlog").topics.iter().map(|topic| topic.oldest).collect();
+        assert!(ages[0] > ages[1], "{mode}: {ages:?}");
+
+        for number in 0..2 * TopicBacklog::MOST {
+            write(&*outbox, &message(&format!("topic-{number}"), "a")).await;
+        }
+        let backlog = store.backlog(100).await.expect("a backlog");
+        assert_eq!((backlog.unsent, backlog.topics.len()), (45, TopicBacklog::MOST), "{mode}");
+        assert_eq!(backlog.topics[0].topic, "held", "{mode}");
+        assert!(backlog.topics.is_sorted_by(|one, next| one.oldest >= next.oldest), "{mode}");
+    }
+}
+
 pub(crate) async fn held_rows_below_the_checkpoint_wait_and_are_not_late(implementation: &dyn Implementation) {
     for mode in Settle::ALL {
         let outbox = implementation.outbox(mode).await;
@@ -72,7 +107,8 @@ pub(crate) async fn held_rows_below_the_checkpoint_wait_and_are_not_late(impleme
         settle(&store, &session.read(ALL).await).await;
         session.save(term, vec![lane]).await;
         let backlog = store.backlog(100).await.expect("a backlog");
-        assert_eq!((backlog.unsent, backlog.late), (3, 0), "{mode}: {backlog:?}");
+        let late = store.bring_back_late().await.expect("a look");
+        assert_eq!((backlog.unsent, late), (3, 0), "{mode}: {backlog:?}");
         assert!(!backlog.oldest.is_zero(), "{mode}");
     }
 }
@@ -87,9 +123,33 @@ pub(crate) async fn an_unsettled_row_below_the_checkpoint_is_late(implementation
     settle(&store, &session.read(ALL).await[..2]).await;
     session.save(term, Vec::new()).await;
     // Looking for late rows may take several looks.
-    while store.backlog(100).await.expect("a backlog").late != 1 {
+    while store.bring_back_late().await.expect("a look") != 1 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+pub(crate) async fn the_leader_is_told_while_its_lease_lasts(implementation: &dyn Implementation) {
+    const TTL: Duration = Duration::from_secs(60);
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let leader = async || store.leader().await.expect("an answer");
+    assert_eq!(leader().await, None);
+    let mut lease = store.lease("relay-a", TTL).await.expect("a session");
+    let Bid::Won(term) = lease.bid().await.expect("a bid") else { panic!("no other leads") };
+    let told = leader().await.expect("one leads");
+    assert_eq!((told.term, &*told.holder), (term, "relay-a"));
+    assert!(told.remaining <= TTL && told.remaining > TTL / 2, "{told:?}");
+    lease.resign(term).await.expect("resigned");
+    assert_eq!(leader().await, None);
+
+    let mut brief = store.lease("relay-b", Duration::from_millis(50)).await.expect("a session");
+    let Bid::Won(_) = brief.bid().await.expect("a bid") else { panic!("no other leads") };
+    let has_run_out = async {
+        while leader().await.is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(10), has_run_out).await.is_ok(), "its lease ran out");
 }
 
 pub(crate) async fn the_oldest_message_ages(implementation: &dyn Implementation) {

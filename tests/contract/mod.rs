@@ -176,6 +176,8 @@ macro_rules! promises {
             dead: dead_letters_that_are_large_together_come_one_by_one_and_those_too_large_are_not_loaded,
             inspecting: the_backlog_is_what_waits,
             inspecting: the_backlog_is_counted_up_to_a_limit,
+            inspecting: the_backlog_names_the_topics_that_wait_longest,
+            inspecting: the_leader_is_told_while_its_lease_lasts,
             inspecting: held_rows_below_the_checkpoint_wait_and_are_not_late,
             inspecting: an_unsettled_row_below_the_checkpoint_is_late,
             inspecting: the_oldest_message_ages,

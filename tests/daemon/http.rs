@@ -82,6 +82,16 @@ async fn what_is_scraped_is_the_catalogue() {
         assert!(text.contains(&format!("# HELP {} ", metric.name)), "{} has no help", metric.name);
         assert!(metric.name.starts_with("outboxd_"), "{}", metric.name);
     }
+    for sample in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (series, _value) = sample.rsplit_once(' ').expect("a series and a value");
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let of_histogram = ["_bucket", "_sum", "_count"].iter().filter_map(|suffix| name.strip_suffix(suffix));
+        let metric = CATALOGUE.iter().find(|metric| of_histogram.clone().chain([name]).any(|name| name == metric.name));
+        let metric = metric.unwrap_or_else(|| panic!("{name} is not in the catalogue"));
+        let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
+        let labels: Vec<&str> = labels.map(|(label, _)| label).filter(|label| *label != "le").collect();
+        assert_eq!(labels, metric.labels, "{series}");
+    }
     let bounds = text.lines().filter(|line| line.starts_with("outboxd_fetch_seconds_bucket")).count();
     assert_eq!(bounds, SECONDS_BUCKETS.len() + 1);
 }

@@ -5,11 +5,13 @@ mod cli;
 mod config;
 mod demo;
 mod http;
+mod metrics;
 mod migrate;
 mod panics;
 mod refusals;
 mod shutdown;
 mod small;
+mod status;
 
 use std::process::{Command, Output, Stdio};
 

@@ -65,7 +65,7 @@ impl Small {
         done.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
 
-    async fn connection(&self) -> SqliteConnection {
+    pub(crate) async fn connection(&self) -> SqliteConnection {
         SqliteConnection::connect(&self.url()).await.expect("the file can be opened")
     }
 }

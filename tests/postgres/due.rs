@@ -23,9 +23,9 @@ fn names(records: &[Record]) -> Vec<(i64, &str, &str)> {
     records.iter().map(|record| (record.id, &*record.topic, record.key.as_deref().unwrap_or_default())).collect()
 }
 
-/// What a reader finds after the backlog was measured, which finds what no trigger has seen; and how many those were.
+/// What a reader finds after what no trigger has seen was looked for; and how many those were.
 async fn found(outbox: &Outbox, reader: &mut dyn Reader) -> (Vec<Record>, u64) {
-    let late = outbox.store.backlog(1_000).await.unwrap().late;
+    let late = outbox.store.bring_back_late().await.unwrap();
     (drain(reader, AMPLE).await, late)
 }
 
@@ -140,7 +140,7 @@ async fn what_the_checkpoint_settled_stays_settled_once_rows_are_marked() {
             let last = reader.fetch(AMPLE).await.unwrap();
             outbox.settle(&read).await;
             reader.save(&checkpoint(term, &last, &[])).await.unwrap();
-            assert_eq!(outbox.store.backlog(100).await.unwrap().late, 0);
+            assert_eq!(outbox.store.bring_back_late().await.unwrap(), 0);
             while outbox.store.purge(term, Duration::ZERO).await.unwrap().more {}
             assert_eq!(outbox.number("select count(*) from outbox").await, 0, "all is old in mode {settle}");
         }

@@ -137,7 +137,7 @@ async fn a_relay_settles_recovers_stamps_and_removes_in_every_mode() {
         reader.save(&checkpoint(term, &batch, &[])).await.unwrap();
         if settle == Settle::Mark {
             outbox.run(admin, "update outbox set sent_at = null where key = 'late'").await;
-            assert_eq!(relay.store.backlog(100).await.unwrap().late, 1);
+            assert_eq!(relay.store.bring_back_late().await.unwrap(), 1);
             let late = drain(&mut *reader, AMPLE).await;
             assert_eq!(late.iter().map(|record| record.key.as_deref()).collect::<Vec<_>>(), [Some("late")]);
             relay.settle(&late).await;

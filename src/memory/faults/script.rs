@@ -35,6 +35,10 @@ pub enum Call {
     Resign,
     /// [`Inspect::backlog`](crate::contract::Inspect::backlog).
     Backlog,
+    /// `Inspect::leader`.
+    Leader,
+    /// `Inspect::bring_back_late`.
+    BringBackLate,
     /// [`Inspect::purge`](crate::contract::Inspect::purge).
     Purge,
     /// [`DeadLetters::dead_letter`](crate::contract::DeadLetters::dead_letter).

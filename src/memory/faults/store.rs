@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::contract::{
-    Backlog, Bid, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, LeaseSession, LeaseStore, OutboxStore, Purge,
-    Reader, StoreError, WakeSource,
+    Backlog, Bid, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
+    OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
 use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Settlement, Term};
@@ -130,6 +130,14 @@ impl LeaseSession for Leading {
 impl Inspect for Store {
     async fn backlog(&self, count_limit: u64) -> Result<Backlog, StoreError> {
         self.script.play(Call::Backlog, self.inner.backlog(count_limit), none).await
+    }
+
+    async fn leader(&self) -> Result<Option<Leader>, StoreError> {
+        self.script.play(Call::Leader, self.inner.leader(), none).await
+    }
+
+    async fn bring_back_late(&self) -> Result<u64, StoreError> {
+        self.script.play(Call::BringBackLate, self.inner.bring_back_late(), none).await
     }
 
     async fn purge(&self, term: Term, retention: Duration) -> Result<Purge, StoreError> {

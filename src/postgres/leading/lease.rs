@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Bid, LeaseSession, StoreError, Watched};
+use crate::contract::{Bid, Leader, LeaseSession, StoreError, Watched};
 use crate::outbox::Term;
 use crate::postgres::errors::{CANCELLED, NO_LOCK, has_code, is_denied, not_now, unusable};
-use crate::postgres::session::{ask_within, lock_key, sql};
+use crate::postgres::session::{ask, ask_within, lock_key, sql};
 use crate::postgres::table::OutboxTable;
 
 /// First half of the lock's key; the second is the table's oid.
@@ -40,6 +40,22 @@ pub(crate) struct PgLease {
     named_foreigner: bool,
     /// Set while a statement is under way: after a failure the relay does not know what the session holds.
     broken: bool,
+}
+
+/// Who leads. The times in the row may be infinite.
+pub(crate) async fn leader(conn: &mut PgConnection, table: &OutboxTable) -> Result<Option<Leader>, StoreError> {
+    let text = format!(
+        "/* outboxd: leader */ select term, holder, extract(epoch from expires_at - clock_timestamp())::float8
+         from {} where holder is not null and not released and isfinite(expires_at) and expires_at > clock_timestamp()",
+        table.lease()
+    );
+    let found = sqlx::query_as::<_, (i64, String, f64)>(sql(text)).fetch_optional(conn);
+    let leader = ask("looking who leads", found).await?;
+    Ok(leader.map(|(term, holder, left)| Leader {
+        term: Term(term),
+        holder,
+        remaining: Duration::try_from_secs_f64(left).unwrap_or_default(),
+    }))
 }
 
 /// What every renewal of a lease changes.

@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Backlog, StoreError};
+use crate::contract::{Backlog, StoreError, TopicBacklog};
 use crate::outbox::Settle;
 use crate::postgres::reading::holds::{Holds, left_to_a_lane, not_held};
 use crate::postgres::reading::position::{ReadPosition, Snapshot};
@@ -33,19 +33,18 @@ impl Default for Sweep {
     }
 }
 
-/// Some rows that wait: how many, for how long, and whether there may be more.
+/// Some rows that wait: how many, for how long, whether there may be more, and the topics that wait longest.
 struct Waiting {
     rows: u64,
     oldest: Duration,
     cut: bool,
+    topics: Vec<TopicBacklog>,
 }
 
 /// What waits: rows above the stored position, and rows of held lanes.
 pub(crate) async fn backlog(
     conn: &mut PgConnection,
     table: &OutboxTable,
-    settle: Settle,
-    sweep: &mut Sweep,
     count_limit: u64,
 ) -> Result<Backlog, StoreError> {
     let stored = checkpoint::load(conn, table).await?;
@@ -63,24 +62,52 @@ pub(crate) async fn backlog(
     if let Some(lowest) = holds.lowest() {
         waiting.push(count_held(conn, table, &holds, lowest, count_limit).await?);
     }
-    let late = match settle {
-        // Nothing tells a row that was read from one that became due since.
-        Settle::Checkpoint => 0,
-        Settle::Mark | Settle::Delete => {
-            stamp_late(conn, table, &stored, &holds, stored.settling(settle), sweep).await?
-        }
-    };
     let (dead_letters, oldest_snapshot, sessions) = look_beside(conn, table, count_limit).await?;
     let rows: u64 = waiting.iter().map(|waiting| waiting.rows).sum();
     Ok(Backlog {
         unsent: rows.min(count_limit),
         capped: rows >= count_limit || waiting.iter().any(|waiting| waiting.cut),
         oldest: waiting.iter().map(|waiting| waiting.oldest).max().unwrap_or_default(),
+        topics: TopicBacklog::longest(waiting.into_iter().flat_map(|waiting| waiting.topics)),
         oldest_snapshot: Some(oldest_snapshot),
         sessions: Some(sessions),
         dead_letters,
-        late,
     })
+}
+
+/// Brings back rows that became due behind the reader, and says how many they were.
+pub(crate) async fn bring_back_late(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    settle: Settle,
+    sweep: &mut Sweep,
+) -> Result<u64, StoreError> {
+    if settle == Settle::Checkpoint {
+        // Nothing tells a row that was read from one that became due since.
+        return Ok(0);
+    }
+    let stored = checkpoint::load(conn, table).await?;
+    stamp_late(conn, table, &stored, &Holds::new(&stored.held), stored.settling(settle), sweep).await
+}
+
+/// What is looked at of rows to count them: those that are `wanted` wait. No topic is longer than Kafka takes.
+fn looked_at(columns: &Columns, wanted: &str) -> String {
+    let Columns { topic, created_at, .. } = columns;
+    format!("left(coalesce({topic}, ''), 250) as topic, {created_at} as created_at, {wanted} as wanted")
+}
+
+/// The statement that counts `rows`, in all, which comes first, and by topic. `cut` says whether there may be more.
+fn counted(name: &str, rows: &str, cut: &str) -> String {
+    format!(
+        "/* outboxd: {name} */
+         select count(*) filter (where wanted),
+             extract(epoch from clock_timestamp() - min(created_at) filter (where wanted and isfinite(created_at)))::float8,
+             {cut}, topic
+         from ({rows}) looked_at
+         group by grouping sets ((), (topic)) having grouping(topic) = 1 or count(*) filter (where wanted) > 0
+         order by grouping(topic) desc, min(created_at) filter (where wanted), topic limit 1 + {most}",
+        most = TopicBacklog::MOST
+    )
 }
 
 /// Rows that were not visible in a snapshot, led by the index on xid.
@@ -92,21 +119,20 @@ async fn count_new(
     count_limit: u64,
 ) -> Result<Waiting, StoreError> {
     let columns = table.columns();
-    let Columns { xid, created_at, .. } = &columns;
+    let Columns { xid, .. } = &columns;
     let unsent = columns.unsent();
-    let text = format!(
-        "/* outboxd: count_new */
-         select count(*), extract(epoch from clock_timestamp() - min({created_at}) filter (where isfinite({created_at})))::float8, false from (
-             (select {created_at} from {outbox} where {xid} >= $1 and {unsent} and {free} limit $3)
-             union all
-             (select {created_at} from {outbox} where {xid} = any($2) and {xid} < $1 and {unsent} and {free} limit $3)
-         ) new",
+    let looked_at = looked_at(&columns, "true");
+    let rows = format!(
+        "(select {looked_at} from {outbox} where {xid} >= $1 and {unsent} and {free} limit $3)
+         union all
+         (select {looked_at} from {outbox} where {xid} = any($2) and {xid} < $1 and {unsent} and {free} limit $3)",
         outbox = table.outbox(),
         free = not_held(&columns, "$4")
     );
+    let text = counted("count_new", &rows, "false");
     let statement = sqlx::query(sql(text)).bind(Xid(snapshot.xmax)).bind(Xid::all(&snapshot.open));
     let statement = statement.bind(rows_of(count_limit)).bind(holds.to_json().map(Json));
-    ask("counting new rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
+    ask("counting new rows", statement.fetch_all(conn)).await.map(|rows| waiting(&rows))
 }
 
 /// The rest of a frozen window, walked by id.
@@ -119,20 +145,19 @@ async fn count_walked(
     count_limit: u64,
 ) -> Result<Waiting, StoreError> {
     let columns = table.columns();
-    let Columns { id, xid, created_at, .. } = &columns;
-    let text = format!(
-        "/* outboxd: count_walked */
-         select count(*) filter (where wanted),
-             extract(epoch from clock_timestamp() - min({created_at}) filter (where wanted and isfinite({created_at})))::float8, count(*) = $2
-         from (
-             select {created_at}, {unsent} and ({xid} >= $3 or {xid} = any($4)) and {free}
-                 and ($5::text is null or pg_visible_in_snapshot({xid}, (select $5::text::pg_snapshot))) as wanted
-             from (select * from {outbox} where {id} > $1 order by {id} limit $2) looked_at
-         ) walked",
-        outbox = table.outbox(),
+    let Columns { id, xid, .. } = &columns;
+    let wanted = format!(
+        "{unsent} and ({xid} >= $3 or {xid} = any($4)) and {free}
+         and ($5::text is null or pg_visible_in_snapshot({xid}, (select $5::text::pg_snapshot)))",
         unsent = columns.unsent(),
         free = not_held(&columns, "$6")
     );
+    let rows = format!(
+        "select {looked_at} from (select * from {outbox} where {id} > $1 order by {id} limit $2) walked",
+        looked_at = looked_at(&columns, &wanted),
+        outbox = table.outbox()
+    );
+    let text = counted("count_walked", &rows, "count(*) = $2");
     let statement = sqlx::query(sql(text))
         .bind(after)
         .bind(rows_of(count_limit.saturating_add(ROWS_BEYOND_COUNT)))
@@ -140,7 +165,7 @@ async fn count_walked(
         .bind(Xid::all(&at.prev.open))
         .bind(at.frozen.as_ref().map(|frozen| frozen.cur.to_string()))
         .bind(holds.to_json().map(Json));
-    ask("counting rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
+    ask("counting rows", statement.fetch_all(conn)).await.map(|rows| waiting(&rows))
 }
 
 /// Rows of held lanes, walked from the lowest that is held.
@@ -152,22 +177,17 @@ async fn count_held(
     count_limit: u64,
 ) -> Result<Waiting, StoreError> {
     let columns = table.columns();
-    let Columns { id, created_at, .. } = &columns;
-    let text = format!(
-        "/* outboxd: count_held */
-         select count(*) filter (where wanted),
-             extract(epoch from clock_timestamp() - min({created_at}) filter (where wanted and isfinite({created_at})))::float8, count(*) = $2
-         from (
-             select {created_at}, {unsent} and {left} as wanted
-             from (select * from {outbox} where {id} >= $1 order by {id} limit $2) looked_at
-         ) walked",
-        outbox = table.outbox(),
-        unsent = columns.unsent(),
-        left = left_to_a_lane(&columns, "$3")
+    let Columns { id, .. } = &columns;
+    let wanted = format!("{} and {}", columns.unsent(), left_to_a_lane(&columns, "$3"));
+    let rows = format!(
+        "select {looked_at} from (select * from {outbox} where {id} >= $1 order by {id} limit $2) walked",
+        looked_at = looked_at(&columns, &wanted),
+        outbox = table.outbox()
     );
+    let text = counted("count_held", &rows, "count(*) = $2");
     let statement = sqlx::query(sql(text)).bind(lowest).bind(rows_of(count_limit.saturating_add(ROWS_BEYOND_COUNT)));
     let statement = statement.bind(holds.to_told_json().map(Json));
-    ask("counting held rows", statement.fetch_one(conn)).await.map(|row| waiting(&row))
+    ask("counting held rows", statement.fetch_all(conn)).await.map(|rows| waiting(&rows))
 }
 
 /// Looks for rows that are due and that no window will ever show, gives them the current transaction's id, so that the
@@ -257,8 +277,12 @@ async fn look_beside(
     Ok((dead_letters.unsigned_abs(), seconds(age), sessions.unsigned_abs()))
 }
 
-fn waiting(row: &PgRow) -> Waiting {
-    Waiting { rows: row.get::<i64, _>(0).unsigned_abs(), oldest: seconds(row.get(1)), cut: row.get(2) }
+fn waiting(counted: &[PgRow]) -> Waiting {
+    let rows = |row: &PgRow| row.get::<i64, _>(0).unsigned_abs();
+    let topic = |row: &PgRow| TopicBacklog { topic: row.get(3), unsent: rows(row), oldest: seconds(row.get(1)) };
+    let (all, topics) = counted.split_first().expect("the whole is a group too, of however many rows");
+    let topics = topics.iter().map(topic).collect();
+    Waiting { rows: rows(all), oldest: seconds(all.get(1)), cut: all.get(2), topics }
 }
 
 /// Clocks of writers and infinite timestamps can make an age negative or too large to tell.

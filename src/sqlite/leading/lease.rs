@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use crate::contract::{Bid, LeaseSession, StoreError, Watched};
+use crate::contract::{Bid, Leader, LeaseSession, StoreError, Watched};
 use crate::outbox::Term;
 use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
@@ -97,6 +97,26 @@ impl SqliteLease {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.prolonged()).bind(term.0);
         Ok(query.execute(&mut self.connection).await?.rows_affected() == 1)
     }
+}
+
+/// Who leads.
+pub(crate) async fn leader(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+) -> Result<Option<Leader>, StoreError> {
+    let sql = format!(
+        "/* outboxd: leader */ select term, holder, left from (
+             select term, holder, (julianday(expires_at) - julianday('now')) * 86400.0 as left from {}
+         ) where holder is not null and left > 0.0",
+        table.lease()
+    );
+    let found = sqlx::query_as::<_, (i64, String, f64)>(AssertSqlSafe(sql)).fetch_optional(connection).await;
+    let leader = found.map_err(|error| classify("looking who leads", error))?;
+    Ok(leader.map(|(term, holder, left)| Leader {
+        term: Term(term),
+        holder,
+        remaining: Duration::try_from_secs_f64(left).unwrap_or_default(),
+    }))
 }
 
 /// Rounded up: others wait for no less than the holder trusts.

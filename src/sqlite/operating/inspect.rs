@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::contract::{Backlog, StoreError};
+use crate::contract::{Backlog, StoreError, TopicBacklog};
 use crate::outbox::Settle;
 use crate::sqlite::errors::classify;
 use crate::sqlite::reading::holds::covered;
@@ -20,52 +20,98 @@ fn age(columns: &Columns) -> String {
 /// Rows that one call looks at in search of those that became due behind the reader.
 const ROWS_PER_SWEEP: i64 = 5_000;
 
-/// Counts what waits, looking at no more rows than it may count. Rows that became due behind the reader are brought
-/// back before it, and counted as late this once.
+/// Counts what waits, looking at no more rows than it may count.
 pub(crate) async fn backlog(
     connection: &mut SqliteConnection,
     table: &OutboxTable,
-    settle: Settle,
     count_limit: u64,
-    swept_to: &mut i64,
 ) -> Result<Backlog, StoreError> {
     let limit = i64::try_from(count_limit).unwrap_or(i64::MAX).saturating_add(1);
-    let late = match settle {
-        // Nothing tells a row that was read from one that became due since.
-        Settle::Checkpoint => 0,
-        Settle::Mark | Settle::Delete => {
-            let moved = renumber_late(connection, table, swept_to).await;
-            moved.map_err(|error| classify("looking for late rows", error))?
-        }
-    };
     let found = count(connection, table, limit).await;
     let (above, below) = found.map_err(|error| classify("counting the backlog", error))?;
     let dead_letters = dead::count(connection, table, limit - 1).await?;
-    let waiting = above.looked + below.held;
-    let oldest = above.oldest.max(below.oldest);
+    let (looked_above, looked_below) = (looked(&above), looked(&below));
+    let waiting = || above.iter().chain(&below).filter(|seen| seen.waiting > 0);
+    let unsent: u64 = waiting().map(|seen| seen.waiting.unsigned_abs()).sum();
     Ok(Backlog {
-        unsent: waiting.unsigned_abs().min(count_limit),
-        capped: waiting.unsigned_abs() > count_limit || below.looked >= limit,
-        oldest: Duration::try_from_secs_f64(oldest).unwrap_or_default(),
+        unsent: unsent.min(count_limit),
+        capped: looked_above >= limit || looked_below >= limit || unsent > count_limit,
+        oldest: waiting().map(Seen::oldest).max().unwrap_or_default(),
+        topics: TopicBacklog::longest(waiting().map(Seen::of_topic)),
         oldest_snapshot: None,
         sessions: None,
         dead_letters,
-        late,
     })
 }
 
-/// What was seen on one side of the checkpoint.
+/// Brings back rows that became due behind the reader, and says how many they were.
+pub(crate) async fn bring_back_late(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    settle: Settle,
+    swept_to: &mut i64,
+) -> Result<u64, StoreError> {
+    if settle == Settle::Checkpoint {
+        // Nothing tells a row that was read from one that became due since.
+        return Ok(0);
+    }
+    let moved = renumber_late(connection, table, swept_to).await;
+    moved.map_err(|error| classify("looking for late rows", error))
+}
+
+/// What was seen of a topic on one side of the checkpoint.
 struct Seen {
+    topic: String,
     looked: i64,
-    held: i64,
+    waiting: i64,
+    /// In seconds.
     oldest: f64,
+}
+
+impl Seen {
+    fn oldest(&self) -> Duration {
+        Duration::try_from_secs_f64(self.oldest).unwrap_or_default()
+    }
+
+    fn of_topic(&self) -> TopicBacklog {
+        TopicBacklog { topic: self.topic.clone(), unsent: self.waiting.unsigned_abs(), oldest: self.oldest() }
+    }
+}
+
+fn looked(seen: &[Seen]) -> i64 {
+    seen.iter().map(|seen| seen.looked).sum()
+}
+
+/// Counts what `rows`, no more than `?1` of them, have of each topic: each has a `topic`, an `age` and whether it `waits`.
+async fn counted(
+    connection: &mut SqliteConnection,
+    name: &str,
+    rows: &str,
+    limit: i64,
+) -> Result<Vec<Seen>, sqlx::Error> {
+    let sql = format!(
+        "/* outboxd: {name} */ select topic, count(*), sum(waits), coalesce(max(case when waits then age end), 0.0)
+         from ({rows}) group by topic"
+    );
+    let query = sqlx::query_as::<_, (Vec<u8>, i64, i64, f64)>(AssertSqlSafe(sql)).bind(limit);
+    let counted = query.fetch_all(connection).await?;
+    let seen = counted.into_iter().map(|(topic, looked, waiting, oldest)| {
+        // As bytes: text may be anything.
+        Seen { topic: String::from_utf8_lossy(&topic).into_owned(), looked, waiting, oldest }
+    });
+    Ok(seen.collect())
+}
+
+/// The topic of a row, of which no more than Kafka takes is loaded.
+fn topic(columns: &Columns) -> String {
+    format!("cast(substr(coalesce({}, ''), 1, 250) as blob)", columns.topic)
 }
 
 async fn count(
     connection: &mut SqliteConnection,
     table: &OutboxTable,
     limit: i64,
-) -> Result<(Seen, Seen), sqlx::Error> {
+) -> Result<(Vec<Seen>, Vec<Seen>), sqlx::Error> {
     let mut snapshot = connection.begin().await?;
     let above = count_above(&mut snapshot, table, limit).await?;
     let below = count_below(&mut snapshot, table, limit).await?;
@@ -73,33 +119,37 @@ async fn count(
     Ok((above, below))
 }
 
-async fn count_above(connection: &mut SqliteConnection, table: &OutboxTable, limit: i64) -> Result<Seen, sqlx::Error> {
+async fn count_above(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    limit: i64,
+) -> Result<Vec<Seen>, sqlx::Error> {
     let o = table.columns_of("o");
-    let sql = format!(
-        "/* outboxd: count_above */ select count(*), coalesce(max(age), 0.0) from (
-            select {age} as age from {outbox} as o
-            where {id} > (select position from {checkpoint}) and {unsent}
-            order by {id} limit ?)",
+    let rows = format!(
+        "select {topic} as topic, {age} as age, true as waits from {outbox} as o
+         where {id} > (select position from {checkpoint}) and {unsent} order by {id} limit ?1",
+        topic = topic(&o),
         age = age(&o),
         id = o.id,
         unsent = o.unsent(),
         outbox = table.outbox(),
         checkpoint = table.checkpoint()
     );
-    let (looked, oldest) = sqlx::query_as(AssertSqlSafe(sql)).bind(limit).fetch_one(connection).await?;
-    Ok(Seen { looked, held: 0, oldest })
+    counted(connection, "count_above", &rows, limit).await
 }
 
 /// Looks at unsettled rows below the checkpoint: those of held lanes wait.
-async fn count_below(connection: &mut SqliteConnection, table: &OutboxTable, limit: i64) -> Result<Seen, sqlx::Error> {
+async fn count_below(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    limit: i64,
+) -> Result<Vec<Seen>, sqlx::Error> {
     let o = table.columns_of("o");
-    let sql = format!(
-        "/* outboxd: count_below */
-         select count(*), coalesce(sum(is_held), 0), coalesce(max(case when is_held then age end), 0.0) from (
-            select {age} as age, {covered} as is_held from {outbox} as o
-            where {unsent} and {id} <= (select position from {checkpoint})
-              and {id} >= (select min(from_id) from {held})
-            order by {id} limit ?1)",
+    let rows = format!(
+        "select {topic} as topic, {age} as age, {covered} as waits from {outbox} as o
+         where {unsent} and {id} <= (select position from {checkpoint}) and {id} >= (select min(from_id) from {held})
+         order by {id} limit ?1",
+        topic = topic(&o),
         age = age(&o),
         id = o.id,
         unsent = o.unsent(),
@@ -108,8 +158,7 @@ async fn count_below(connection: &mut SqliteConnection, table: &OutboxTable, lim
         checkpoint = table.checkpoint(),
         held = table.held()
     );
-    let (looked, held, oldest) = sqlx::query_as(AssertSqlSafe(sql)).bind(limit).fetch_one(connection).await?;
-    Ok(Seen { looked, held, oldest })
+    counted(connection, "count_below", &rows, limit).await
 }
 
 /// Looks at the next unsettled rows below the checkpoint, and gives the next ids to those that no held lane covers: they

@@ -1,0 +1,252 @@
+//! `outboxd status`: whether all is well, as the database tells it; what is wrong if not, and what to do.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::contract::{Backlog, Leader, Store, StoreError, TopicBacklog};
+use crate::observe::grouped;
+use crate::outbox::{HeldLane, HoldCause};
+
+/// Messages that are counted at most.
+const COUNT_LIMIT: u64 = 100_000;
+
+/// How long a message may wait before that is said to be wrong: longer than a takeover.
+const TOLERATED_WAIT: Duration = Duration::from_secs(60);
+
+/// How an outbox stands.
+#[derive(Debug)]
+pub struct StatusReport {
+    leader: Option<Leader>,
+    backlog: Backlog,
+    held: Vec<HeldLane>,
+}
+
+/// What is wrong, and what to do about it.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    problem: String,
+    repair: String,
+}
+
+/// Asks the database how its outbox stands.
+///
+/// # Errors
+/// When the database does not answer, or has no such outbox.
+pub async fn look(store: &Arc<dyn Store>) -> Result<StatusReport, StoreError> {
+    let leader = store.leader().await?;
+    let backlog = store.backlog(COUNT_LIMIT).await?;
+    let held = store.held_lanes().await?;
+    Ok(StatusReport { leader, backlog, held })
+}
+
+impl StatusReport {
+    /// Whether nothing is wrong.
+    pub fn is_well(&self) -> bool {
+        self.findings().is_empty()
+    }
+
+    /// What is wrong, the worst first.
+    fn findings(&self) -> Vec<Finding> {
+        let nobody_leads = self.leader.is_none().then(|| Finding {
+            problem: format!("nobody leads, and {}", self.waiting()),
+            repair: "start a relay with `outboxd run`, or read the log of the one that should lead".to_owned(),
+        });
+        let slow = self.leader.is_some().then(|| self.longest_of_those_that_flow()).flatten();
+        let slow = slow.filter(|topic| topic.oldest > TOLERATED_WAIT).map(|topic| Finding {
+            problem: format!("a message of topic {} has waited for {}", topic.topic, seconds(topic.oldest)),
+            repair: "the leader's `/readyz` and its log say what it waits for".to_owned(),
+        });
+        let causes = HoldCause::ALL.into_iter().filter_map(|cause| self.held_for(cause));
+        nobody_leads.into_iter().chain(slow).chain(causes).collect()
+    }
+
+    /// The topic that waits longest of those of which nothing is held.
+    fn longest_of_those_that_flow(&self) -> Option<&TopicBacklog> {
+        let is_held = |topic: &TopicBacklog| self.held.iter().any(|lane| lane.held.lane.topic() == topic.topic);
+        self.backlog.topics.iter().find(|topic| !is_held(topic))
+    }
+
+    fn held_for(&self, cause: HoldCause) -> Option<Finding> {
+        let lanes: Vec<&HeldLane> = self.held.iter().filter(|lane| lane.held.cause == cause).collect();
+        let first = &lanes.first()?.held.lane;
+        let topic = first.topic();
+        let repair = match cause {
+            HoldCause::MissingTopic => format!("create the topic {topic}, or correct the rows"),
+            HoldCause::NotAuthorised => format!("let the relay write to the topic {topic}"),
+            HoldCause::UnavailablePartition => "bring back the broker that leads the partition".to_owned(),
+            // They go on by themselves, in turns.
+            HoldCause::Suspected => return None,
+            HoldCause::Rejected => {
+                format!("mend what is rejected, then `outboxd held release --topic {topic}`")
+            }
+        };
+        let others = match lanes.len() {
+            1 => String::new(),
+            many => format!(" and {} more lanes", grouped(many as u64 - 1)),
+        };
+        let problem = format!("{first}{others}: held, {}", cause.as_str());
+        Some(Finding { problem, repair: format!("{repair}; `outboxd held ls` lists them") })
+    }
+
+    fn waiting(&self) -> String {
+        let Backlog { unsent, capped, oldest, .. } = &self.backlog;
+        match unsent {
+            0 => "nothing waits".to_owned(),
+            unsent => {
+                let at_least = if *capped { "at least " } else { "" };
+                let messages = if *unsent == 1 { "message waits" } else { "messages wait" };
+                format!("{at_least}{} {messages}, the oldest for {}", grouped(*unsent), seconds(*oldest))
+            }
+        }
+    }
+
+    /// For people: a sentence first.
+    pub fn to_text(&self) -> String {
+        let findings = self.findings();
+        let mut text = String::new();
+        let mut line = |label: &str, said: &str| writeln!(text, "{label:<9} {said}").expect("a string takes it");
+        match findings.as_slice() {
+            [] => line("well", &self.waiting()),
+            findings => {
+                for Finding { problem, repair } in findings {
+                    line("wrong", &format!("{problem}; {repair}"));
+                }
+            }
+        }
+        match &self.leader {
+            None => line("leader", "none"),
+            Some(Leader { term, holder, remaining }) => {
+                line("leader", &format!("{holder}, term {term}; its lease lasts for {}", seconds(*remaining)));
+            }
+        }
+        line("waiting", &self.waiting());
+        for TopicBacklog { topic, unsent, oldest } in &self.backlog.topics {
+            line("", &format!("{topic}: {}, the oldest for {}", grouped(*unsent), seconds(*oldest)));
+        }
+        line("held", &grouped(self.held.len() as u64));
+        line("dead", &grouped(self.backlog.dead_letters));
+        text
+    }
+
+    /// One JSON object, for programs.
+    pub fn to_json(&self) -> String {
+        let Self { leader, backlog, held } = self;
+        let leader = leader.as_ref().map(|Leader { term, holder, remaining }| {
+            json!({ "holder": holder, "term": term.0, "lease_remaining_seconds": remaining.as_secs_f64() })
+        });
+        let finding = |Finding { problem, repair }: Finding| json!({ "problem": problem, "repair": repair });
+        let object = json!({
+            "well": self.is_well(),
+            "findings": self.findings().into_iter().map(finding).collect::<Vec<_>>(),
+            "leader": leader,
+            "unsent": backlog.unsent,
+            "unsent_is_at_least": backlog.capped,
+            "oldest_unsent_seconds": backlog.oldest.as_secs_f64(),
+            "topics": backlog.topics.iter().map(topic).collect::<Vec<_>>(),
+            "held_lanes": held.len(),
+            "dead_letters": backlog.dead_letters,
+        });
+        format!("{object}\n")
+    }
+}
+
+/// How much of a topic waits, as programs read it.
+pub(super) fn topic(topic: &TopicBacklog) -> Value {
+    json!({
+        "topic": topic.topic,
+        "unsent": topic.unsent,
+        "oldest_unsent_seconds": topic.oldest.as_secs_f64(),
+    })
+}
+
+/// A time to the tenth of a second, or to the second where it is long.
+fn seconds(time: Duration) -> String {
+    let millis =
+        if time < Duration::from_secs(10) { time.as_millis() / 100 * 100 } else { time.as_millis() / 1_000 * 1_000 };
+    humantime::format_duration(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::outbox::{Held, Lane, Term};
+
+    fn leader() -> Option<Leader> {
+        Some(Leader { term: Term(7), holder: "relay-a".to_owned(), remaining: Duration::from_millis(2_450) })
+    }
+
+    fn waits(topics: &[(&str, u64, u64)]) -> Backlog {
+        let topic = |&(topic, unsent, seconds): &(&str, u64, u64)| TopicBacklog {
+            topic: topic.to_owned(),
+            unsent,
+            oldest: Duration::from_secs(seconds),
+        };
+        let topics: Vec<TopicBacklog> = topics.iter().map(topic).collect();
+        let unsent = topics.iter().map(|topic| topic.unsent).sum();
+        let oldest = topics.iter().map(|topic| topic.oldest).max().unwrap_or_default();
+        Backlog { unsent, oldest, topics, ..Backlog::default() }
+    }
+
+    fn held(lane: Lane, cause: HoldCause) -> HeldLane {
+        let held = Held { lane, from_id: 1, after: None, cause, since: DateTime::UNIX_EPOCH };
+        HeldLane { held, release_requested: false }
+    }
+
+    #[test]
+    fn a_leader_that_keeps_up_is_well_in_one_sentence() {
+        let report = StatusReport { leader: leader(), backlog: waits(&[("orders", 1_200, 3)]), held: Vec::new() };
+        assert!(report.is_well());
+        let expected = "\
+well      1,200 messages wait, the oldest for 3s
+leader    relay-a, term 7; its lease lasts for 2s 400ms
+waiting   1,200 messages wait, the oldest for 3s
+          orders: 1,200, the oldest for 3s
+held      0
+dead      0
+";
+        assert_eq!(report.to_text(), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first_with_what_to_do() {
+        let lane = Lane::from_columns("users", Some("secret"), None);
+        let held = vec![
+            held(Lane::topic_of("oders"), HoldCause::MissingTopic),
+            held(lane, HoldCause::Rejected),
+            held(Lane::topic_of("later"), HoldCause::Suspected),
+        ];
+        let backlog = waits(&[("oders", 2, 900), ("orders", 1, 61), ("users", 1, 5)]);
+        let report = StatusReport { leader: leader(), backlog, held };
+        let text = report.to_text();
+        let wrong: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("wrong     ")).collect();
+        assert_eq!(
+            wrong,
+            [
+                "a message of topic orders has waited for 1m 1s; the leader's `/readyz` and its log say what it waits for",
+                "topic oders: held, missing_topic; create the topic oders, or correct the rows; `outboxd held ls` lists them",
+                "a key of topic users: held, rejected; mend what is rejected, then `outboxd held release --topic users`; \
+             `outboxd held ls` lists them",
+            ]
+        );
+        assert!(!text.contains("secret"), "keys are the application's data");
+        let json: Value = serde_json::from_str(&report.to_json()).expect("JSON");
+        assert_eq!((&json["well"], &json["findings"].as_array().map(Vec::len)), (&Value::Bool(false), &Some(3)));
+    }
+
+    #[test]
+    fn that_nobody_leads_is_wrong_whatever_waits() {
+        let report = StatusReport { leader: None, backlog: waits(&[]), held: Vec::new() };
+        assert!(
+            !report.is_well()
+                && report.to_text().starts_with("wrong     nobody leads, and nothing waits; start a relay")
+        );
+        let report = StatusReport { leader: None, backlog: waits(&[("orders", 1, 700)]), held: Vec::new() };
+        assert_eq!(report.findings().len(), 1);
+        assert!(report.to_text().contains("nobody leads, and 1 message waits, the oldest for 11m 40s"));
+    }
+}
