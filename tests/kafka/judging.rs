@@ -63,7 +63,7 @@ async fn relay(sink: &mut Sink, records: &[Record], size: usize) -> Judged {
             }
         }
         if !again.is_empty() {
-            within(sink.open(TERM, None)).await.expect("opens");
+            within(opened(sink)).await;
             judged.reopened += 1;
             again.append(&mut left);
             left = again;

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use outboxd::contract::{Outcome, Sink as _};
+use outboxd::contract::{Outcome, Sink as _, SinkError};
 use outboxd::kafka::{Broker, Consumed, IsolationLevel, Settings, Sink, read_to_end};
 use outboxd::outbox::{Lane, Record, Term};
 use rdkafka::admin::{
@@ -56,8 +56,19 @@ fn settings(properties: &BTreeMap<String, String>) -> Settings {
 
 async fn open(settings: Settings) -> Sink {
     let mut sink = Sink::new(settings).expect("valid settings");
-    sink.open(TERM, None).await.expect("the sink opens");
+    within(opened(&mut sink)).await;
     sink
+}
+
+/// Opens a sink as the relay does: again for as long as the brokers are not there yet.
+async fn opened(sink: &mut Sink) {
+    loop {
+        match sink.open(TERM, None).await {
+            Ok(_) => return,
+            Err(SinkError::Unavailable { .. }) => sink.abort(),
+            Err(error) => panic!("the sink does not open: {error}"),
+        }
+    }
 }
 
 /// Whether the sink takes records of a topic that was held.
