@@ -9,6 +9,11 @@
     local above = [bound for bound in config.secondsBuckets if bound >= config.lagObjectiveSeconds];
     if std.length(above) > 0 then above[0] else config.secondsBuckets[std.length(config.secondsBuckets) - 1],
 
+  // How many minutes a window such as 30m, 6h or 3d has.
+  minutes(window)::
+    std.parseInt(std.substr(window, 0, std.length(window) - 1))
+    * { m: 1, h: 60, d: 1440 }[window[std.length(window) - 1]],
+
   // All windows over which the budget is looked at, each once.
   windows(config)::
     std.foldl(

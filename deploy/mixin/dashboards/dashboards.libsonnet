@@ -113,7 +113,7 @@ local g = import 'panels.libsonnet';
       [
         target('outboxd:lag_above_objective:share%s{%%(outbox)s}' % window, '%(label)s, ' + window)
         for window in terms.windows(config)
-      ] + [target('avg_over_time(outboxd:lag_above_objective:bool{%(outbox)s}[30d])', '%(label)s, 30d')],
+      ] + [target('sum_over_time(outboxd:lag_above_objective:bool{%(outbox)s}[30d]) / 43200', '%(label)s, 30d')],
       'percentunit',
       'From the recording rules. The line is the share that the objective allows over 30 days.',
       thresholds=[[1 - config.lagObjectiveRatio, 'orange']],

@@ -5,6 +5,8 @@ local terms = import '../terms.libsonnet';
     groups+: [
       {
         name: 'outboxd-lag',
+        // Shares of time are counted in minutes.
+        interval: '1m',
         rules: [
           {
             // Each relay measures the same table. One that cannot reach it lets what it saw last grow older, so that it says
@@ -68,11 +70,12 @@ local terms = import '../terms.libsonnet';
         interval: '1m',
         rules: [
           {
-            // The share of the window in which the objective was missed.
+            // The share of the window in which the objective was missed. Minutes of which nothing is known count as good, so
+            // that a short history is not taken for a long one.
             record: 'outboxd:lag_above_objective:share%s' % window,
             expr: |||
-              avg_over_time(outboxd:lag_above_objective:bool[%s])
-            ||| % window,
+              clamp_max(sum_over_time(outboxd:lag_above_objective:bool[%s]) / %d, 1)
+            ||| % [window, terms.minutes(window)],
           }
           for window in terms.windows($._config)
         ],
