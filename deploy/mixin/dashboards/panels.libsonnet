@@ -111,7 +111,6 @@
     options: {
       alertName: prefix,
       alertInstanceLabelFilter: '{%s}' % matchers,
-      datasource: '${datasource}',
       dashboardAlerts: false,
       groupMode: 'default',
       groupBy: [],
