@@ -31,8 +31,8 @@ struct Measured {
 }
 
 impl LagWindow {
-    /// Adds a measurement and judges.
-    pub(crate) fn judge(&mut self, backlog: &Backlog, status: &Status, now: Instant) -> LagState {
+    /// Adds a measurement and judges. `is_led`: whether any relay leads, by what the database said last.
+    pub(crate) fn judge(&mut self, backlog: &Backlog, is_led: bool, status: &Status, now: Instant) -> LagState {
         let Backlog { unsent, capped, oldest, .. } = *backlog;
         self.0.push_back(Measured { at: now, unsent, capped, oldest, published: status.published });
         // The last one from before the window stays, so that the whole window is known.
@@ -41,7 +41,7 @@ impl LagWindow {
         }
         let is_served = match status.phase {
             Phase::Leading | Phase::Draining => true,
-            Phase::Standby => status.connected,
+            Phase::Standby => status.connected && is_led,
             Phase::Starting | Phase::Stopped => false,
         };
         match (self.0.front(), self.0.back()) {
@@ -72,12 +72,12 @@ mod tests {
     const STEP: Duration = Duration::from_secs(5);
 
     /// What a relay in this phase says after each of these measurements: unsent, age in seconds, published.
-    fn judged(phase: Phase, connected: bool, measured: &[(u64, u64, u64)]) -> Vec<LagState> {
+    fn judged(phase: Phase, is_led: bool, measured: &[(u64, u64, u64)]) -> Vec<LagState> {
         let (mut window, begin) = (LagWindow::default(), Instant::now());
         let judge = |(at, &(unsent, age, published)): (u32, &(u64, u64, u64))| {
             let backlog = Backlog { unsent, oldest: Duration::from_secs(age), ..Backlog::default() };
-            let status = Status { phase, connected, published, ..Status::new() };
-            window.judge(&backlog, &status, begin + at * STEP)
+            let status = Status { phase, connected: true, published, ..Status::new() };
+            window.judge(&backlog, is_led, &status, begin + at * STEP)
         };
         (0..).zip(measured).map(judge).collect()
     }
@@ -122,9 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_that_neither_leads_nor_could_is_stopped() {
-        for (phase, connected) in [(Phase::Starting, true), (Phase::Stopped, true), (Phase::Standby, false)] {
-            assert_eq!(judged(phase, connected, &[(0, 0, 0)]), [LagState::Stopped], "{phase:?}");
+    fn where_nobody_leads_it_is_stopped() {
+        for (phase, is_led) in [(Phase::Starting, true), (Phase::Stopped, true), (Phase::Standby, false)] {
+            assert_eq!(judged(phase, is_led, &[(0, 0, 0)]), [LagState::Stopped], "{phase:?}");
         }
+        let cut_off = Status { phase: Phase::Standby, connected: false, ..Status::new() };
+        let judged = LagWindow::default().judge(&Backlog::default(), true, &cut_off, Instant::now());
+        assert_eq!(judged, LagState::Stopped);
     }
 }

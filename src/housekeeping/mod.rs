@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::{Backlog, Store, StoreError};
+use crate::contract::{Backlog, Leader, Store, StoreError};
 use crate::housekeeping::lag::LagWindow;
 use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
@@ -86,7 +86,7 @@ async fn measure(
     measured: watch::Sender<Backlog>,
 ) -> Infallible {
     let outage = Outage::default();
-    let mut shown = Shown { status, measured, window: LagWindow::default() };
+    let mut shown = Shown { status, measured, window: LagWindow::default(), is_led: false };
     let mut last = Seen { backlog: Backlog::default(), at: Instant::now() };
     loop {
         let began = Instant::now();
@@ -96,8 +96,9 @@ async fn measure(
             never = last.keep_ageing(&mut shown, settings.measure_interval) => match never {},
         };
         match measurement {
-            Ok(backlog) => {
+            Ok((backlog, leader)) => {
                 outage.ends();
+                shown.is_led = leader.is_some();
                 if backlog.unsent == 0 {
                     pause *= IDLE_PAUSE;
                 }
@@ -116,8 +117,8 @@ async fn measure(
     }
 }
 
-/// Measures the backlog, once what became due behind the reader was brought back before it.
-async fn look(store: &dyn Store, count_limit: u64) -> Result<Backlog, StoreError> {
+/// Measures the backlog and asks who leads, once what became due behind the reader was brought back before it.
+async fn look(store: &dyn Store, count_limit: u64) -> Result<(Backlog, Option<Leader>), StoreError> {
     let late = store.bring_back_late().await?;
     if late > 0 {
         metrics::count_late(late);
@@ -126,7 +127,7 @@ async fn look(store: &dyn Store, count_limit: u64) -> Result<Backlog, StoreError
             "records became due behind the reader and are read now: they were corrected, restored or moved back by hand"
         );
     }
-    store.backlog(count_limit).await
+    Ok((store.backlog(count_limit).await?, store.leader().await?))
 }
 
 /// Where the backlog is shown.
@@ -134,13 +135,15 @@ struct Shown {
     status: watch::Receiver<Status>,
     measured: watch::Sender<Backlog>,
     window: LagWindow,
+    /// Whether any relay leads, by what the database said last.
+    is_led: bool,
 }
 
 impl Shown {
     fn show(&mut self, backlog: &Backlog) {
         metrics::set_backlog(backlog.unsent, backlog.capped, backlog.oldest, backlog.oldest_snapshot);
         metrics::set_topic_backlogs(backlog.topics.iter().map(|topic| (&*topic.topic, topic.unsent, topic.oldest)));
-        metrics::set_lag_state(self.window.judge(backlog, &self.status.borrow(), Instant::now()));
+        metrics::set_lag_state(self.window.judge(backlog, self.is_led, &self.status.borrow(), Instant::now()));
         self.measured.send_replace(backlog.clone());
     }
 }

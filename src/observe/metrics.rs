@@ -179,7 +179,7 @@ pub enum LagState {
     Moving,
     /// Something waited all the time, and nothing was published.
     Stalled,
-    /// This relay neither leads nor could take over.
+    /// This relay does not lead, and sees none that does.
     Stopped,
 }
 
