@@ -14,6 +14,7 @@ mod preflight;
 mod reading;
 mod restoring;
 mod rights;
+mod runbook;
 mod schema;
 mod server;
 mod statistics;
