@@ -17,7 +17,10 @@ fn statements(page: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn every_statement_of_the_runbook_runs_as_it_stands_there() {
-    assert_eq!(statements("a\n```sql\nselect FROM_ID;\n```\nb\n```sql\nselect 2;\n```\n"), ["select 1;\n", "select 2;\n"]);
+    assert_eq!(
+        statements("a\n```sql\nselect FROM_ID;\n```\nb\n```sql\nselect 2;\n```\n"),
+        ["select 1;\n", "select 2;\n"]
+    );
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbook");
     let pages = fs::read_dir(&folder).unwrap().map(|page| page.unwrap().path());
     let pages: Vec<_> = pages.map(|page| (page.display().to_string(), fs::read_to_string(&page).unwrap())).collect();
