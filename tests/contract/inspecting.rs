@@ -1,9 +1,10 @@
 //! The backlog: what waits, counted with a bound.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outboxd::contract::{Backlog, Bid, Store, TopicBacklog};
-use outboxd::outbox::{Lane, Settle};
+use outboxd::outbox::{Lane, Settle, Term};
 use tokio::time::timeout;
 
 use crate::contract::session::{ALL, Session, held, lead, settle};
@@ -37,6 +38,15 @@ pub(crate) async fn the_backlog_is_what_waits(implementation: &dyn Implementatio
     }
 }
 
+/// Holds a topic from an id on, settles all else that there is, and stores that.
+async fn hold_topic(store: &Arc<dyn Store>, term: Term, topic: &str, from_id: i64) {
+    let mut session = Session::open(store).await;
+    let lane = held(Lane::topic_of(topic), from_id);
+    session.reader.hold(lane.clone());
+    settle(store, &session.read(ALL).await).await;
+    session.save(term, vec![lane]).await;
+}
+
 /// What waits has an age as soon as the database's clock has moved on; SQLite's counts milliseconds.
 async fn grows_old(store: &dyn Store, mode: Settle) {
     let aged = async {
@@ -66,11 +76,7 @@ pub(crate) async fn the_backlog_names_the_topics_that_wait_longest(implementatio
         let (_leader, term) = lead(&store).await;
         write_all(&*outbox, &messages(3, "held", "a")).await;
         let from_id = outbox.rows().await[0].id;
-        let mut session = Session::open(&store).await;
-        let lane = held(Lane::topic_of("held"), from_id);
-        session.reader.hold(lane.clone());
-        settle(&store, &session.read(ALL).await).await;
-        session.save(term, vec![lane]).await;
+        hold_topic(&store, term, "held", from_id).await;
         grows_old(&*store, mode).await;
         write_all(&*outbox, &messages(1, "later", "a")).await;
         write_all(&*outbox, &messages(1, "later", "b")).await;
@@ -101,11 +107,7 @@ pub(crate) async fn held_rows_below_the_checkpoint_wait_and_are_not_late(impleme
         write_all(&*outbox, &messages(3, "held", "a")).await;
         let from_id = outbox.rows().await[0].id;
         write_all(&*outbox, &messages(2, "flowing", "a")).await;
-        let mut session = Session::open(&store).await;
-        let lane = held(Lane::topic_of("held"), from_id);
-        session.reader.hold(lane.clone());
-        settle(&store, &session.read(ALL).await).await;
-        session.save(term, vec![lane]).await;
+        hold_topic(&store, term, "held", from_id).await;
         let backlog = store.backlog(100).await.expect("a backlog");
         let late = store.bring_back_late().await.expect("a look");
         assert_eq!((backlog.unsent, late), (3, 0), "{mode}: {backlog:?}");
