@@ -1,11 +1,11 @@
 //! `outboxd held`: what waits for an operator, and letting it go.
 
-use std::fmt::Write;
-use std::sync::Arc;
+use std::fmt;
 
 use chrono::{SecondsFormat, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::admin::table;
 use crate::contract::{Store, StoreError};
 use crate::outbox::{HeldLane, Lane};
 
@@ -32,19 +32,25 @@ impl LaneFilter {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn list(store: &Arc<dyn Store>, which: &LaneFilter) -> Result<Vec<HeldLane>, StoreError> {
+pub async fn list(store: &dyn Store, which: &LaneFilter) -> Result<Vec<HeldLane>, StoreError> {
     let mut lanes = store.held_lanes().await?;
     lanes.retain(|lane| which.means(&lane.held.lane));
     Ok(lanes)
 }
 
-/// Asks for the release of the held lanes that are meant, and returns how many there are.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn release(store: &Arc<dyn Store>, which: &LaneFilter) -> Result<u64, StoreError> {
-    let lanes: Vec<Lane> = list(store, which).await?.into_iter().map(|lane| lane.held.lane).collect();
-    if lanes.is_empty() { Ok(0) } else { store.request_release(&lanes).await }
+/// As flags, for people and the audit log. A key is the application's data and is not told.
+impl fmt::Display for LaneFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, key, partition } = self;
+        match topic {
+            None => f.write_str("--all")?,
+            Some(topic) => write!(f, "--topic {topic}")?,
+        }
+        if key.is_some() {
+            f.write_str(" --key …")?;
+        }
+        partition.map_or(Ok(()), |partition| write!(f, " --partition {partition}"))
+    }
 }
 
 /// A table for people.
@@ -52,17 +58,7 @@ pub fn to_text(lanes: &[HeldLane]) -> String {
     if lanes.is_empty() {
         return "nothing is held\n".to_owned();
     }
-    let header = ["TOPIC", "LANE", "FROM ID", "CAUSE", "SINCE", "RELEASE"].map(str::to_owned);
-    let rows: Vec<[String; 6]> = std::iter::once(header).chain(lanes.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..6).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        writeln!(text, "{}", line.trim_end()).expect("writing to a string cannot fail");
-    }
-    text
+    table::aligned(["TOPIC", "LANE", "FROM ID", "CAUSE", "SINCE", "RELEASE"], lanes.iter().map(row))
 }
 
 fn row(HeldLane { held, release_requested }: &HeldLane) -> [String; 6] {
@@ -80,19 +76,20 @@ fn row(HeldLane { held, release_requested }: &HeldLane) -> [String; 6] {
 
 /// One JSON object a line, for programs.
 pub fn to_json(lanes: &[HeldLane]) -> String {
-    let line = |HeldLane { held, release_requested }: &HeldLane| {
-        let object = json!({
-            "topic": held.lane.topic(),
-            "key": held.lane.key(),
-            "partition": held.lane.partition(),
-            "from_id": held.from_id,
-            "cause": held.cause.as_str(),
-            "since": held.since.to_rfc3339_opts(SecondsFormat::Micros, true),
-            "release_requested": release_requested,
-        });
-        format!("{object}\n")
-    };
-    lanes.iter().map(line).collect()
+    lanes.iter().map(|lane| format!("{}\n", described(lane))).collect()
+}
+
+/// A held lane as JSON. Its id is a string: it may exceed what JavaScript can tell apart.
+pub fn described(HeldLane { held, release_requested }: &HeldLane) -> Value {
+    json!({
+        "topic": held.lane.topic(),
+        "key": held.lane.key(),
+        "partition": held.lane.partition(),
+        "from_id": held.from_id.to_string(),
+        "cause": held.cause.as_str(),
+        "since": held.since.to_rfc3339_opts(SecondsFormat::Micros, true),
+        "release_requested": release_requested,
+    })
 }
 
 #[cfg(test)]

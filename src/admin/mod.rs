@@ -1,7 +1,10 @@
 //! The operator's hands: what the process shows over HTTP, and commands.
 
+pub mod audit_log;
+pub mod change;
 pub mod health;
 pub mod held;
 pub mod http;
 pub mod scrape;
 pub mod status;
+pub mod table;

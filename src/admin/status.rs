@@ -1,7 +1,6 @@
 //! `outboxd status`: whether all is well, as the database tells it; what is wrong if not, and what to do.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -35,7 +34,7 @@ struct Finding {
 ///
 /// # Errors
 /// When the database does not answer, or has no such outbox.
-pub async fn look(store: &Arc<dyn Store>) -> Result<StatusReport, StoreError> {
+pub async fn look(store: &dyn Store) -> Result<StatusReport, StoreError> {
     let leader = store.leader().await?;
     let backlog = store.backlog(COUNT_LIMIT).await?;
     let held = store.held_lanes().await?;
@@ -133,12 +132,17 @@ impl StatusReport {
 
     /// One JSON object, for programs.
     pub fn to_json(&self) -> String {
+        format!("{}\n", self.described())
+    }
+
+    /// How it stands, as JSON.
+    pub fn described(&self) -> Value {
         let Self { leader, backlog, held } = self;
         let leader = leader.as_ref().map(|Leader { term, holder, remaining }| {
             json!({ "holder": holder, "term": term.0, "lease_remaining_seconds": remaining.as_secs_f64() })
         });
         let finding = |Finding { problem, repair }: Finding| json!({ "problem": problem, "repair": repair });
-        let object = json!({
+        json!({
             "well": self.is_well(),
             "findings": self.findings().into_iter().map(finding).collect::<Vec<_>>(),
             "leader": leader,
@@ -148,8 +152,7 @@ impl StatusReport {
             "topics": backlog.topics.iter().map(topic).collect::<Vec<_>>(),
             "held_lanes": held.len(),
             "dead_letters": backlog.dead_letters,
-        });
-        format!("{object}\n")
+        })
     }
 }
 

@@ -8,7 +8,9 @@ use crate::contract::backlog::Backlog;
 use crate::contract::error::StoreError;
 use crate::contract::lease::{Leader, LeaseStore};
 use crate::contract::wake::WakeSource;
-use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Record, Settlement, Term, Unreadable};
+use crate::outbox::{
+    Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Record, Settlement, Term, Unreadable,
+};
 
 /// Everything the relay asks of a database.
 pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes {
@@ -172,9 +174,11 @@ pub trait HeldLanes: Send + Sync {
     /// deletes what is stored of a lane by other means asks for its release: only the leader forgets a lane, in a
     /// checkpoint without it.
     ///
+    /// An operator asks, which a database writes to its [audit log](crate::contract::Operate).
+    ///
     /// A request stays until the lane is forgotten, or [granted](Self::grant_releases) and then held anew: one that comes
     /// while a lane is being held anew is not lost.
-    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError>;
+    async fn request_release(&self, lanes: &[Lane], intent: &Intent) -> Result<u64, StoreError>;
 
     /// The held lanes whose release was asked for, as they are stored.
     async fn release_requests(&self) -> Result<Vec<Held>, StoreError>;

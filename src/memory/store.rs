@@ -16,7 +16,9 @@ use crate::memory::row::{self, Row};
 use crate::memory::shared::Shared;
 use crate::memory::state::{Dead, State};
 use crate::memory::transaction::Transaction;
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Message, Position, Record, Settle, Settlement, Term};
+use crate::outbox::{
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Message, Position, Record, Settle, Settlement, Term,
+};
 use crate::reading::{Filling, Fit};
 
 /// An outbox in memory. Clones share one outbox.
@@ -173,7 +175,7 @@ impl HeldLanes for Store {
         Ok(lanes)
     }
 
-    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
+    async fn request_release(&self, lanes: &[Lane], _intent: &Intent) -> Result<u64, StoreError> {
         Ok(self.shared.change(|state| state.request_release(lanes)))
     }
 

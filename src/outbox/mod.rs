@@ -6,7 +6,9 @@
 mod batch;
 mod dead;
 mod delivery;
+mod filter;
 mod held;
+mod intent;
 mod message;
 mod notify;
 mod position;
@@ -22,7 +24,9 @@ mod word;
 pub use batch::{Batch, Limit};
 pub use dead::{DeadLetter, DeadLetterTopic, InvalidDeadLetterTopic};
 pub use delivery::{Delivery, Progress};
+pub use filter::MessageFilter;
 pub use held::{Held, HeldChanges, HeldLane, HoldCause, Lane};
+pub use intent::Intent;
 #[cfg(feature = "kafka")]
 pub(crate) use message::RESERVED_HEADERS;
 pub use message::{Draft, InvalidMessage, Message, is_topic_name};

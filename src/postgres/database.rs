@@ -5,10 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::contract::{Audit, Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, StoreError};
+use crate::contract::{
+    Audit, AuditEntry, Database, DatabaseKind, DatabaseSettings, Migrated, Operate, Roles, Scratch, StoreError,
+};
 use crate::outbox::Table;
 use crate::postgres::errors::unusable;
 use crate::postgres::operating::audit::PgAudit;
+use crate::postgres::operating::audit_log;
 use crate::postgres::operating::preflight;
 use crate::postgres::operating::schema;
 use crate::postgres::operating::scratch::ScratchSchema;
@@ -33,6 +36,13 @@ fn migration_sql(table: &Table, roles: Option<&Roles>) -> Result<String, StoreEr
     let grants = schema::grants_sql(table, application, relay);
     let grants = grants.map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
     Ok(format!("{tables}\n{grants}"))
+}
+
+#[async_trait]
+impl Operate for Store {
+    async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        self.operating(async |conn, table| audit_log::list(conn, table, limit).await).await
+    }
 }
 
 #[async_trait]

@@ -12,7 +12,9 @@ use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
     OutboxStore, Purge, Reader, Store as Promises, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Term};
+use crate::outbox::{
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Term,
+};
 use crate::postgres::address::Address;
 use crate::postgres::leading::lease::{self, PgLease};
 use crate::postgres::leading::wake::PgWake;
@@ -97,6 +99,16 @@ impl Store {
         let done = work(&mut looking.conn, table).await?;
         *place = Some(looking);
         Ok(done)
+    }
+
+    /// Works with a session for an operator, whose changes are durable when they are acknowledged.
+    pub(super) async fn operating<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection, &OutboxTable) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let table = self.address.table().await?;
+        let mut conn = self.address.connect("operate", &[FLUSHED]).await?;
+        bounded("doing what an operator asked for", ANSWER_TIMEOUT, work(&mut conn, table)).await
     }
 
     async fn looking(&self, place: &mut Option<Looking>) -> Result<Looking, StoreError> {
@@ -235,8 +247,8 @@ impl HeldLanes for Store {
         self.inspecting(async |conn, table| held::list(conn, table).await).await
     }
 
-    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
-        self.inspecting(async |conn, table| held::request(conn, table, lanes).await).await
+    async fn request_release(&self, lanes: &[Lane], intent: &Intent) -> Result<u64, StoreError> {
+        self.operating(async |conn, table| held::request(conn, table, lanes, intent).await).await
     }
 
     async fn release_requests(&self) -> Result<Vec<Held>, StoreError> {

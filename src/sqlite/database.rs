@@ -6,11 +6,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 
-use crate::contract::{Audit, Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, StoreError};
+use crate::contract::{
+    Audit, AuditEntry, Database, DatabaseKind, DatabaseSettings, Migrated, Operate, Roles, Scratch, StoreError,
+};
 use crate::outbox::Table;
 use crate::sqlite::connection::Durability;
 use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::operating::audit::SqliteAudit;
+use crate::sqlite::operating::audit_log;
 use crate::sqlite::operating::schema;
 use crate::sqlite::operating::scratch::ScratchFile;
 use crate::sqlite::store::Store;
@@ -31,6 +34,13 @@ fn refuse_roles(roles: Option<&Roles>) -> Result<(), StoreError> {
     match roles {
         None => Ok(()),
         Some(_) => Err(unusable("SQLite has no roles to grant anything to", "leave --grants out")),
+    }
+}
+
+#[async_trait]
+impl Operate for Store {
+    async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        self.operating(async |connection| audit_log::list(connection, &self.table, limit).await).await
     }
 }
 

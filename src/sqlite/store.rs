@@ -10,7 +10,7 @@ use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
     OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Lane, Limit, Position, Settle, Settlement, Term};
+use crate::outbox::{DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Settle, Settlement, Term};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
 use crate::sqlite::leading::lease::{self, SqliteLease};
 use crate::sqlite::leading::wake::SqliteWake;
@@ -52,6 +52,15 @@ impl Store {
         let (settling, chores) = (ConnectionSlot::default(), ConnectionSlot::default());
         let [purged_to, swept_to] = [0, 0].map(Mutex::new);
         Ok(Self { file, table: OutboxTable::named(&table), settle, settling, chores, purged_to, swept_to })
+    }
+
+    /// Works with a connection for an operator, whose changes are durable when they are acknowledged.
+    pub(super) async fn operating<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        schema::check_file(&self.file)?;
+        work(&mut self.file.connect(Durability::Flushed).await?).await
     }
 
     /// Works with the connection for chores.
@@ -163,8 +172,8 @@ impl HeldLanes for Store {
         self.chore(async |connection| held::list(connection, &self.table).await).await
     }
 
-    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
-        self.chore(async |connection| held::request(connection, &self.table, lanes).await).await
+    async fn request_release(&self, lanes: &[Lane], intent: &Intent) -> Result<u64, StoreError> {
+        self.operating(async |connection| held::request(connection, &self.table, lanes, intent).await).await
     }
 
     async fn release_requests(&self) -> Result<Vec<Held>, StoreError> {

@@ -49,6 +49,11 @@ impl OutboxTable {
         self.beside("_dead")
     }
 
+    /// What operators changed.
+    pub(super) fn audit_log(&self) -> String {
+        self.beside("_audit")
+    }
+
     /// Which migrations were applied.
     pub(super) fn migrations(&self) -> String {
         self.beside("_migrations")

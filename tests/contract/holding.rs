@@ -1,5 +1,6 @@
 //! Held lanes are left out, remembered, and hold up no other lane.
 
+use crate::support::operator;
 use chrono::TimeDelta;
 use outboxd::Message;
 use outboxd::outbox::{Held, Lane, Settle};
@@ -126,7 +127,7 @@ pub(crate) async fn a_request_for_release_stays_until_it_was_granted_and_the_lan
     session.read(ALL).await;
     session.save(term, vec![held(a.clone(), 3), held(b.clone(), 4)]).await;
     let unheld = key_lane("orders", "b");
-    assert_eq!(store.request_release(&[a.clone(), unheld]).await.expect("noted"), 1);
+    assert_eq!(store.request_release(&[a.clone(), unheld], &operator::intent()).await.expect("noted"), 1);
 
     // A checkpoint that holds the lane as before, only from lower on, keeps the request.
     session.save(term, vec![held(a.clone(), 2), held(b.clone(), 4)]).await;
@@ -168,9 +169,9 @@ pub(crate) async fn what_is_asked_for_after_a_release_was_granted_is_another_req
     session.read(ALL).await;
     session.save(term, lanes.to_vec()).await;
     for seconds in 1..3 {
-        store.request_release(&names).await.expect("noted");
+        store.request_release(&names, &operator::intent()).await.expect("noted");
         store.grant_releases(&names).await.expect("noted");
-        assert_eq!(store.request_release(&names).await.expect("noted"), 3);
+        assert_eq!(store.request_release(&names, &operator::intent()).await.expect("noted"), 3);
         session.save(term, anew(2 * seconds)).await;
         assert_same(&store.release_requests().await.expect("requests"), &anew(2 * seconds));
         // The other one is granted, too, and in vain.
@@ -179,7 +180,7 @@ pub(crate) async fn what_is_asked_for_after_a_release_was_granted_is_another_req
         assert_eq!(store.release_requests().await.expect("requests"), []);
     }
     // So it is where what is stored of the lanes was deleted by hand.
-    store.request_release(&names).await.expect("noted");
+    store.request_release(&names, &operator::intent()).await.expect("noted");
     store.grant_releases(&names).await.expect("noted");
     outbox.delete_held().await;
     session.save(term, anew(9)).await;

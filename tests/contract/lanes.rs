@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::contract::{Implementation, Outbox, Writer, message, messages, write_all};
+use crate::support::operator;
 use crate::support::seed::Seed;
 use crate::support::wait;
 
@@ -156,7 +157,7 @@ impl World {
         let store = self.outbox.store();
         let held = store.held_lanes().await.expect("lanes");
         let lanes: Vec<Lane> = held.into_iter().map(|lane| lane.held.lane).collect();
-        store.request_release(&lanes).await.expect("a request");
+        store.request_release(&lanes, &operator::intent()).await.expect("a request");
     }
 
     /// All is made whole, and every lane is released until nothing waits.

@@ -7,6 +7,7 @@ mod demo;
 mod http;
 mod metrics;
 mod migrate;
+mod operate;
 mod panics;
 mod refusals;
 mod shutdown;

@@ -16,6 +16,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::timeout;
 
 use crate::engine::{LONG, Running, message, settings};
+use crate::support::operator;
 use crate::support::seed::Seed;
 
 fn exactly_once() -> Settings {
@@ -106,7 +107,7 @@ async fn kills_faults_holds_and_releases_leave_every_record_there_once() {
             loop {
                 let held = store.held_lanes().await.expect("memory answers");
                 let lanes: Vec<Lane> = held.into_iter().map(|lane| lane.held.lane).collect();
-                store.request_release(&lanes).await.expect("memory answers");
+                store.request_release(&lanes, &operator::intent()).await.expect("memory answers");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -1,5 +1,6 @@
 //! What becomes of records that can never be published, however it is found out, and that nothing overtakes them.
 
+use crate::support::operator;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,13 +120,13 @@ async fn a_blocked_key_waits_for_its_release_while_others_flow() {
         assert_eq!((first.cause, first.from_id), (HoldCause::Rejected, 5), "{found:?}");
 
         // Released too early it is held again, and nothing has overtaken it.
-        assert_eq!(store.request_release(std::slice::from_ref(&lane)).await.expect("asked"), 1);
+        assert_eq!(store.request_release(std::slice::from_ref(&lane), &operator::intent()).await.expect("asked"), 1);
         let anew = |store: &Store| held(store).is_some_and(|held| held.since > first.since);
         until(&store, "it is held anew", anew).await;
         assert_eq!(delivered(&sink, "a"), [1, 3], "{found:?}");
 
         sink.relent(5);
-        store.request_release(&[lane]).await.expect("asked");
+        store.request_release(&[lane], &operator::intent()).await.expect("asked");
         until(&store, "everything is sent, and nothing is held", |store| all_sent(store) && held(store).is_none())
             .await;
         running.stop().await;
@@ -149,7 +150,7 @@ async fn a_release_begins_while_nobody_writes_and_the_relay_waits_for_commits() 
     store.enqueue(&message("t", "b", 7));
     until(&store, "the hold is stored", |store| held(store).is_some()).await;
     sink.relent(5);
-    store.request_release(&[Lane::from_columns("t", Some("a"), None)]).await.expect("asked");
+    store.request_release(&[Lane::from_columns("t", Some("a"), None)], &operator::intent()).await.expect("asked");
     until(&store, "everything is sent", all_sent).await;
     running.stop().await;
     assert_eq!(delivered(&sink, "a"), [1, 3, 5]);
@@ -171,10 +172,14 @@ async fn a_release_that_is_asked_for_while_the_lane_is_being_held_anew_is_grante
         let (gate, judging) = (Gate::new(), found.judging());
         let before = script.count(judging).begun;
         script.on(judging, Fault::HoldReply(gate.clone()));
-        assert_eq!(store.request_release(std::slice::from_ref(&lane)).await.expect("asked"), 1, "{found:?}");
+        assert_eq!(
+            store.request_release(std::slice::from_ref(&lane), &operator::intent()).await.expect("asked"),
+            1,
+            "{found:?}"
+        );
         timeout(LONG, script.until(judging, |count| count.begun > before)).await.expect("the release was granted");
         sink.relent(5);
-        assert_eq!(store.request_release(&[lane]).await.expect("asked"), 1, "{found:?}");
+        assert_eq!(store.request_release(&[lane], &operator::intent()).await.expect("asked"), 1, "{found:?}");
         gate.open();
         let is_over = |store: &Store| all_sent(store) && held(store).is_none();
         until(&store, "everything is sent, and nothing is held", is_over).await;

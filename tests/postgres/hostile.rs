@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::server::{AMPLE, checkpoint, drain, execute, store};
 use crate::support::database::Database;
 use crate::support::hostile::{move_in, witnessed};
+use crate::support::operator;
 use crate::support::services;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,7 +92,7 @@ async fn relay(shared: &Shared, settle: Settle) {
     store.backlog(1_000).await.unwrap();
     store.purge(term, Duration::ZERO).await.unwrap();
     assert_eq!(store.held_lanes().await.unwrap().len(), 1);
-    store.request_release(std::slice::from_ref(&held.lane)).await.unwrap();
+    store.request_release(std::slice::from_ref(&held.lane), &operator::intent()).await.unwrap();
     let mut audit = store.audit(None).await.unwrap();
     audit.rows(0, 100).await.unwrap();
     audit.known(&[1]).await.unwrap();

@@ -27,7 +27,7 @@ async fn two_that_migrate_at_once_apply_each_migration_once() {
         let (first, second) = tokio::join!(migrate(&secret, &table), migrate(&secret, &table));
         let mut applied = [first.unwrap().applied, second.unwrap().applied].concat();
         applied.sort();
-        assert_eq!(applied, ["0001_outbox", "0002_history"]);
+        assert_eq!(applied, ["0001_outbox", "0002_history", "0003_operators"]);
         assert!(migrate(&secret, &table).await.unwrap().applied.is_empty());
         check(&secret, &table).await.unwrap();
     }

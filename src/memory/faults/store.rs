@@ -10,7 +10,7 @@ use crate::contract::{
     OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
-use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Lane, Limit, Position, Settlement, Term};
+use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Settlement, Term};
 
 /// Any store, with a script between it and the relay. Its reading and lease sessions follow the script too.
 pub struct Store {
@@ -170,8 +170,8 @@ impl HeldLanes for Store {
         self.script.play(Call::HeldLanes, self.inner.held_lanes(), none).await
     }
 
-    async fn request_release(&self, lanes: &[Lane]) -> Result<u64, StoreError> {
-        self.script.play(Call::RequestRelease, self.inner.request_release(lanes), none).await
+    async fn request_release(&self, lanes: &[Lane], intent: &Intent) -> Result<u64, StoreError> {
+        self.script.play(Call::RequestRelease, self.inner.request_release(lanes, intent), none).await
     }
 
     async fn release_requests(&self) -> Result<Vec<Held>, StoreError> {

@@ -42,7 +42,7 @@ pub(crate) fn grants(table: &OutboxTable, role: &str) -> String {
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.
-fn needs(table: &OutboxTable) -> [Need; 6] {
+fn needs(table: &OutboxTable) -> [Need; 7] {
     let need = |table, rights| Need { table, rights, updated: None };
     [
         Need { updated: Some(&UPDATED), ..need(table.outbox(), &["select", "update", "delete"]) },
@@ -50,6 +50,7 @@ fn needs(table: &OutboxTable) -> [Need; 6] {
         need(table.held(), &["select", "insert", "update", "delete"]),
         need(table.lease(), &["select", "update"]),
         need(table.dead(), &["select", "insert", "update"]),
+        need(table.audit_log(), &["select", "insert"]),
         need(table.migrations(), &["select"]),
     ]
 }

@@ -13,9 +13,10 @@ use crate::postgres::table::{NEEDED, NeededColumn, OutboxTable};
 use crate::secret::Secret;
 
 /// Every migration, in order. A released one never changes.
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_outbox", include_str!("../../../migrations/postgres/0001_outbox.sql")),
     ("0002_history", include_str!("../../../migrations/postgres/0002_history.sql")),
+    ("0003_operators", include_str!("../../../migrations/postgres/0003_operators.sql")),
 ];
 
 /// Key of the lock under which migrations run.

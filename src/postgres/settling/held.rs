@@ -6,8 +6,9 @@ use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
 
 use crate::contract::StoreError;
-use crate::outbox::{Held, HeldChanges, HeldLane, Lane, Position};
+use crate::outbox::{Held, HeldChanges, HeldLane, Intent, Lane, Position};
 use crate::postgres::errors::{classify, incompatible};
+use crate::postgres::operating::audit_log::{self, audited, bind_intent};
 use crate::postgres::reading::position::ReadPosition;
 use crate::postgres::session::{ask, sql};
 use crate::postgres::table::OutboxTable;
@@ -24,13 +25,20 @@ pub(crate) async fn list(conn: &mut PgConnection, table: &OutboxTable) -> Result
 }
 
 /// Notes that these lanes are to be released, and returns how many of them are held.
-pub(crate) async fn request(conn: &mut PgConnection, table: &OutboxTable, lanes: &[Lane]) -> Result<u64, StoreError> {
-    let text = format!(
-        "/* outboxd: request_release */ update {held} h set release_requested = true, release_granted = false
-         from {GIVEN} where {IS_GIVEN} and not h.settled",
+pub(crate) async fn request(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    lanes: &[Lane],
+    intent: &Intent,
+) -> Result<u64, StoreError> {
+    let change = format!(
+        "update {held} h set release_requested = true, release_granted = false
+         from {GIVEN} where {IS_GIVEN} and not h.settled returning 1",
         held = table.held()
     );
-    of_these(conn, "asking for a release", text, lanes).await
+    let statement = sqlx::query(sql(audited("request_release", table, &change, 4)));
+    let statement = bind_intent(bind_lanes(statement, lanes.iter()), intent);
+    audit_log::change(conn, "asking for a release", statement).await
 }
 
 /// Notes that what was asked for by now is granted.
@@ -40,18 +48,8 @@ pub(crate) async fn grant(conn: &mut PgConnection, table: &OutboxTable, lanes: &
          from {GIVEN} where {IS_GIVEN} and release_requested and not release_granted",
         held = table.held()
     );
-    of_these(conn, "granting a release", text, lanes).await.map(drop)
-}
-
-/// Changes what is stored of these lanes, the columns `$1` to `$3` of `given`, and returns how many of them are.
-async fn of_these(
-    conn: &mut PgConnection,
-    doing: &'static str,
-    text: String,
-    lanes: &[Lane],
-) -> Result<u64, StoreError> {
     let statement = bind_lanes(sqlx::query(sql(text)), lanes.iter());
-    Ok(ask(doing, statement.execute(conn)).await?.rows_affected())
+    ask("granting a release", statement.execute(conn)).await.map(drop)
 }
 
 /// The held lanes that are to be released.

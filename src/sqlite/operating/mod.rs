@@ -1,6 +1,7 @@
 //! What operators and tools do: tables, the backlog, purging, audits.
 
 pub(crate) mod audit;
+pub(crate) mod audit_log;
 pub(crate) mod inspect;
 pub(crate) mod purge;
 pub(crate) mod schema;

@@ -11,9 +11,10 @@ use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::table::{Columns, OutboxTable};
 
 /// All migrations: number, name, SQL. A released one never changes.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "outbox", include_str!("../../../migrations/sqlite/0001_outbox.sql")),
     (2, "history", include_str!("../../../migrations/sqlite/0002_history.sql")),
+    (3, "operators", include_str!("../../../migrations/sqlite/0003_operators.sql")),
 ];
 
 /// Makes the database file and the tables, or brings them up to date; does nothing where they are. Safe to run at

@@ -4,8 +4,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::contract::StoreError;
-use crate::outbox::{Held, HeldChanges, HeldLane, Lane, UnknownWord};
+use crate::outbox::{Held, HeldChanges, HeldLane, Intent, Lane, UnknownWord};
 use crate::sqlite::errors::{classify, incompatible};
+use crate::sqlite::operating::audit_log;
 use crate::sqlite::reading::position;
 use crate::sqlite::table::OutboxTable;
 
@@ -104,12 +105,18 @@ pub(crate) async fn request(
     connection: &mut SqliteConnection,
     table: &OutboxTable,
     lanes: &[Lane],
+    intent: &Intent,
 ) -> Result<u64, StoreError> {
+    let doing = |error| classify("asking for a release", error);
     let sql = format!(
         "/* outboxd: request_release */ update {} set release_requested = 1, release_granted = 0 where {IS_GIVEN}",
         table.held()
     );
-    of_these(connection, "asking for a release", sql, lanes).await
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    let held = of_these(&mut transaction, sql, lanes).await.map_err(doing)?;
+    audit_log::note(&mut transaction, table, intent, held).await?;
+    transaction.commit().await.map_err(doing)?;
+    Ok(held)
 }
 
 /// Notes that what was asked for by now is granted.
@@ -118,28 +125,23 @@ pub(crate) async fn grant(
     table: &OutboxTable,
     lanes: &[Lane],
 ) -> Result<(), StoreError> {
+    let doing = |error| classify("granting a release", error);
     let sql = format!(
         "/* outboxd: grant_release */ update {} set release_granted = 1 where {IS_GIVEN} and release_requested",
         table.held()
     );
-    of_these(connection, "granting a release", sql, lanes).await.map(drop)
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    of_these(&mut transaction, sql, lanes).await.map_err(doing)?;
+    transaction.commit().await.map_err(doing)
 }
 
-/// Changes what is stored of these lanes, all in one transaction, and returns how many of them are.
-async fn of_these(
-    connection: &mut SqliteConnection,
-    doing: &'static str,
-    sql: String,
-    lanes: &[Lane],
-) -> Result<u64, StoreError> {
-    let doing = |error| classify(doing, error);
-    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+/// Changes what is stored of these lanes, and returns how many of them are.
+async fn of_these(transaction: &mut SqliteConnection, sql: String, lanes: &[Lane]) -> Result<u64, sqlx::Error> {
     let mut held = 0;
     for lane in lanes {
         let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(lane.topic()).bind(lane.key()).bind(lane.partition());
-        held += query.execute(&mut *transaction).await.map_err(doing)?.rows_affected();
+        held += query.execute(&mut *transaction).await?.rows_affected();
     }
-    transaction.commit().await.map_err(doing)?;
     Ok(held)
 }
 

@@ -1,11 +1,13 @@
 //! The command line: commands, flags and their help. Decides nothing; `main` does.
 
-use std::path::PathBuf;
+mod operate;
+mod settings;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::raw::Flag;
+pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status};
+pub use settings::{DatabaseSettings, Settings};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -53,6 +55,8 @@ pub enum Command {
     /// List and release what is held: topics that wait for something, and lanes of which a record was rejected
     #[command(subcommand)]
     Held(Held),
+    /// List what operators changed, the last change first: when, what, how much, why, and who
+    AuditLog(AuditLog),
     /// Audit a live system: what committed against what Kafka holds
     ///
     /// Reports what was lost, duplicated, published out of its lane's order, or published without a commit. Exits 1 on
@@ -90,7 +94,7 @@ pub struct Verify {
     #[arg(long, value_name = "TOPIC")]
     pub topic: Vec<String>,
     /// Only what was written since then: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = operate::time)]
     pub since: Option<DateTime<Utc>>,
     /// Which records of transactions count: read_committed or read_uncommitted
     #[arg(long, value_name = "LEVEL", default_value = "read_committed", value_parser = ["read_committed", "read_uncommitted"])]
@@ -138,66 +142,6 @@ pub struct Bench {
     pub settings: Settings,
 }
 
-/// `outboxd status`.
-#[derive(Debug, Args)]
-pub struct Status {
-    /// Say it again every 2 s, until ctrl-c
-    #[arg(long, conflicts_with = "json")]
-    pub watch: bool,
-    /// One JSON object instead of text
-    #[arg(long)]
-    pub json: bool,
-    /// What it is told about its configuration.
-    #[command(flatten)]
-    pub settings: DatabaseSettings,
-}
-
-/// `outboxd held`.
-#[derive(Debug, Subcommand)]
-pub enum Held {
-    /// List what is held, longest held first
-    Ls {
-        /// One JSON object a line
-        #[arg(long)]
-        json: bool,
-        /// Which of them.
-        #[command(flatten)]
-        which: LaneFilter,
-        /// What it is told about its configuration.
-        #[command(flatten)]
-        settings: DatabaseSettings,
-    },
-    /// Let held lanes flow again: the leader publishes what waits, in order
-    ///
-    /// Mend the cause first (raise the topic's limit, correct or delete the row): a record that is still rejected has
-    /// its lane held again.
-    Release {
-        /// All of them
-        #[arg(long, conflicts_with_all = ["topic", "key", "partition"], required_unless_present = "topic")]
-        all: bool,
-        /// Which of them.
-        #[command(flatten)]
-        which: LaneFilter,
-        /// What it is told about its configuration.
-        #[command(flatten)]
-        settings: DatabaseSettings,
-    },
-}
-
-/// Which held lanes are meant.
-#[derive(Debug, Args)]
-pub struct LaneFilter {
-    /// Those of this topic
-    #[arg(long)]
-    pub topic: Option<String>,
-    /// Those of this key of the topic
-    #[arg(long, requires = "topic", conflicts_with = "partition")]
-    pub key: Option<String>,
-    /// Those of rows that name this partition of the topic
-    #[arg(long, requires = "topic")]
-    pub partition: Option<i32>,
-}
-
 /// `outboxd config`.
 #[derive(Debug, Args)]
 pub struct Show {
@@ -207,40 +151,6 @@ pub struct Show {
     /// What it is told about its configuration.
     #[command(flatten)]
     pub settings: Settings,
-}
-
-/// Flags that stand for settings, of the commands that need all of them.
-#[derive(Debug, Args)]
-pub struct Settings {
-    /// The file and the database.
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-    /// Brokers to begin with, HOST:PORT, separated by commas [setting: kafka.bootstrap.servers]
-    #[arg(long, value_name = "BROKERS")]
-    brokers: Option<String>,
-    /// A property of librdkafka; may be given again and again [setting: kafka.PROPERTY]
-    #[arg(short = 'X', value_name = "PROPERTY=VALUE", value_parser = property)]
-    properties: Vec<(String, String)>,
-    /// Where /metrics, /livez, /readyz and /status are served; empty: nowhere [setting: http.listen]
-    #[arg(long, value_name = "ADDR")]
-    http: Option<String>,
-    /// How log lines look, text or json [setting: log.format]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<String>,
-}
-
-/// Flags that stand for settings, of the commands that need a database only.
-#[derive(Debug, Args)]
-pub struct DatabaseSettings {
-    /// A TOML file with settings that differ from the defaults
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Where the outbox is: postgres://USER:PASSWORD@HOST/DATABASE or sqlite:FILE [setting: database.url]
-    #[arg(long, value_name = "URL")]
-    database_url: Option<String>,
-    /// The outbox table, NAME or SCHEMA.NAME [setting: outbox.table]
-    #[arg(long, value_name = "NAME")]
-    table: Option<String>,
 }
 
 /// `outboxd migrate`.
@@ -297,50 +207,6 @@ pub struct Demo {
     pub relay_part: Option<Vec<String>>,
 }
 
-impl Settings {
-    /// The settings that the flags stand for.
-    pub fn flags(&self) -> Vec<Flag> {
-        let mut flags = self.database.flags();
-        flags.extend(flag("--brokers", "kafka.bootstrap.servers", self.brokers.as_ref()));
-        flags.extend(flag("--http", "http.listen", self.http.as_ref()));
-        flags.extend(flag("--log-format", "log.format", self.log_format.as_ref()));
-        flags.extend(self.properties.iter().map(|(property, value)| Flag {
-            name: "-X",
-            key: format!("kafka.{property}"),
-            value: value.clone(),
-        }));
-        flags
-    }
-}
-
-impl DatabaseSettings {
-    /// The settings that the flags stand for.
-    pub fn flags(&self) -> Vec<Flag> {
-        let url = flag("--database-url", "database.url", self.database_url.as_ref());
-        url.into_iter().chain(flag("--table", "outbox.table", self.table.as_ref())).collect()
-    }
-}
-
-fn flag(name: &'static str, key: &str, value: Option<&String>) -> Option<Flag> {
-    value.map(|value| Flag { name, key: key.to_owned(), value: value.clone() })
-}
-
-fn since(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(time) = text.parse::<DateTime<Utc>>() {
-        return Ok(time);
-    }
-    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
-    let since = ago.and_then(|ago| Utc::now().checked_sub_signed(ago)).filter(|since| *since >= DateTime::UNIX_EPOCH);
-    since.ok_or_else(|| "write a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m".to_owned())
-}
-
-fn property(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((property, value)) if !property.trim().is_empty() => Ok((property.trim().to_owned(), value.to_owned())),
-        _ => Err("write PROPERTY=VALUE, for example linger.ms=5".to_owned()),
-    }
-}
-
 fn roles(text: &str) -> Result<Roles, String> {
     match text.split_once(',').map(|(application, relay)| (application.trim(), relay.trim())) {
         Some((application, relay)) if !application.is_empty() && !relay.is_empty() && !relay.contains(',') => {
@@ -359,13 +225,6 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_property_may_hold_further_equals_signs() {
-        assert_eq!(property("a.b=c=d"), Ok(("a.b".to_owned(), "c=d".to_owned())));
-        assert!(property("linger.ms").is_err());
-        assert!(property("=5").is_err());
     }
 
     #[test]

@@ -1,0 +1,34 @@
+//! The commands: each composes what it needs from the rooms below, and says what came of it.
+//!
+//! - `run`: the relay, and its tables
+//! - `operate`: what operators look at and change
+//! - `tools`: auditing, measuring, the configuration, the demo
+//! - `configured`, `runtime`: what they share
+
+mod configured;
+mod operate;
+mod run;
+mod runtime;
+mod tools;
+
+use std::process::ExitCode;
+
+use crate::cli::Command;
+
+/// Does what a command says, and returns the exit code.
+///
+/// # Errors
+/// With what went wrong, to what, and what would do; of [`Complaints`](crate::config::complaint::Complaints) where that is the configuration.
+pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(run) => run::relay(&run.settings),
+        Command::Migrate(migration) => run::migrate(&migration),
+        Command::Status(arguments) => operate::status(&arguments),
+        Command::Held(held) => operate::held(held),
+        Command::AuditLog(arguments) => operate::audit_log(&arguments),
+        Command::Verify(arguments) => tools::audit(arguments),
+        Command::Bench(arguments) => tools::measure(arguments),
+        Command::Config(show) => tools::show_config(&show),
+        Command::Demo(arguments) => tools::demonstrate(arguments),
+    }
+}
