@@ -5,7 +5,7 @@ TESTBED := target/testbed
 ROUNDS ?= 50
 SECONDS ?= 60
 
-.PHONY: help check test quick fuzz torture bench bench-quick bench-micro msrv package dist monitoring testbed testbed-down
+.PHONY: help check test quick fuzz torture bench bench-quick bench-micro msrv package dist monitoring openapi testbed testbed-down
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,7 +24,7 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 	testbed/no-librdkafka
 
 # More tests at a time than there are cores, where they are few: most of what the tests do is to wait.
-test: testbed monitoring ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
+test: testbed monitoring openapi ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
 	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --no-fail-fast
 
 quick: testbed ## The tests that answer within minutes: units, the contract without servers, PostgreSQL's own
@@ -59,6 +59,9 @@ bench-micro: ## The pure parts of the hot path, without services
 
 monitoring: ## Checks and tests alerts, recording rules and dashboard (testbed/monitoring --write renders them anew)
 	testbed/monitoring
+
+openapi: ## Checks the description of the HTTP API
+	testbed/openapi
 
 testbed: ## Starts the real services that the tests use
 	testbed/up

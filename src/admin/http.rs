@@ -1,7 +1,7 @@
-//! The operator's page: `/metrics`, `/livez`, `/readyz`, `/status`.
+//! The operator's page: `/metrics`, `/livez`, `/readyz`, `/status`, and the API under `/api/`.
 //!
-//! Read-only, without authentication, and on the loopback interface unless told otherwise. Shows topics and
-//! numbers; never a key, a payload or a secret.
+//! On the loopback interface unless told otherwise. But for the API, it is read-only and without authentication, and
+//! shows topics and numbers; never a key, a payload or a secret.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::api::{self, Api};
 use crate::admin::health;
 use crate::admin::scrape::Scrape;
 use crate::admin::status::topic;
@@ -49,13 +50,14 @@ pub enum ProcessState {
 #[derive(Debug, Clone)]
 pub struct Page {
     scrape: Scrape,
+    api: Api,
     standing: watch::Sender<ProcessState>,
 }
 
 impl Page {
     /// A page of a process that is starting.
-    pub fn new(scrape: Scrape) -> Self {
-        Self { scrape, standing: watch::Sender::new(ProcessState::Waiting("starting")) }
+    pub fn new(scrape: Scrape, api: Api) -> Self {
+        Self { scrape, api, standing: watch::Sender::new(ProcessState::Waiting("starting")) }
     }
 
     /// Tells the page how far the process is.
@@ -79,7 +81,7 @@ pub async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("cannot listen on {listen}; give a free address with --http, or --http \"\" for none")
     })?;
-    tracing::info!(address = %listener.local_addr()?, "serving /metrics, /livez, /readyz and /status");
+    tracing::info!(address = %listener.local_addr()?, "serving /metrics, /livez, /readyz, /status and /api");
     Ok(listener)
 }
 
@@ -104,12 +106,14 @@ pub async fn serve(listener: TcpListener, page: Page, stop: CancellationToken) -
 
 /// The routes, over what they show.
 pub fn router(page: Page) -> Router {
+    let api = api::router(page.api.clone());
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .with_state(page)
+        .nest("/api", api)
 }
 
 async fn metrics(State(page): State<Page>) -> Response {

@@ -1,5 +1,6 @@
 //! The operator's hands: what the process shows over HTTP, and commands.
 
+pub mod api;
 pub mod audit_log;
 pub mod change;
 pub mod health;

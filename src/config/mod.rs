@@ -37,6 +37,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Below this, an ordinary hiccup of the database would end a leadership.
 const SHORTEST_LEASE: Duration = Duration::from_millis(250);
+/// A token of fewer characters can be guessed.
+const SHORTEST_TOKEN: usize = 16;
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a command cannot do without.
@@ -59,10 +61,21 @@ pub struct Config {
     pub kafka: Kafka,
     /// How the relay works.
     pub relay: relay::Settings,
-    /// Where the operator's page is served, `HOST:PORT`; `None`: nowhere.
-    pub http: Option<String>,
+    /// The operator's page.
+    pub http: Http,
     /// How and what is logged.
     pub log: logging::Settings,
+}
+
+/// What is served over HTTP.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where, `HOST:PORT`; `None`: nowhere.
+    pub listen: Option<String>,
+    /// What readers of the API must know; `None`: nothing.
+    pub read_token: Option<Secret>,
+    /// What those must know who change something; `None`: nobody may.
+    pub admin_token: Option<Secret>,
 }
 
 /// Which outbox, and how it is read and written.
@@ -253,15 +266,25 @@ fn limit(judge: &mut Judge<'_>, key: &str) -> Limit {
     }
 }
 
-fn http(judge: &mut Judge<'_>) -> Option<String> {
-    let listen = judge.text("http.listen");
-    if listen.is_empty() {
-        return None;
-    }
-    if let Err(problem) = values::address(&listen) {
+fn http(judge: &mut Judge<'_>) -> Http {
+    let listen = Some(judge.text("http.listen")).filter(|listen| !listen.is_empty());
+    if let Some(Err(problem)) = listen.as_deref().map(values::address) {
         judge.complain("http.listen", problem);
     }
-    Some(listen)
+    Http { listen, read_token: token(judge, "http.read_token"), admin_token: token(judge, "http.admin_token") }
+}
+
+fn token(judge: &mut Judge<'_>, key: &str) -> Option<Secret> {
+    let token = judge.secret(key);
+    if !token.is_empty() && token.len() < SHORTEST_TOKEN {
+        judge.complain(
+            key,
+            format!(
+                "is shorter than {SHORTEST_TOKEN} characters, and can be guessed; `openssl rand -hex 32` makes one"
+            ),
+        );
+    }
+    (!token.is_empty()).then(|| Secret::new(token))
 }
 
 fn log(judge: &mut Judge<'_>) -> logging::Settings {

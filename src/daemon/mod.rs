@@ -14,6 +14,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::api::{Api, Tokens};
 use crate::admin::http::{self, Page, ProcessState};
 use crate::admin::scrape;
 use crate::backends;
@@ -50,8 +51,10 @@ where
 {
     let database = backends::database(&config.outbox.database)?;
     let mut house = Supervisor::new(shutdown.clone());
-    let page = Page::new(scrape::install().context("cannot begin to count")?);
-    if let Some(listen) = &config.http {
+    let tokens = Tokens { read: config.http.read_token.clone(), admin: config.http.admin_token.clone() };
+    let api = Api::new(Arc::clone(&database), tokens);
+    let page = Page::new(scrape::install().context("cannot begin to count")?, api);
+    if let Some(listen) = &config.http.listen {
         let (listener, page) = (http::bind(listen).await?, page.clone());
         house.start("operator's page", |stop| http::serve(listener, page, stop));
     }

@@ -50,7 +50,7 @@ fn the_defaults_file_says_what_the_rooms_take_by_default() {
     assert_eq!(config.outbox.source, None);
     let chores = outboxd::housekeeping::Settings::default();
     assert_eq!(config.outbox.retention, chores.retention);
-    assert_eq!(config.http.as_deref(), Some("127.0.0.1:9187"));
+    assert_eq!(config.http.listen.as_deref(), Some("127.0.0.1:9187"));
 }
 
 #[test]

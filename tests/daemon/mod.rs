@@ -1,5 +1,6 @@
 //! The binary and its configuration, as an operator meets them.
 
+mod api;
 mod bench;
 mod cli;
 mod config;

@@ -96,7 +96,7 @@ fn arrived(consumed: &[Consumed], delivery: Delivery) -> Vec<i64> {
 async fn records_that_only_the_broker_refuses_are_found_without_opening_the_sink_for_each() {
     let (kafka, broker) = guarded();
     let plain = brokers_at(kafka.brokers());
-    for (delivery, many) in [(Delivery::AtLeastOnce, 600), (Delivery::Fenced, 20), (Delivery::ExactlyOnce, 20)] {
+    for (delivery, many) in [(Delivery::AtLeastOnce, 150), (Delivery::Fenced, 8), (Delivery::ExactlyOnce, 8)] {
         let (topic, other) = (unique("refusing"), unique("other"));
         create_topic(&plain, &topic, 1, &[("max.message.bytes", LIMIT)]).await;
         create_topic(&plain, &other, 1, &[]).await;
@@ -129,7 +129,7 @@ async fn records_that_only_the_broker_refuses_are_found_without_opening_the_sink
 async fn refused_records_of_one_key_are_judged_in_turns_between_which_the_others_flow() {
     let (kafka, broker) = guarded();
     let plain = brokers_at(kafka.brokers());
-    for (delivery, many) in [(Delivery::AtLeastOnce, 1_000), (Delivery::ExactlyOnce, 20)] {
+    for (delivery, many) in [(Delivery::AtLeastOnce, 250), (Delivery::ExactlyOnce, 8)] {
         let (topic, other) = (unique("refusing"), unique("other"));
         create_topic(&plain, &topic, 1, &[("max.message.bytes", LIMIT)]).await;
         create_topic(&plain, &other, 1, &[]).await;

@@ -101,6 +101,11 @@ impl Running {
         scrape::get(self.port, path).await
     }
 
+    /// Sends a request with a JSON body to its page, with these headers.
+    pub(crate) async fn request(&self, what: &str, headers: &[&str], body: &str) -> std::io::Result<scrape::Answer> {
+        scrape::request(self.port, what, headers, body).await
+    }
+
     /// Its metrics now.
     pub(crate) async fn metrics(&self) -> Metrics {
         let answer = scrape::get(self.port, "/metrics").await.expect("the relay serves its metrics");

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What came back of a GET.
+/// What came back of a request.
 pub(crate) struct Answer {
     /// The status code.
     pub(crate) status: u16,
@@ -19,12 +19,21 @@ pub(crate) struct Answer {
 
 /// Asks a loopback port for a path. An error while nothing listens, or when the answer takes too long.
 pub(crate) async fn get(port: u16, path: &str) -> io::Result<Answer> {
-    timeout(ANSWER_WITHIN, get_without_deadline(port, path)).await.map_err(io::Error::other)?
+    request(port, &format!("GET {path}"), &[], "").await
 }
 
-async fn get_without_deadline(port: u16, path: &str) -> io::Result<Answer> {
+/// Sends a request, such as `POST /api/held/release`, with these headers. Errors are those of [`get`].
+pub(crate) async fn request(port: u16, what: &str, headers: &[&str], body: &str) -> io::Result<Answer> {
+    timeout(ANSWER_WITHIN, without_deadline(port, what, headers, body)).await.map_err(io::Error::other)?
+}
+
+async fn without_deadline(port: u16, what: &str, headers: &[&str], body: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let request = format!(
+        "{what} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut raw = String::new();
     stream.read_to_string(&mut raw).await?;

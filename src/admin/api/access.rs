@@ -1,0 +1,58 @@
+//! Who may do what.
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use subtle::ConstantTimeEq;
+
+use crate::admin::api::answer::Refusal;
+use crate::admin::api::state::{Api, Tokens};
+use crate::secret::Secret;
+
+/// A caller that may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// It knows a token, and may see keys.
+    Known,
+    /// It sent none, and needs none; keys are the application's data and not shown to it.
+    Anyone,
+}
+
+/// A caller that may change things.
+#[derive(Debug)]
+pub(super) struct Admin;
+
+impl FromRequestParts<Api> for Reader {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
+        let Tokens { read, admin } = &api.tokens;
+        match bearer(parts) {
+            None if read.is_none() => Ok(Self::Anyone),
+            None => Err(Refusal::NoToken),
+            Some(given) if [read, admin].into_iter().flatten().any(|token| is(given, token)) => Ok(Self::Known),
+            Some(_) => Err(Refusal::WrongToken),
+        }
+    }
+}
+
+impl FromRequestParts<Api> for Admin {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
+        let Some(admin) = &api.tokens.admin else { return Err(Refusal::ReadOnly) };
+        let given = bearer(parts).ok_or(Refusal::NoToken)?;
+        if is(given, admin) { Ok(Self) } else { Err(Refusal::WrongToken) }
+    }
+}
+
+/// The token of the request, as RFC 6750 sends it.
+fn bearer(parts: &Parts) -> Option<&str> {
+    let (scheme, token) = parts.headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Compares in a time that tells nothing of where they differ.
+fn is(given: &str, token: &Secret) -> bool {
+    given.as_bytes().ct_eq(token.expose().as_bytes()).into()
+}

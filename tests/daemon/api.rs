@@ -1,0 +1,151 @@
+//! The API: who may read and change what, and what its description says of it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::daemon::small::Small;
+use crate::support::daemon::Running;
+
+const READ: &str = "Authorization: Bearer reader-0123456789abcdef";
+const ADMIN: &str = "Authorization: Bearer admin-0123456789abcdef0";
+const JSON: &str = "Content-Type: application/json";
+const HELD: &str = "insert into outbox_held (topic, key, from_id, cause, since) values
+    ('orders', 'secret-1', 9007199254740993, 'rejected', '2026-01-31T12:00:00Z'),
+    ('users', null, 2, 'missing_topic', '2026-01-31T13:00:00Z')";
+
+/// What a request is answered with.
+async fn ask(relay: &Running, what: &str, headers: &[&str], body: &str) -> (u16, Value) {
+    let answer = relay.request(what, headers, body).await.expect("the page is served");
+    (answer.status, serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.body)))
+}
+
+async fn held(small: &Small) -> i64 {
+    let asked = sqlx::query_scalar("select count(*) from outbox_held where release_requested");
+    asked.fetch_one(&mut small.connection().await).await.expect("the held lanes can be read")
+}
+
+/// A relay that does not lead, so that nothing but requests changes anything.
+async fn standby(small: &Small, settings: &[(&str, &str)]) -> (Running, Running) {
+    let leader = small.daemon().start().await;
+    let with = |daemon: crate::support::daemon::Daemon, (setting, value): &(&str, &str)| daemon.with(setting, value);
+    let standby = settings.iter().fold(small.daemon(), with).start().await;
+    (leader, standby)
+}
+
+const TOKENS: [(&str, &str); 2] =
+    [("http.read_token", "reader-0123456789abcdef"), ("http.admin_token", "admin-0123456789abcdef0")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tokens_anyone_may_read_but_for_keys_and_nobody_may_change() {
+    let small = Small::new().await;
+    let (_leader, relay) = standby(&small, &[]).await;
+    small.run(HELD).await;
+    let (code, listed) = ask(&relay, "GET /api/held", &[], "").await;
+    assert_eq!(code, 200, "{listed}");
+    let lane = &listed["held"][0];
+    assert_eq!((&lane["topic"], &lane["key"]), (&"orders".into(), &"…".into()));
+    assert_eq!(lane["from_id"], "9007199254740993", "an id is a string");
+    let (code, status) = ask(&relay, "GET /api/status", &[], "").await;
+    assert_eq!((code, &status["held_lanes"]), (200, &2.into()), "{status}");
+    let (code, refused) = ask(&relay, "POST /api/held/release", &[JSON], r#"{"all": true}"#).await;
+    assert_eq!(code, 403, "{refused}");
+    assert!(refused["error"].as_str().is_some_and(|error| error.contains("http.admin_token_file")), "{refused}");
+    assert_eq!(held(&small).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tokens_only_those_who_know_one_may_read_and_only_the_admin_may_change() {
+    let small = Small::new().await;
+    let (_leader, relay) = standby(&small, &TOKENS).await;
+    small.run(HELD).await;
+    for path in ["GET /api/status", "GET /api/held", "GET /api/audit-log"] {
+        assert_eq!(ask(&relay, path, &[], "").await.0, 401, "{path}");
+        assert_eq!(ask(&relay, path, &["Authorization: Bearer reader"], "").await.0, 401, "{path}");
+        assert_eq!(ask(&relay, path, &["Authorization: Basic cmVhZGVyOnNlY3JldA=="], "").await.0, 401, "{path}");
+        assert_eq!(ask(&relay, path, &[READ], "").await.0, 200, "{path}");
+        assert_eq!(ask(&relay, path, &[ADMIN], "").await.0, 200, "{path}");
+    }
+    assert_eq!(ask(&relay, "GET /api/held", &[READ], "").await.1["held"][0]["key"], "secret-1");
+
+    let (release, all) = ("POST /api/held/release", r#"{"all": true, "reason": "the topic is there"}"#);
+    for headers in [&[JSON][..], &[JSON, READ], &[JSON, "Cookie: token=admin-0123456789abcdef0"]] {
+        assert_eq!(ask(&relay, release, headers, all).await.0, 401, "{headers:?}");
+    }
+    assert_eq!(ask(&relay, release, &[ADMIN, "Content-Type: text/plain"], all).await.0, 400, "a form of another site");
+    assert_eq!(held(&small).await, 0);
+    let dry = ask(&relay, release, &[JSON, ADMIN], r#"{"all": true, "dry_run": true}"#).await;
+    assert_eq!((dry.0, &dry.1["would_release"], held(&small).await), (200, &2.into(), 0));
+    let done = ask(&relay, release, &[JSON, ADMIN], all).await;
+    assert_eq!((done.0, &done.1["asked_for_release"]), (200, &2.into()), "{}", done.1);
+
+    let changes = ask(&relay, "GET /api/audit-log?limit=1", &[READ], "").await.1;
+    let change = &changes["changes"][0];
+    assert_eq!((&change["command"], &change["subject"]), (&"held release".into(), &"--all".into()), "{changes}");
+    assert_eq!((&change["reason"], &change["actor"]), (&"the topic is there".into(), &"admin over HTTP".into()));
+    assert!(!relay.log().contains("0123456789abcdef"), "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_understood_is_said_in_json() {
+    let small = Small::new().await;
+    let (_leader, relay) = standby(&small, &TOKENS).await;
+    let release = "POST /api/held/release";
+    for (what, body, code) in [
+        (release, "{", 400),
+        (release, "{}", 400),
+        (release, r#"{"all": true, "topic": "orders"}"#, 400),
+        (release, r#"{"topic": "orders", "kee": "a"}"#, 400),
+        (release, r#"{"topic": "orders", "key": "a", "partition": 1}"#, 400),
+        (release, r#"{"topic": "nothing"}"#, 404),
+        ("GET /api/held?key=a", "", 400),
+        ("GET /api/held?tropic=a", "", 400),
+        ("GET /api/audit-log?limit=0", "", 400),
+        ("GET /api/nothing", "", 404),
+        ("DELETE /api/held", "", 405),
+        ("GET /api/held/release", "", 405),
+    ] {
+        let (answered, error) = ask(&relay, what, &[JSON, ADMIN], body).await;
+        assert_eq!(answered, code, "{what} {body}: {error}");
+        assert!(error["error"].as_str().is_some_and(|error| !error.is_empty()), "{what} {body}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_names_every_path_and_needs_no_token() {
+    let small = Small::new().await;
+    let (_leader, relay) = standby(&small, &TOKENS).await;
+    let (code, description) = ask(&relay, "GET /api/openapi.json", &[], "").await;
+    assert_eq!((code, &description["openapi"]), (200, &"3.1.0".into()));
+    let paths = description["paths"].as_object().expect("paths");
+    for (path, methods) in paths {
+        for method in methods.as_object().expect("methods").keys() {
+            let (answered, error) =
+                ask(&relay, &format!("{} /api{path}", method.to_uppercase()), &[JSON, ADMIN], "{}").await;
+            assert!(answered != 405 && !error["error"].to_string().contains("there is no"), "{method} {path}: {error}");
+        }
+    }
+    let routes = include_str!("../../src/admin/api/mod.rs");
+    let routed: BTreeSet<&str> = routes.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(routed, paths.keys().map(String::as_str).collect(), "what is routed is what is described");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_is_said_and_a_short_token_is_refused() {
+    let mut relay = crate::support::daemon::Daemon::new("postgres://nobody@127.0.0.1:1/nothing", "127.0.0.1:1").spawn();
+    crate::support::wait::until_true("the page is served", crate::support::wait::PATIENCE, async || {
+        relay.get("/livez").await.is_ok()
+    })
+    .await;
+    let (code, error) = ask(&relay, "GET /api/status", &[], "").await;
+    assert_eq!(code, 503, "{error}");
+    assert!(error["error"].as_str().is_some_and(|error| error.contains("the database is not available")), "{error}");
+    assert_eq!(relay.stop().await, Some(0));
+
+    let arguments = ["config", "--check", "--database-url", "sqlite:a.db", "--brokers", "localhost:9092"];
+    let mut command = crate::daemon::outboxd(&arguments);
+    let output = command.env("OUTBOXD_HTTP__ADMIN_TOKEN", "hunter2").output().expect("the binary starts");
+    assert_eq!(output.status.code(), Some(2));
+    let complaint = crate::daemon::stderr(&output);
+    assert!(complaint.contains("http.admin_token") && !complaint.contains("hunter2"), "{complaint}");
+}
