@@ -48,8 +48,8 @@ bench-quick: testbed ## The main ratios, within five minutes
 msrv: ## Checks everything with the oldest Rust that is supported
 	testbed/msrv
 
-package: ## Packs what is published, and builds it from that
-	CARGO_TARGET_DIR=target cargo package --locked --allow-dirty
+package: ## Packs what is published, and compiles it from that
+	testbed/package
 
 dist: ## The binary as it is shipped: target/dist/outboxd
 	cargo build --locked --profile dist

@@ -244,7 +244,7 @@ async fn an_empty_read_is_cheap_on_a_large_table_that_was_never_analysed() {
         outbox.run(&mut conn, "alter table outbox set (autovacuum_enabled = off)").await;
         let term = outbox.lead().await;
         let rows = "insert into outbox (topic, key, payload, sent_at) overriding user value
-            select 't', n::text, 'x', now() from generate_series(1, 300000) n";
+            select 't', n::text, 'x', now() from generate_series(1, 1000000) n";
         outbox.run(&mut conn, rows).await;
         let mut reader = outbox.open().await;
         let batch = loop {
@@ -263,7 +263,7 @@ async fn an_empty_read_is_cheap_on_a_large_table_that_was_never_analysed() {
 async fn an_empty_read_is_cheap_among_dead_rows_that_an_old_snapshot_keeps() {
     let outbox = Outbox::settling(&newest(), "dead_rows", Settle::Delete).await;
     let (mut conn, mut old) = (outbox.connect().await, outbox.connect().await);
-    let rows = "insert into outbox (topic, key, payload) select 't', n::text, 'x' from generate_series(1, 100000) n";
+    let rows = "insert into outbox (topic, key, payload) select 't', n::text, 'x' from generate_series(1, 300000) n";
     outbox.run(&mut conn, rows).await;
     execute(&mut old, "begin isolation level repeatable read; select 1").await;
     let term = outbox.lead().await;

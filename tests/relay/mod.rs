@@ -14,7 +14,6 @@ mod logs;
 mod memory;
 mod ordering;
 mod outage;
-mod reading;
 mod recovery;
 mod rejections;
 mod rights;
