@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod audit_log;
+pub mod bundle;
 pub mod change;
 pub mod health;
 pub mod held;

@@ -6,7 +6,7 @@ mod settings;
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
-pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status};
+pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status, SupportBundle};
 pub use settings::{DatabaseSettings, Settings};
 
 const EXIT_CODES: &str = "\
@@ -57,6 +57,12 @@ pub enum Command {
     Held(Held),
     /// List what operators changed, the last change first: when, what, how much, why, and who
     AuditLog(AuditLog),
+    /// Gather what whoever helps you will ask for, in one archive
+    ///
+    /// How the outbox stands, what is held, what operators changed, the configuration, the metrics of the relay on this
+    /// machine, versions, and the end of a log if you name one. No secret, no key, no payload. What cannot be had is left
+    /// out, and the archive says why.
+    SupportBundle(SupportBundle),
     /// Audit a live system: what committed against what Kafka holds
     ///
     /// Reports what was lost, duplicated, published out of its lane's order, or published without a commit. Exits 1 on

@@ -1,11 +1,13 @@
 //! The operator's commands, and the flags that they share.
 
+use std::path::PathBuf;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use crate::admin::change;
-use crate::cli::DatabaseSettings;
+use crate::cli::{DatabaseSettings, Settings};
 use crate::outbox;
 
 /// `outboxd status`.
@@ -83,6 +85,20 @@ pub struct AuditLog {
     /// What it is told about its configuration.
     #[command(flatten)]
     pub settings: DatabaseSettings,
+}
+
+/// `outboxd support-bundle`.
+#[derive(Debug, Args)]
+pub struct SupportBundle {
+    /// Where the archive is written [default: outboxd-support-TIME.tar.gz here]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// A log of the relay, of which the last 2,000 lines are taken
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// What it is told about its configuration.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// What every command takes that changes something.

@@ -2,6 +2,7 @@
 //!
 //! - `run`: the relay, and its tables
 //! - `operate`: what operators look at and change
+//! - `support`: what is sent to those who help
 //! - `tools`: auditing, measuring, the configuration, the demo
 //! - `configured`, `runtime`: what they share
 
@@ -9,6 +10,7 @@ mod configured;
 mod operate;
 mod run;
 mod runtime;
+mod support;
 mod tools;
 
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => operate::status(&arguments),
         Command::Held(held) => operate::held(held),
         Command::AuditLog(arguments) => operate::audit_log(&arguments),
+        Command::SupportBundle(arguments) => support::bundle(&arguments),
         Command::Verify(arguments) => tools::audit(arguments),
         Command::Bench(arguments) => tools::measure(arguments),
         Command::Config(show) => tools::show_config(&show),

@@ -14,6 +14,7 @@ mod refusals;
 mod shutdown;
 mod small;
 mod status;
+mod support;
 
 use std::process::{Command, Output, Stdio};
 

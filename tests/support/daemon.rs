@@ -96,6 +96,11 @@ impl Running {
         .await;
     }
 
+    /// Where its page is.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// What a path of its HTTP server answers.
     pub(crate) async fn get(&self, path: &str) -> std::io::Result<scrape::Answer> {
         scrape::get(self.port, path).await
