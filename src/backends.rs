@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::contract::{Database, DatabaseKind, DatabaseSettings, Roles, Sink, SinkError, StoreError};
+use crate::contract::{
+    BrokersProbe, Contact, Database, DatabaseKind, DatabaseSettings, Roles, Sink, SinkError, StoreError,
+};
 use crate::kafka;
 use crate::secret::Secret;
 use crate::{postgres, sqlite};
@@ -48,8 +50,29 @@ fn kind(url: &Secret) -> Result<&'static DatabaseKind, StoreError> {
 /// # Errors
 /// When the client cannot be set up like this.
 pub fn sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
+    sink_and_contact(config, source).map(|(sink, _contact)| sink)
+}
+
+/// A sink, and what its client comes to know at its work.
+pub type SinkAndContact = (Box<dyn Sink>, Arc<dyn Contact>);
+
+/// As [`sink`], with what its client comes to know at its work.
+///
+/// # Errors
+/// When the client cannot be set up like this.
+pub fn sink_and_contact(config: &Config, source: String) -> Result<SinkAndContact, SinkError> {
     let (delivery, topics) = (config.relay.delivery, config.outbox.topics.clone());
-    Ok(Box::new(kafka::Sink::new(kafka::Settings { delivery, topics, ..plain(config, source) })?))
+    let sink = kafka::Sink::new(kafka::Settings { delivery, topics, ..plain(config, source) })?;
+    let contact = sink.contact();
+    Ok((Box::new(sink), contact))
+}
+
+/// What asks the brokers from outside; connects to nothing yet.
+///
+/// # Errors
+/// When the client cannot be set up like this.
+pub fn brokers_probe(config: &Config) -> Result<Box<dyn BrokersProbe>, SinkError> {
+    Ok(Box::new(kafka::Probe::new(&config.kafka.properties)?))
 }
 
 /// The sink of dead letters, which may be published again and need no fence. The operator has named their topic.

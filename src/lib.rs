@@ -41,6 +41,8 @@ pub mod backends;
 #[cfg(feature = "daemon")]
 pub mod bench;
 #[cfg(feature = "daemon")]
+pub mod certificate;
+#[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod commands;
@@ -50,6 +52,8 @@ pub mod config;
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod demo;
+#[cfg(feature = "daemon")]
+pub mod doctor;
 #[cfg(feature = "daemon")]
 pub mod verify;
 

@@ -29,6 +29,8 @@
     absentWindow: '6h',
     // A snapshot that is older holds back vacuum for too long. Raise it where backups take longer.
     oldSnapshotSeconds: 3600,
+    // So many days before its end a certificate is to be replaced.
+    certificateDays: 30,
     // So many sessions, takeovers or new producers within 10 minutes are too many, if that goes on.
     restartsIn10m: 3,
     // How many dead letters a relay counts at most.

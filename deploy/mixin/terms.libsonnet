@@ -34,6 +34,7 @@
       objectiveBucket: objectiveBucket,
       absentWindow: config.absentWindow,
       oldSnapshotSeconds: '' + config.oldSnapshotSeconds,
+      certificateSeconds: '%d' % (config.certificateDays * 24 * 3600),
       restarts: '' + config.restartsIn10m,
       deadLettersCounted: '' + config.deadLettersCounted,
       // How an alert calls the outbox.

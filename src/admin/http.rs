@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::api::{self, Api};
+use crate::admin::checks::{self, Check};
 use crate::admin::health;
 use crate::admin::scrape::Scrape;
 use crate::admin::status::topic;
@@ -43,6 +44,8 @@ pub enum ProcessState {
         status: watch::Receiver<Status>,
         /// How much waits, as measured last.
         backlog: watch::Receiver<Backlog>,
+        /// How the named checks came out last.
+        checks: watch::Receiver<Vec<Check>>,
     },
 }
 
@@ -65,12 +68,23 @@ impl Page {
         self.standing.send_replace(standing);
     }
 
-    fn snapshot(&self) -> Result<(Status, Backlog), &'static str> {
+    fn snapshot(&self) -> Result<Snapshot, &'static str> {
         match &*self.standing.borrow() {
             ProcessState::Waiting(reason) => Err(reason),
-            ProcessState::Relaying { status, backlog } => Ok((status.borrow().clone(), backlog.borrow().clone())),
+            ProcessState::Relaying { status, backlog, checks } => Ok(Snapshot {
+                status: status.borrow().clone(),
+                backlog: backlog.borrow().clone(),
+                checks: checks.borrow().clone(),
+            }),
         }
     }
+}
+
+/// What a relay at work shows at one moment.
+struct Snapshot {
+    status: Status,
+    backlog: Backlog,
+    checks: Vec<Check>,
 }
 
 /// Takes the address.
@@ -121,7 +135,7 @@ async fn metrics(State(page): State<Page>) -> Response {
 }
 
 async fn readyz(State(page): State<Page>) -> (StatusCode, String) {
-    let judged = page.snapshot().map_err(str::to_owned).and_then(|(status, _)| health::ready(&status, Instant::now()));
+    let judged = page.snapshot().map_err(str::to_owned).and_then(|now| health::ready(&now.status, Instant::now()));
     match judged {
         Ok(role) => (StatusCode::OK, format!("ready: {role}\n")),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
@@ -130,12 +144,12 @@ async fn readyz(State(page): State<Page>) -> (StatusCode, String) {
 
 async fn status(State(page): State<Page>) -> Json<Value> {
     Json(match page.snapshot() {
-        Ok((status, backlog)) => described(&status, &backlog, Instant::now()),
+        Ok(snapshot) => described(&snapshot, Instant::now()),
         Err(reason) => json!({ "version": env!("CARGO_PKG_VERSION"), "phase": "starting", "reason": reason }),
     })
 }
 
-fn described(status: &Status, backlog: &Backlog, now: Instant) -> Value {
+fn described(Snapshot { status, backlog, checks }: &Snapshot, now: Instant) -> Value {
     let ready = health::ready(status, now);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -155,6 +169,7 @@ fn described(status: &Status, backlog: &Backlog, now: Instant) -> Value {
         "seconds_since_progress": now.saturating_duration_since(status.last_progress).as_secs_f64(),
         "held_lanes": status.held.len(),
         "held": status.held.iter().take(HELD_SHOWN).map(held).collect::<Vec<_>>(),
+        "checks": checks::to_value(checks),
     })
 }
 

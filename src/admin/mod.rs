@@ -4,6 +4,7 @@ pub mod api;
 pub mod audit_log;
 pub mod bundle;
 pub mod change;
+pub mod checks;
 pub mod health;
 pub mod held;
 pub mod http;

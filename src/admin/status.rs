@@ -13,7 +13,7 @@ use crate::outbox::{HeldLane, HoldCause};
 const COUNT_LIMIT: u64 = 100_000;
 
 /// How long a message may wait before that is said to be wrong: longer than a takeover.
-const TOLERATED_WAIT: Duration = Duration::from_secs(60);
+pub(super) const TOLERATED_WAIT: Duration = Duration::from_secs(60);
 
 /// How an outbox stands.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ pub(super) fn topic(topic: &TopicBacklog) -> Value {
 }
 
 /// A time to the tenth of a second, or to the second where it is long.
-fn seconds(time: Duration) -> String {
+pub(super) fn seconds(time: Duration) -> String {
     let millis =
         if time < Duration::from_secs(10) { time.as_millis() / 100 * 100 } else { time.as_millis() / 1_000 * 1_000 };
     humantime::format_duration(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))).to_string()

@@ -83,6 +83,12 @@ pub enum Command {
     /// An outbox in a SQLite file, a Kafka broker inside this process, a writer that commits orders and rolls some
     /// back, the relay, and a consumer that checks what arrives. Exits 0 only if nothing was lost or reordered.
     Demo(Demo),
+    /// Check all that a relay needs, from outside: a line a check, the worst first, with what to type
+    ///
+    /// Before a relay runs or beside one: database, tables, rights, brokers and topics, who leads, what moves, what is held,
+    /// who holds back vacuum, the retention, clocks and certificates. Changes nothing. Exits 1 when a check failed, 2 when
+    /// the configuration cannot be used; warnings and what is unknown exit 0.
+    Doctor(Doctor),
 }
 
 /// `outboxd run`.
@@ -140,6 +146,20 @@ pub struct Bench {
     /// How many seconds the steady rate lasts
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// What it is told about its configuration.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `outboxd doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Only what a relay needs to begin: database, schema, rights and brokers, within 5 s; for an init container
+    #[arg(long)]
+    pub quick: bool,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,

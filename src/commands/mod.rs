@@ -3,10 +3,12 @@
 //! - `run`: the relay, and its tables
 //! - `operate`: what operators look at and change
 //! - `support`: what is sent to those who help
+//! - `doctor`: the named checks, from outside
 //! - `tools`: auditing, measuring, the configuration, the demo
 //! - `configured`, `runtime`: what they share
 
 mod configured;
+mod doctor;
 mod operate;
 mod run;
 mod runtime;
@@ -33,5 +35,6 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(arguments) => tools::measure(arguments),
         Command::Config(show) => tools::show_config(&show),
         Command::Demo(arguments) => tools::demonstrate(arguments),
+        Command::Doctor(arguments) => doctor::examine(&arguments),
     }
 }

@@ -4,6 +4,7 @@
 //! complaints come at once, each naming the setting, where its value came from, and what would do. Secrets are
 //! in [`Secret`]s or in properties that only `show` and the broker's client read; none is ever printed.
 
+mod certificates;
 pub mod complaint;
 mod document;
 mod environment;
@@ -29,6 +30,7 @@ use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, TopicPattern
 use crate::relay;
 use crate::secret::Secret;
 
+pub use certificates::NamedCertificates;
 pub use show::show;
 
 const BROKERS_KEY: &str = "bootstrap.servers";
@@ -113,6 +115,13 @@ impl std::fmt::Debug for Kafka {
             .field("oldest", &self.oldest)
             .field("progress_topic", &self.progress_topic)
             .finish()
+    }
+}
+
+impl Kafka {
+    /// Whether a topic that does not exist is created by the relay.
+    pub fn creates_topics(&self) -> bool {
+        matches!(self.on_missing_topic, OnMissingTopic::Create { .. })
     }
 }
 

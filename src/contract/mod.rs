@@ -8,6 +8,7 @@ mod audit;
 mod backlog;
 mod database;
 mod error;
+mod examine;
 mod lease;
 mod operate;
 mod sink;
@@ -18,6 +19,10 @@ pub use audit::{Audit, AuditedRow, KnownRow, Removable, SetAside};
 pub use backlog::{Backlog, TopicBacklog};
 pub use database::{Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, Writer};
 pub use error::{BoxError, SinkError, StoreError};
+pub use examine::{
+    BrokersProbe, ClockDifference, Contact, Examine, Rights, Snapshot, SnapshotHolder, Snapshots, Vacuum, Vitals,
+    VitalsQuestion,
+};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, Leader, LeaseSession, LeaseStore, Watched};
 pub use operate::{AuditEntry, Operate};

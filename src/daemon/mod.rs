@@ -4,6 +4,7 @@
 //! which waits for the database; then the relay. Stopping goes the other way: the relay drains, housekeeping
 //! stops, and the page goes last, so that probes and metrics see the drain.
 
+mod checks;
 mod shutdown;
 mod supervisor;
 
@@ -14,6 +15,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin;
 use crate::admin::api::{Api, Tokens};
 use crate::admin::http::{self, Page, ProcessState};
 use crate::admin::scrape;
@@ -21,6 +23,7 @@ use crate::backends;
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::contract::{Backlog, Database, Sink, Store, StoreError};
+use crate::daemon::checks::{Checking, Flow};
 use crate::housekeeping;
 use crate::observe::chain;
 use crate::observe::outage::Outage;
@@ -64,24 +67,39 @@ where
     };
     let source = config.outbox.source.clone().unwrap_or(own_name);
     let letters = config.relay.dead_letter_topic.is_some().then(|| backends::dead_letter_sink(&config, source.clone()));
-    let sink = wrap(backends::sink(&config, source)?);
-    start_work(&mut house, config, database, (sink, letters.transpose()?), &page);
+    let (sink, contact) = backends::sink_and_contact(&config, source)?;
+    let checking = Checking::new(Arc::clone(&database), contact, &config);
+    let work = Work { store: database, sinks: (wrap(sink), letters.transpose()?), checking };
+    start_work(&mut house, config, work, &page);
     house.run(patience).await
 }
 
 /// The sink of the records, and that of dead letters where they are published.
 type Sinks = (Box<dyn Sink>, Option<Box<dyn Sink>>);
 
+/// What the relay works with, and what works beside it.
+struct Work {
+    store: Arc<dyn Store>,
+    sinks: Sinks,
+    checking: Checking,
+}
+
 /// Starts the relay and what works beside it.
-fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sinks: Sinks, page: &Page) {
-    let (sink, dead_letters) = sinks;
+fn start_work(house: &mut Supervisor, config: Config, work: Work, page: &Page) {
+    let Work { store, sinks: (sink, dead_letters), checking } = work;
     let mut relay = Relay::new(Arc::clone(&store), sink, config.relay);
     if let Some(sink) = dead_letters {
         relay = relay.with_dead_letters(sink);
     }
     let status = relay.status();
     let (measured, backlog) = watch::channel(Backlog::default());
-    page.stands(ProcessState::Relaying { status: status.clone(), backlog });
+    let (checked, checks) = watch::channel(Vec::new());
+    page.stands(ProcessState::Relaying { status: status.clone(), backlog: backlog.clone(), checks });
+    let flow = Flow { status: status.clone(), backlog };
+    house.start("checks", |stop| async move {
+        checking.run(flow, checked, stop).await;
+        Ok(Ended::Graceful)
+    });
     let chores = housekeeping::Settings { retention: config.outbox.retention, ..housekeeping::Settings::default() };
     house.start("housekeeping", |stop| async move {
         housekeeping::run(store, status, chores, measured, stop).await;
@@ -111,6 +129,7 @@ async fn preflight(database: &dyn Database, page: &Page, stop: &CancellationToke
                     tracing::warn!(error = %chain(&error), "waiting for the database");
                 }
                 page.stands(ProcessState::Waiting("waiting for the database"));
+                checks::show_metrics(&[admin::checks::database(Err(&error))]);
             }
             Err(error) => return Err(error).context("the outbox cannot be used"),
         }

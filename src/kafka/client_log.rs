@@ -30,6 +30,8 @@ pub(crate) struct Connectivity {
     outage: Outage,
     /// Whether it was shown that it does.
     is_up: AtomicBool,
+    /// What was said when it stopped answering.
+    said: Mutex<String>,
 }
 
 impl Connectivity {
@@ -53,6 +55,7 @@ impl Connectivity {
     pub(crate) fn unanswered(&self, error: &dyn std::fmt::Display) {
         self.is_up.store(false, Ordering::Relaxed);
         if self.outage.begins() {
+            *self.said.lock() = error.to_string();
             metrics::set_kafka_up(false);
             tracing::warn!(error = %error, "Kafka does not answer; publishing waits until it does");
         }
@@ -73,6 +76,14 @@ impl Connectivity {
         if self.outage.ends() {
             tracing::info!("Kafka answers again");
         }
+    }
+
+    /// Whether Kafka answers, as far as that is known, and else what was said of it.
+    pub(crate) fn known(&self) -> Option<Result<(), String>> {
+        if self.is_away() {
+            return Some(Err(self.said.lock().clone()));
+        }
+        self.is_up.load(Ordering::Relaxed).then_some(Ok(()))
     }
 
     /// Whether Kafka does not answer, as far as that is known.

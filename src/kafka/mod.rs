@@ -26,12 +26,13 @@
 //! - `topics/`: what is known of topics, and asking the broker about them
 //! - `quarantine/`: records that may be what the broker refused; with topics and lanes they are the `knowledge`
 //! - `progress/`: what exactly-once remembers at the broker
-//! - `reading/`: topics read back, for audits and tests
+//! - `reading/`: topics read back, for audits and tests; brokers asked from outside
 
 mod background_drop;
 mod broker;
 mod client_log;
 mod config;
+mod contact;
 mod delivery;
 mod errors;
 mod knowledge;
@@ -51,6 +52,7 @@ pub use config::{OnMissingTopic, ProgressTopic, Settings};
 pub use properties::{Complaint, check_properties};
 pub use reading::client::{ConsumerError, IsolationLevel};
 pub use reading::consumer::{Consumed, Consumer, ReadRange, Start, read_to_end};
+pub use reading::probe::Probe;
 pub use reading::watermarks::{WatermarkSource, Watermarks};
 pub use sink::Sink;
 pub use topics::scratch::Scratch;

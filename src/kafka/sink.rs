@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink as Contract, SinkError};
+use crate::contract::{self, BoxFuture, Mandate, Outcome, Receipt, Refusal, Sink as Contract, SinkError};
 use crate::kafka::config::Settings;
 use crate::kafka::delivery::common::Common;
 use crate::kafka::delivery::plain::Plain;
@@ -49,6 +49,11 @@ impl Sink {
             false => Box::new(Plain::default()),
         };
         Ok(Self { common: Common::new(settings), strategy, judging_until: None })
+    }
+
+    /// What its clients come to know of the brokers, to be asked at any time.
+    pub fn contact(&self) -> Arc<dyn contract::Contact> {
+        Arc::new(self.common.contact.clone())
     }
 
     /// Waits until the topics are known and the broker has caught up, so that an outage leaves little in the client.

@@ -146,6 +146,12 @@ catalogue! {
     KAFKA_UP Gauge Count "kafka_up" []
         "1 while Kafka answers this relay, 0 while it does not; asked twice a minute while nothing is published"
         "0: the brokers, the network or the credentials; nothing is lost meanwhile."
+    CHECK Gauge Count "check" ["check", "status"]
+        "1 for how a named check came out, 0 for the others: ok, warning, failed or unknown; looked at every 15 seconds. A check that the database has nothing for has no series"
+        "`failed` or `warning`: `outboxd doctor` says why, and what to type; `/status` has the same list."
+    CERTIFICATE_END Gauge Seconds "certificate_not_after_timestamp_seconds" ["setting"]
+        "Until when the certificates that a setting names are valid, as Unix time; looked at every minute"
+        "Less than 30 days ahead: replace the certificate, and restart the relay."
     BUILD_INFO Gauge Count "build_info" ["version"]
         "1, with the version as a label"
         "Two versions for longer than a rollout takes."
@@ -222,6 +228,26 @@ pub fn set_topic_backlogs<'a>(topics: impl IntoIterator<Item = (&'a str, u64, Du
         gauge!(TOPIC_UNSENT, "topic" => topic.clone()).set(unsent as f64);
         gauge!(TOPIC_OLDEST_UNSENT, "topic" => topic.clone()).set(oldest.as_secs_f64());
     }
+}
+
+/// Sets how the named checks came out: each by its name and one of these words. Those that are not among them any more have
+/// come out in no way.
+pub fn set_checks(came_out: &[(&'static str, &'static str)], words: &[&'static str]) {
+    static SHOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut shown = SHOWN.lock();
+    shown.extend(came_out.iter().map(|(check, _)| check));
+    for check in shown.iter() {
+        let came_out = came_out.iter().find(|(name, _)| name == check).map(|(_, word)| *word);
+        for word in words {
+            let holds = came_out == Some(*word);
+            gauge!(CHECK, "check" => *check, "status" => *word).set(if holds { 1.0 } else { 0.0 });
+        }
+    }
+}
+
+/// Sets until when the certificates that a setting names are valid, as Unix time.
+pub fn set_certificate_end(setting: &'static str, timestamp: i64) {
+    gauge!(CERTIFICATE_END, "setting" => setting).set(timestamp as f64);
 }
 
 /// Sets how many sessions the database counts of the relays of this role.

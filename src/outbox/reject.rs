@@ -50,6 +50,11 @@ impl TopicPattern {
         Self("*".to_owned())
     }
 
+    /// The topic, where no other is meant.
+    pub fn topic(&self) -> Option<&str> {
+        Some(&*self.0).filter(|pattern| !pattern.contains('*'))
+    }
+
     /// Whether the topic is meant.
     pub fn matches(&self, topic: &str) -> bool {
         let mut parts = self.0.split('*');

@@ -4,7 +4,7 @@
 //! snapshot delta: each committed row once in a session, however late it commits, in the order of commits inside a lane.
 //! Nothing here publishes, and nothing decides who leads or when to read.
 //!
-//! - here: `enqueue` writes; `store` keeps the promises to the relay, `database` those to operators; sessions, and errors
+//! - here: `enqueue` writes; `store` keeps the promises to the relay, `database` and `examine` those to operators; sessions, and errors
 //! - `reading`: what is new, left out, released
 //! - `settling`: what is written back: deliveries, dead letters, the checkpoint and the held lanes
 //! - `leading`: the lease, and waking up
@@ -19,6 +19,8 @@ mod address;
 mod database;
 #[cfg(feature = "relay")]
 mod errors;
+#[cfg(feature = "relay")]
+mod examine;
 #[cfg(feature = "relay")]
 mod leading;
 #[cfg(feature = "relay")]

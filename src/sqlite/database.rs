@@ -62,15 +62,7 @@ impl Database for Store {
 
     async fn preflight(&self) -> Result<Vec<String>, StoreError> {
         self.check().await?;
-        let mut chores = self.chores.take(&self.file).await?;
-        let mode = journal_mode(&mut chores.connection).await;
-        let mode = mode.map_err(|error| classify("reading the journal mode", error))?;
-        chores.give_back();
-        let warning = format!(
-            "the database is in journal mode {mode}, in which readers and writers wait for each other; \
-             `outboxd migrate` switches it to wal"
-        );
-        Ok(if mode == "wal" { Vec::new() } else { vec![warning] })
+        self.chore(async |connection| journal_mode_warning(connection).await).await
     }
 
     /// The file's name and the table's.
@@ -91,6 +83,14 @@ impl Database for Store {
     }
 }
 
-async fn journal_mode(connection: &mut SqliteConnection) -> Result<String, sqlx::Error> {
-    sqlx::query_scalar("/* outboxd: journal_mode */ pragma journal_mode").fetch_one(connection).await
+/// What speaks against the file's journal.
+pub(super) async fn journal_mode_warning(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    let statement = sqlx::query_scalar("/* outboxd: journal_mode */ pragma journal_mode");
+    let mode: Result<String, sqlx::Error> = statement.fetch_one(connection).await;
+    let mode = mode.map_err(|error| classify("reading the journal mode", error))?;
+    let warning = format!(
+        "the database is in journal mode {mode}, in which readers and writers wait for each other; \
+         `outboxd migrate` switches it to wal"
+    );
+    Ok(if mode == "wal" { Vec::new() } else { vec![warning] })
 }

@@ -5,7 +5,7 @@
 //! for a file on a network drive it promises nothing. Writers of messages need [`enqueue()`] only: the rest comes
 //! with the feature `relay`.
 //!
-//! - here: `enqueue` writes; `store` keeps the promises to the relay, `database` those to operators; connections, and errors
+//! - here: `enqueue` writes; `store` keeps the promises to the relay, `database` and `examine` those to operators; connections, and errors
 //! - `reading`: what is new, left out, released
 //! - `settling`: what is written back: deliveries, dead letters, the checkpoint and the held lanes
 //! - `leading`: the lease, and waking up
@@ -20,6 +20,8 @@ mod connection;
 mod database;
 #[cfg(feature = "relay")]
 mod errors;
+#[cfg(feature = "relay")]
+mod examine;
 #[cfg(feature = "relay")]
 mod leading;
 #[cfg(feature = "relay")]

@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// Works with the connection for chores.
-    async fn chore<T>(
+    pub(super) async fn chore<T>(
         &self,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

@@ -34,6 +34,8 @@ const ROOMS: &[Room] = &[
     Room { name: "backoff", floor: 1, may_import: &[] },
     Room { name: "aligned_tick", floor: 1, may_import: &[] },
     Room { name: "secret", floor: 1, may_import: &[] },
+    // What is read of a certificate.
+    Room { name: "certificate", floor: 1, may_import: &[&["fuzz"]] },
     Room { name: "contract", floor: 2, may_import: &[&["outbox", "secret"]] },
     // What readers do alike.
     Room { name: "reading", floor: 2, may_import: &[&["outbox"]] },
@@ -59,10 +61,12 @@ const ROOMS: &[Room] = &[
     },
     Room { name: "admin", floor: 5, may_import: &[&["contract", "outbox", "observe", "relay", "secret"]] },
     // Composed of each room's own settings.
-    Room { name: "config", floor: 5, may_import: &[GROUND, WINGS, WORK] },
+    Room { name: "config", floor: 5, may_import: &[GROUND, WINGS, WORK, &["certificate"]] },
     Room { name: "backends", floor: 6, may_import: &[GROUND, WINGS, &["config"]] },
     Room { name: "cli", floor: 6, may_import: &[&["admin", "config", "outbox", "observe"]] },
     Room { name: "daemon", floor: 7, may_import: &[GROUND, WORK, &["admin", "config", "backends"]] },
+    // It asks what a relay would meet, beside one or before there is one.
+    Room { name: "doctor", floor: 7, may_import: &[GROUND, &["admin", "config", "backends"]] },
     // It reads what the relay published.
     Room { name: "verify", floor: 7, may_import: &[GROUND, &["kafka"]] },
     // Both play the application and the consumer themselves.
@@ -80,7 +84,7 @@ const ROOMS: &[Room] = &[
         may_import: &[GROUND, WINGS, WORK, &["admin", "config", "backends", "cli", "commands"], TOP],
     },
 ];
-const TOP: &[&str] = &["bench", "daemon", "demo", "verify"];
+const TOP: &[&str] = &["bench", "daemon", "demo", "doctor", "verify"];
 
 /// Crates that stay behind a wall, and the rooms behind it.
 const WALLS: &[(&str, &[&str])] = &[("sqlx", &["postgres", "sqlite"]), ("rdkafka", &["kafka"]), ("clap", &["cli"])];

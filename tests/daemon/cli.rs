@@ -20,7 +20,8 @@ fn help_is_the_fixture(arguments: &[&str], fixture: &str) {
 #[test]
 fn the_help_of_every_command_is_as_reviewed() {
     help_is_the_fixture(&["--help"], "outboxd.txt");
-    for command in ["run", "migrate", "status", "audit-log", "support-bundle", "verify", "bench", "config", "demo"] {
+    let commands = ["run", "migrate", "status", "audit-log", "support-bundle", "verify", "bench", "config", "demo", "doctor"];
+    for command in commands {
         help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
     }
     for (command, part) in [("held", "ls"), ("held", "release")] {

@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod http;
 mod metrics;
 mod migrate;

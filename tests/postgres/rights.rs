@@ -8,16 +8,16 @@ use sqlx::PgConnection;
 use super::server::{AMPLE, Outbox, drain, execute, newest, problem, servers, store};
 
 /// An outbox, and a role with the least rights that relays it.
-struct Guarded {
-    outbox: Outbox,
-    role: String,
+pub(super) struct Guarded {
+    pub(super) outbox: Outbox,
+    pub(super) role: String,
     /// As the role connects.
-    url: String,
+    pub(super) url: String,
     admin: PgConnection,
 }
 
 impl Guarded {
-    async fn new(url: &str, name: &str) -> Self {
+    pub(super) async fn new(url: &str, name: &str) -> Self {
         let outbox = Outbox::new(url, name).await;
         let mut admin = outbox.connect().await;
         let role = format!("relay_of_{name}");
@@ -32,7 +32,7 @@ impl Guarded {
     }
 
     /// Runs a statement in which `outbox` stands for the table and `RELAY` for the role.
-    async fn run(&mut self, statement: &str) {
+    pub(super) async fn run(&mut self, statement: &str) {
         self.outbox.run(&mut self.admin, &statement.replace("RELAY", &self.role)).await;
     }
 

@@ -195,6 +195,36 @@ local terms = import '../terms.libsonnet';
             '15m',
           ),
           alert(
+            'VacuumBehind',
+            'warning',
+            |||
+              max by (%(by)s) (outboxd_check{%(selector)s, check="vacuum", status=~"warning|failed"}) == 1
+            |||,
+            'Vacuum has not kept up with the table of an outbox for 30 minutes.',
+            'Dead rows pile up in the table of %(outbox)s.',
+            '30m',
+          ),
+          alert(
+            'RetentionBehind',
+            'warning',
+            |||
+              max by (%(by)s) (outboxd_check{%(selector)s, check="retention", status=~"warning|failed"}) == 1
+            |||,
+            'Published rows have been kept beyond their retention for 30 minutes.',
+            'Published rows of %(outbox)s are not removed after their retention.',
+            '30m',
+          ),
+          alert(
+            'CertificateEndsSoon',
+            'warning',
+            |||
+              min by (%(by)s, setting) (outboxd_certificate_not_after_timestamp_seconds{%(selector)s}) - time() < %(certificateSeconds)s
+            |||,
+            'A certificate that the relay uses ends soon.',
+            'The certificate of {{ $labels.setting }} of %(outbox)s has {{ $value | humanizeDuration }} left.',
+            '10m',
+          ),
+          alert(
             // A process that ends soon after it began counts one session each time, which no counter shows: its terms do.
             'SessionsRestartRepeatedly',
             'warning',

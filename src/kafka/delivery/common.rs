@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::contract::SinkError;
-use crate::kafka::client_log::Connectivity;
 use crate::kafka::config::Settings;
+use crate::kafka::contact::Contact;
 use crate::kafka::errors::{not_open, refused};
 use crate::kafka::knowledge::Knowledge;
 use crate::kafka::producer::lifecycle::Producer;
@@ -34,7 +34,8 @@ pub(crate) struct Common {
     pub(crate) knowledge: Knowledge,
     /// The producer that takes all records.
     pub(crate) producer: Option<Producer>,
-    connectivity: Arc<Connectivity>,
+    /// What its clients came to know.
+    pub(crate) contact: Contact,
     /// How long a producer may deliver nothing.
     patience: Arc<Patience>,
     admin: Arc<Admin>,
@@ -46,13 +47,13 @@ pub(crate) struct Common {
 impl Common {
     /// Nothing connects yet.
     pub(crate) fn new(settings: Settings) -> Self {
-        let connectivity = Arc::new(Connectivity::default());
-        let admin = Admin::new(settings.looking(), settings.on_missing_topic, Arc::clone(&connectivity));
+        let contact = Contact::default();
+        let admin = Admin::new(settings.looking(), settings.on_missing_topic, Arc::clone(&contact.connectivity));
         Self {
             settings,
             knowledge: Knowledge::default(),
             producer: None,
-            connectivity,
+            contact,
             patience: Arc::default(),
             admin: Arc::new(admin),
             ended: Vec::new(),
@@ -192,7 +193,7 @@ impl Common {
     /// A producer that connects by itself, when it can.
     pub(crate) fn new_producer(&self, role: Role, limits: ProducerLimits) -> Result<Producer, SinkError> {
         let configs = clients(&self.settings, role, limits);
-        Producer::build(&configs, role, limits, &self.connectivity, &self.patience)
+        Producer::build(&configs, role, limits, &self.contact.connectivity, &self.patience)
             .map_err(|error| refused("the Kafka client cannot be created", "correct the kafka properties", error))
     }
 
@@ -202,6 +203,7 @@ impl Common {
         self.knowledge.begin_producer();
         self.producer = Some(producer);
         if std::mem::replace(&mut self.built_before, true) {
+            self.contact.rebuilt();
             metrics::count_producer_rebuild();
         }
         Ok(())

@@ -286,7 +286,7 @@ fn waiting(counted: &[PgRow]) -> Waiting {
 }
 
 /// Clocks of writers and infinite timestamps can make an age negative or too large to tell.
-fn seconds(age: Option<f64>) -> Duration {
+pub(super) fn seconds(age: Option<f64>) -> Duration {
     Duration::try_from_secs_f64(age.unwrap_or_default().max(0.0)).unwrap_or(Duration::ZERO)
 }
 

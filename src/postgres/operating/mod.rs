@@ -1,10 +1,12 @@
-//! What operators and tools do: tables, the backlog, purging, audits.
+//! What operators and tools do: tables and rights, the backlog, purging, audits, the facts of the checks.
 
 pub(crate) mod audit;
 pub(crate) mod audit_log;
+pub(crate) mod excess;
 pub(crate) mod inspect;
 pub(crate) mod preflight;
 pub(crate) mod purge;
 pub(crate) mod rights;
 pub(crate) mod schema;
 pub(crate) mod scratch;
+pub(crate) mod vitals;

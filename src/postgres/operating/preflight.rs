@@ -38,10 +38,7 @@ pub(crate) async fn preflight(address: &Address, settings: &DatabaseSettings) ->
     refuse_pooler(address, &mut conn).await?;
     let table = address.table().await?;
     let mut warnings = check(&mut conn, table, settings).await?;
-    refuse_prepared_transactions(&mut conn, settings).await?;
-    warnings.extend(index_on_mark(&mut conn, table).await?);
-    warnings.extend(unflushed_commits(&mut conn).await?);
-    warnings.extend(sequence_behind(&mut conn, table).await?);
+    warnings.extend(set_up(&mut conn, table, settings).await?);
     let age = oldest_snapshot(&mut conn).await?;
     if age > OLD_SNAPSHOT_AGE {
         warnings.push(format!(
@@ -49,6 +46,25 @@ pub(crate) async fn preflight(address: &Address, settings: &DatabaseSettings) ->
             age.as_secs()
         ));
     }
+    Ok(warnings)
+}
+
+/// Looks at how the server is set up, and returns the warnings.
+pub(crate) async fn setup(address: &Address, settings: &DatabaseSettings) -> Result<Vec<String>, StoreError> {
+    let mut conn = address.connect("inspect", &[]).await?;
+    refuse_pooler(address, &mut conn).await?;
+    set_up(&mut conn, address.table().await?, settings).await
+}
+
+async fn set_up(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    settings: &DatabaseSettings,
+) -> Result<Vec<String>, StoreError> {
+    refuse_prepared_transactions(conn, settings).await?;
+    let mut warnings = index_on_mark(conn, table).await?;
+    warnings.extend(unflushed_commits(conn).await?);
+    warnings.extend(sequence_behind(conn, table).await?);
     Ok(warnings)
 }
 

@@ -7,15 +7,19 @@ use sqlx::{PgConnection, Row};
 
 use crate::contract::{Purge, StoreError};
 use crate::outbox::{Settle, Term};
+use crate::postgres::operating::inspect::seconds;
 use crate::postgres::reading::holds::{Holds, left_to_a_lane};
 use crate::postgres::reading::position::ReadPosition;
 use crate::postgres::reading::told;
 use crate::postgres::session::{ask, sql};
-use crate::postgres::settling::checkpoint;
+use crate::postgres::settling::checkpoint::{self, Stored};
 use crate::postgres::table::{Columns, OutboxTable};
 
 /// Rows that one call looks at: a few milliseconds, and one small transaction.
 const ROWS_PER_PURGE: i64 = 2_000;
+
+/// Rows among which the longest kept one is looked for.
+const ROWS_OVERDUE: i64 = 1_000;
 
 /// After so many rounds one begins at the lowest id instead of the stored mark: a transaction that was open for long
 /// may have written below it.
@@ -78,9 +82,43 @@ async fn begin_round(conn: &mut PgConnection, table: &OutboxTable, purging: &mut
     if rounds.is_multiple_of(ROUNDS_TO_THE_LOWEST) {
         return Ok(i64::MIN);
     }
+    purge_mark(conn, table).await
+}
+
+/// Below this id everything was removed, but for what was written late.
+async fn purge_mark(conn: &mut PgConnection, table: &OutboxTable) -> Result<i64, StoreError> {
     let text = format!("/* outboxd: purge_mark */ select purged_to from {}", table.checkpoint());
     let mark = ask("purging", sqlx::query_scalar(sql(text)).fetch_optional(conn)).await?;
     Ok(mark.unwrap_or(i64::MIN))
+}
+
+/// For how much longer than the retention the longest kept row has been kept, of the first ones that are left. Changes
+/// nothing.
+pub(crate) async fn overdue(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    settle: Settle,
+    stored: &Stored,
+    retention: Duration,
+) -> Result<Duration, StoreError> {
+    let columns = table.columns();
+    let Columns { id, created_at, sent_at, .. } = &columns;
+    let text = format!(
+        "/* outboxd: overdue */
+         select extract(epoch from clock_timestamp() - min(since) filter (where old and isfinite(since)))::float8 - $3
+         from (
+             select coalesce({sent_at}, {created_at}) as since, {old} as old
+             from {outbox} where {id} > $1 order by {id} limit $2
+         ) looked_at",
+        old = is_old(&columns, 3),
+        outbox = table.outbox()
+    );
+    let mark = purge_mark(conn, table).await?;
+    let statement = sqlx::query(sql(text)).bind(mark).bind(ROWS_OVERDUE).bind(retention.as_secs_f64());
+    let statement = statement.bind(Holds::new(&stored.held).to_told_json().map(Json));
+    let statement = told::bind(statement, stored.settling(settle));
+    let row = ask("looking for rows that are overdue", statement.fetch_one(conn)).await?;
+    Ok(seconds(row.get(0)))
 }
 
 async fn remember(conn: &mut PgConnection, table: &OutboxTable, mark: i64) -> Result<(), StoreError> {
@@ -134,12 +172,11 @@ impl Bite<'_> {
 /// for no purge; what is settled stays so, whichever relay leads.
 fn statement(table: &OutboxTable) -> String {
     let columns = table.columns();
-    let Columns { id, created_at, sent_at, .. } = &columns;
+    let Columns { id, created_at, .. } = &columns;
     format!(
         "/* outboxd: purge */
          with looked_at as materialized (
-             select {id}, {created_at}, not {left} and case when {sent_at} is not null then {sent_at} < clock_timestamp() - $4 * interval '1 second'
-                 else {created_at} < clock_timestamp() - $4 * interval '1 second' and {is_read} end as old
+             select {id}, {created_at}, {old} as old
              from {outbox} where {id} > $2 order by {id} limit $3
          ),
          free as materialized (
@@ -155,7 +192,18 @@ fn statement(table: &OutboxTable) -> String {
          from looked_at",
         lease = table.lease(),
         outbox = table.outbox(),
-        left = left_to_a_lane(&columns, "$5"),
-        is_read = told::is_read(&columns, 6)
+        old = is_old(&columns, 4)
+    )
+}
+
+/// The condition that a row may go: by its own mark, or by the stored position. Given the number of the first parameter: the
+/// retention in seconds, then the held lanes, then what [`told::bind`] binds.
+fn is_old(columns: &Columns, first: usize) -> String {
+    let Columns { created_at, sent_at, .. } = columns;
+    format!(
+        "not {left} and case when {sent_at} is not null then {sent_at} < clock_timestamp() - ${first} * interval '1 second'
+             else {created_at} < clock_timestamp() - ${first} * interval '1 second' and {is_read} end",
+        left = left_to_a_lane(columns, &format!("${}", first + 1)),
+        is_read = told::is_read(columns, first + 2)
     )
 }

@@ -17,11 +17,11 @@ const UPDATED: [&str; 1] = [MARK];
 const OUR_TRIGGERS: [&str; 4] = ["wake", "stamp_restored", "stamp_corrected", "stamp_late"];
 
 /// A table, as SQL names it, and what is done to it.
-struct Need {
-    table: String,
-    rights: &'static [&'static str],
+pub(super) struct Need {
+    pub(super) table: String,
+    pub(super) rights: &'static [&'static str],
     /// The columns that are updated, where that is not all of them.
-    updated: Option<&'static [&'static str]>,
+    pub(super) updated: Option<&'static [&'static str]>,
 }
 
 impl Need {
@@ -42,7 +42,7 @@ pub(crate) fn grants(table: &OutboxTable, role: &str) -> String {
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.
-fn needs(table: &OutboxTable) -> [Need; 7] {
+pub(super) fn needs(table: &OutboxTable) -> [Need; 7] {
     let need = |table, rights| Need { table, rights, updated: None };
     [
         Need { updated: Some(&UPDATED), ..need(table.outbox(), &["select", "update", "delete"]) },

@@ -1,4 +1,4 @@
-//! What operators and tools do: tables, the backlog, purging, audits.
+//! What operators and tools do: tables, the backlog, purging, audits, the facts of the checks.
 
 pub(crate) mod audit;
 pub(crate) mod audit_log;
@@ -6,3 +6,4 @@ pub(crate) mod inspect;
 pub(crate) mod purge;
 pub(crate) mod schema;
 pub(crate) mod scratch;
+pub(crate) mod vitals;

@@ -13,6 +13,9 @@ use crate::sqlite::table::{Columns, OutboxTable};
 /// Rows that one round looks at.
 const ROWS_PER_PURGE: i64 = 1_000;
 
+/// Rows among which the longest kept one is looked for.
+const ROWS_OVERDUE: i64 = 1_000;
+
 /// One round: looks at the rows above `cursor` and up to the checkpoint, and removes what is settled and old.
 /// The cursor then stands where the next round begins: at the start again once a row is found that is too young.
 pub(crate) async fn purge(
@@ -65,6 +68,25 @@ impl PurgeScope<'_> {
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(cursor).bind(self.days()).bind(ROWS_PER_PURGE);
         let (looked, last, young) = query.fetch_one(connection).await?;
         Ok(Seen { looked, last, young })
+    }
+
+    /// For how many seconds more than the retention the longest kept row has been kept, of the first ones up to the
+    /// checkpoint.
+    pub(crate) async fn overdue(&self, connection: &mut SqliteConnection) -> Result<f64, sqlx::Error> {
+        let sql = format!(
+            "/* outboxd: overdue */ select coalesce(max(julianday('now') - julianday(since) - ?2) * 86400.0, 0.0) from (
+                select {settled_at} as since, {old} and not {covered} as is_old from {outbox} as o not indexed
+                where {id} > ?1 and {id} <= (select position from {checkpoint})
+                order by {id} limit ?3) where is_old",
+            id = self.table.columns_of("o").id,
+            settled_at = self.settled_at(),
+            old = self.old(),
+            covered = covered(self.table),
+            outbox = self.table.outbox(),
+            checkpoint = self.table.checkpoint()
+        );
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(0_i64).bind(self.days()).bind(ROWS_OVERDUE);
+        query.fetch_one(connection).await
     }
 
     async fn remove(&self, connection: &mut SqliteConnection, cursor: i64, last: i64) -> Result<u64, sqlx::Error> {
