@@ -1,7 +1,8 @@
 //! The operator's page: `/metrics`, `/livez`, `/readyz`, `/status`, and the API under `/api/`.
 //!
 //! On the loopback interface unless told otherwise. But for the API, it is read-only and without authentication, and
-//! shows topics and numbers; never a key, a payload or a secret.
+//! shows topics, numbers, and how the named checks came out; never a key, a payload or a secret, nor what a session of the
+//! database runs.
 
 use std::future::IntoFuture;
 use std::time::Duration;

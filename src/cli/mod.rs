@@ -1,11 +1,14 @@
 //! The command line: commands, flags and their help. Decides nothing; `main` does.
 
+mod generated;
 mod operate;
 mod settings;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
+pub use generated::{completions, man};
 pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status, SupportBundle};
 pub use settings::{DatabaseSettings, Settings};
 
@@ -89,6 +92,21 @@ pub enum Command {
     /// who holds back vacuum, the retention, clocks and certificates. Changes nothing. Exits 1 when a check failed, 2 when
     /// the configuration cannot be used; warnings and what is unknown exit 0.
     Doctor(Doctor),
+    /// Print what a shell has to read to complete commands and flags
+    ///
+    /// For example: outboxd completions bash > /etc/bash_completion.d/outboxd
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print a man page
+    ///
+    /// For example: outboxd man > outboxd.1; outboxd man held release > outboxd-held-release.1
+    Man {
+        /// Of which command, word by word [default: of the whole]
+        #[arg(value_name = "COMMAND")]
+        words: Vec<String>,
+    },
 }
 
 /// `outboxd run`.

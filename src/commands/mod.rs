@@ -4,7 +4,7 @@
 //! - `operate`: what operators look at and change
 //! - `support`: what is sent to those who help
 //! - `doctor`: the named checks, from outside
-//! - `tools`: auditing, measuring, the configuration, the demo
+//! - `tools`: auditing, measuring, the configuration, the demo, what is made of the command line's description
 //! - `configured`, `runtime`: what they share
 
 mod configured;
@@ -17,7 +17,7 @@ mod tools;
 
 use std::process::ExitCode;
 
-use crate::cli::Command;
+use crate::cli::{self, Command};
 
 /// Does what a command says, and returns the exit code.
 ///
@@ -36,5 +36,7 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(show) => tools::show_config(&show),
         Command::Demo(arguments) => tools::demonstrate(arguments),
         Command::Doctor(arguments) => doctor::examine(&arguments),
+        Command::Completions { shell } => tools::print(&cli::completions(shell)),
+        Command::Man { words } => tools::print(&cli::man(&words)?),
     }
 }

@@ -1,7 +1,10 @@
 //! Auditing, measuring, the configuration, the demo.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
+
+use anyhow::Context;
 
 use crate::backends;
 use crate::bench;
@@ -82,6 +85,12 @@ pub(super) fn demonstrate(arguments: cli::Demo) -> anyhow::Result<ExitCode> {
     let (seed, kill, http) = (arguments.seed, arguments.kill, arguments.http);
     let kept = block_on(demo::run(demo::Settings { messages, seed, kill, http, sabotage }))??;
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Prints what was made of the command line's description.
+pub(super) fn print(text: &[u8]) -> anyhow::Result<ExitCode> {
+    io::stdout().write_all(text).context("the output is closed")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The exit code of what failed.

@@ -87,7 +87,13 @@ const ROOMS: &[Room] = &[
 const TOP: &[&str] = &["bench", "daemon", "demo", "doctor", "verify"];
 
 /// Crates that stay behind a wall, and the rooms behind it.
-const WALLS: &[(&str, &[&str])] = &[("sqlx", &["postgres", "sqlite"]), ("rdkafka", &["kafka"]), ("clap", &["cli"])];
+const WALLS: &[(&str, &[&str])] = &[
+    ("sqlx", &["postgres", "sqlite"]),
+    ("rdkafka", &["kafka"]),
+    ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
+];
 
 #[test]
 fn imports_go_down_the_floors() {

@@ -20,13 +20,31 @@ fn help_is_the_fixture(arguments: &[&str], fixture: &str) {
 #[test]
 fn the_help_of_every_command_is_as_reviewed() {
     help_is_the_fixture(&["--help"], "outboxd.txt");
-    let commands = ["run", "migrate", "status", "audit-log", "support-bundle", "verify", "bench", "config", "demo", "doctor"];
-    for command in commands {
+    let operating = ["run", "migrate", "status", "audit-log", "support-bundle", "doctor"];
+    for command in operating.into_iter().chain(["verify", "bench", "config", "demo", "completions", "man"]) {
         help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
     }
     for (command, part) in [("held", "ls"), ("held", "release")] {
         help_is_the_fixture(&[command, part, "--help"], &format!("{command}-{part}.txt"));
     }
+}
+
+#[test]
+fn completions_and_man_pages_know_every_command() {
+    for (arguments, mentioned) in [
+        (&["completions", "bash"][..], "doctor"),
+        (&["completions", "zsh"], "doctor"),
+        (&["completions", "fish"], "doctor"),
+        (&["man"], ".TH outboxd 1"),
+        (&["man", "held", "release"], ".TH outboxd-held-release 1"),
+    ] {
+        let output = ran(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+        assert!(stdout(&output).contains(mentioned), "{arguments:?}: {}", stdout(&output));
+    }
+    assert_eq!(ran(&["completions", "csh"]).status.code(), Some(2));
+    let missing = ran(&["man", "fly"]);
+    assert_eq!((missing.status.code(), missing.stdout.is_empty()), (Some(1), true));
 }
 
 #[test]
