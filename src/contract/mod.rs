@@ -9,6 +9,7 @@ mod backlog;
 mod database;
 mod error;
 mod lease;
+mod messages;
 mod operate;
 mod sink;
 mod store;
@@ -20,6 +21,9 @@ pub use database::{Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Sc
 pub use error::{BoxError, SinkError, StoreError};
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, Leader, LeaseSession, LeaseStore, Watched};
+pub use messages::{
+    Carried, Death, Found, FoundMessage, LetterSearch, Messages, Overtaken, PurgeStep, RowName, SEARCHED_ROWS, Search,
+};
 pub use operate::{AuditEntry, Operate};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
 pub use store::{Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};

@@ -22,6 +22,8 @@ mod errors;
 #[cfg(feature = "relay")]
 mod leading;
 #[cfg(feature = "relay")]
+mod messages;
+#[cfg(feature = "relay")]
 mod operating;
 mod quote;
 #[cfg(feature = "relay")]

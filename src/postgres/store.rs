@@ -89,7 +89,7 @@ impl Store {
     }
 
     /// Works with the session that looks.
-    async fn inspecting<T>(
+    pub(super) async fn inspecting<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection, &OutboxTable) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
