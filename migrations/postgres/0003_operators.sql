@@ -14,3 +14,43 @@ create table outbox_audit (
     actor    text not null,
     role     text not null default current_user
 );
+
+alter table outbox_checkpoint
+    -- What was sent before may have been removed by an operator: no audit wonders at it.
+    add column purged_before timestamptz;
+
+-- Puts dead letters back, and returns their ids: not those that the outbox would refuse, whose id another row has, or that are
+-- locked. The relay's role may call it and still insert nothing else. The transaction is the current one's, so that the
+-- reader finds them as it finds what commits late.
+create function outbox_requeue(ids bigint[], event_ids uuid[]) returns setof bigint
+language sql volatile security definer set search_path from current as $$
+    with letter as materialized (
+        select d.id, d.event_id from outbox_dead d
+        join rows from (pg_catalog.unnest(ids), pg_catalog.unnest(event_ids)) as given (id, event_id)
+            on d.id = given.id and d.event_id = given.event_id
+        where pg_catalog.jsonb_typeof(d.headers) = 'object' and pg_catalog.isfinite(d.created_at)
+            and d.event_id <> '00000000-0000-0000-0000-000000000000'
+            and d.topic !~ '[^A-Za-z0-9._-]' and pg_catalog.length(d.topic) between 1 and 249 and d.topic not in ('.', '..')
+            and (d.partition is null or d.partition >= 0)
+            and not exists (select from outbox o where o.id = d.id)
+        order by d.id for update of d skip locked
+    ),
+    gone as (
+        delete from outbox_dead d using letter where d.id = letter.id and d.event_id = letter.event_id returning d.*
+    )
+    insert into outbox (id, event_id, topic, key, payload, headers, partition, created_at)
+    overriding system value
+    select id, event_id, topic, key, payload,
+        -- The header's name in two parts, because what begins as the table's name does follows it.
+        headers || pg_catalog.jsonb_build_object(pg_catalog.concat('out', 'box-requeued'), pg_catalog.jsonb_build_object(
+            'id', coalesce(
+                pg_catalog.jsonb_extract_path_text(headers, pg_catalog.concat('out', 'box-requeued'), 'id'),
+                id::pg_catalog.text),
+            'code', code, 'died_at', died_at, 'at', pg_catalog.now())),
+        partition, created_at
+    from gone order by id
+    returning id
+$$;
+
+-- With the rights of the outbox's owner it is for those alone to whom it is granted.
+revoke all on function outbox_requeue(bigint[], uuid[]) from public;

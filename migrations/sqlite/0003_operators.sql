@@ -13,3 +13,6 @@ create table outbox_audit (
     -- Who: the user and the host that the command was typed at.
     actor    text not null
 );
+
+-- What was sent before may have been removed by an operator: no audit wonders at it.
+alter table outbox_checkpoint add column purged_before text;

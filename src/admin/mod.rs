@@ -8,6 +8,7 @@ pub mod checks;
 pub mod health;
 pub mod held;
 pub mod http;
+pub mod messages;
 pub mod scrape;
 pub mod status;
 pub mod table;

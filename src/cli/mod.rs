@@ -1,6 +1,7 @@
 //! The command line: commands, flags and their help. Decides nothing; `main` does.
 
 mod generated;
+mod letters;
 mod operate;
 mod settings;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use generated::{completions, man};
+pub use letters::{Dead, Letters, Ls, Purge, ShowMessage, Skip};
 pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status, SupportBundle};
 pub use settings::{DatabaseSettings, Settings};
 
@@ -55,6 +57,25 @@ pub enum Command {
     /// As the database tells it: who leads, what waits and for how long, by topic, what is held, and dead letters. Changes
     /// nothing. Exits 1 when something is wrong.
     Status(Status),
+    /// List messages: where they are, and since when
+    ///
+    /// What waits (unsent, held) from the oldest on, anything else from the newest on. Looks at some 50,000 rows and says so
+    /// where there are more.
+    Ls(Ls),
+    /// Show where one message is, and what happened to it
+    Show(ShowMessage),
+    /// List dead letters, put them back into the outbox, or delete them
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Give up messages that wait in a held lane: they become dead letters
+    ///
+    /// Never one that may be in flight: while a relay leads, only those of lanes that are held because a record was
+    /// rejected. Without a relay any that wait. The lane flows again with outboxd held release.
+    Skip(Skip),
+    /// Remove sent rows before their retention is over, some at a time
+    ///
+    /// Never an unsent row, nor what is left of a held lane.
+    Purge(Purge),
     /// List and release what is held: topics that wait for something, and lanes of which a record was rejected
     #[command(subcommand)]
     Held(Held),

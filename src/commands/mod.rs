@@ -1,6 +1,7 @@
 //! The commands: each composes what it needs from the rooms below, and says what came of it.
 //!
 //! - `run`: the relay, and its tables
+//! - `letters`: single messages, dead or alive
 //! - `operate`: what operators look at and change
 //! - `support`: what is sent to those who help
 //! - `doctor`: the named checks, from outside
@@ -9,6 +10,7 @@
 
 mod configured;
 mod doctor;
+mod letters;
 mod operate;
 mod run;
 mod runtime;
@@ -28,6 +30,11 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(run) => run::relay(&run.settings),
         Command::Migrate(migration) => run::migrate(&migration),
         Command::Status(arguments) => operate::status(&arguments),
+        Command::Ls(arguments) => letters::ls(arguments),
+        Command::Show(arguments) => letters::show(&arguments),
+        Command::Dead(dead) => letters::dead(dead),
+        Command::Skip(arguments) => letters::skip(arguments),
+        Command::Purge(arguments) => letters::purge(arguments),
         Command::Held(held) => operate::held(held),
         Command::AuditLog(arguments) => operate::audit_log(&arguments),
         Command::SupportBundle(arguments) => support::bundle(&arguments),

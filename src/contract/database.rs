@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use crate::contract::audit::Audit;
 use crate::contract::error::{BoxError, StoreError};
 use crate::contract::examine::Examine;
+use crate::contract::messages::Messages;
 use crate::contract::operate::Operate;
 use crate::contract::store::Store;
 use crate::outbox::{Message, Notify, PreparedTransactions, Settle, Table};
@@ -68,7 +69,7 @@ pub struct Migrated {
 
 /// An outbox in a database: a store for the relay, and what is asked of it besides.
 #[async_trait]
-pub trait Database: Store + Operate + Examine + Debug {
+pub trait Database: Store + Operate + Messages + Examine + Debug {
     /// Creates or upgrades the tables, and grants the roles what they need if any are named. Safe to repeat, under
     /// several at once, and beside a relay at work.
     ///

@@ -10,6 +10,7 @@ mod database;
 mod error;
 mod examine;
 mod lease;
+mod messages;
 mod operate;
 mod sink;
 mod store;
@@ -25,6 +26,9 @@ pub use examine::{
 };
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, Leader, LeaseSession, LeaseStore, Watched};
+pub use messages::{
+    Carried, Death, Found, FoundMessage, LetterSearch, Messages, Overtaken, PurgeStep, RowName, SEARCHED_ROWS, Search,
+};
 pub use operate::{AuditEntry, Operate};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
 pub use store::{Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};

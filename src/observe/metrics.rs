@@ -103,7 +103,7 @@ catalogue! {
         "Growing: mend the cause; the rows are dead letters, or their lanes are held."
     DEAD_LETTERS Gauge Count "dead_letters" []
         "Dead letters kept in the table, counted up to a limit"
-        "Growing: look at `outbox_dead`, mend the cause, insert what is still wanted again."
+        "Growing: look at them with `outboxd dead ls`, mend the cause, put back what is still wanted with `outboxd dead requeue`."
     HELD_LANES Gauge Count "held_lanes" ["cause"]
         "Lanes and topics that wait, by cause"
         "Above 0: `outboxd held ls` says what waits and for what."

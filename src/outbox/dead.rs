@@ -22,6 +22,9 @@ pub struct DeadLetter {
     pub topic: Option<String>,
 }
 
+/// The code of a record that an operator gave up.
+pub const SKIPPED: &str = "skipped";
+
 /// Where dead letters are published: a topic's name, in which `{topic}` stands for the record's own topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterTopic(String);

@@ -9,6 +9,10 @@ use uuid::Uuid;
 /// Headers that the relay writes on every record; a message cannot set them.
 pub(crate) const RESERVED_HEADERS: [&str; 4] = ["id", "outbox-id", "outbox-source", "outbox-created-at"];
 
+/// The header of a record that was a dead letter and was put back: a JSON object with its first `id`, the `code` of what was
+/// wrong, when it died (`died_at`), and when it was put back (`at`), which is the same for all that were put back together.
+pub const REQUEUED_HEADER: &str = "outbox-requeued";
+
 /// The longest topic name that Kafka takes.
 const TOPIC_LIMIT: usize = 249;
 
@@ -59,7 +63,7 @@ pub enum InvalidMessage {
     KeyWithNul,
     /// A header has no name, or a name that the relay writes itself.
     #[error(
-        "header name {name:?} cannot be used: it must not be empty, hold NUL, or be one of id, outbox-id, outbox-source, which the relay writes"
+        "header name {name:?} cannot be used: it must not be empty, hold NUL, or be one of id, outbox-id, outbox-source, outbox-created-at and outbox-requeued, which outboxd writes"
     )]
     HeaderName {
         /// The name as given.
@@ -221,7 +225,8 @@ impl Draft {
             return Err(InvalidMessage::KeyWithNul);
         }
         for (name, value) in &message.headers {
-            if name.is_empty() || name.contains('\0') || RESERVED_HEADERS.contains(&name.as_str()) {
+            let is_reserved = RESERVED_HEADERS.contains(&name.as_str()) || name == REQUEUED_HEADER;
+            if name.is_empty() || name.contains('\0') || is_reserved {
                 return Err(InvalidMessage::HeaderName { name: name.clone() });
             }
             if value.contains('\0') {
@@ -260,7 +265,7 @@ mod tests {
 
     #[test]
     fn headers_of_the_relay_cannot_be_set_by_a_message() {
-        for name in ["", "id", "outbox-id", "outbox-source", "a\0b"] {
+        for name in ["", "id", "outbox-id", "outbox-source", "outbox-requeued", "a\0b"] {
             let result = Message::to("t").header(name, "v").text("x");
             assert!(matches!(result, Err(InvalidMessage::HeaderName { .. })), "{name:?}");
         }

@@ -28,7 +28,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    fn bind<'q>(&mut self, value: impl Encode<'q, Postgres> + Type<Postgres>) -> String {
+    /// Any other value.
+    pub(super) fn bind<'q>(&mut self, value: impl Encode<'q, Postgres> + Type<Postgres>) -> String {
         self.arguments.add(value).expect("numbers, text and JSON can always be encoded");
         format!("${}", self.arguments.len())
     }

@@ -25,6 +25,8 @@ mod examine;
 #[cfg(feature = "relay")]
 mod leading;
 #[cfg(feature = "relay")]
+mod messages;
+#[cfg(feature = "relay")]
 mod operating;
 mod quote;
 #[cfg(feature = "relay")]

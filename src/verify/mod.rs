@@ -202,6 +202,7 @@ impl Auditor {
         }
         for (record, origin) in records {
             let finding = || Finding::at(at, record.offset, record.id);
+            self.report.requeued += u64::from(record.requeued.is_some());
             if origin == Origin::Unexpected {
                 self.report.unexpected.add(finding);
             } else if !self.everything.note(record.id) {

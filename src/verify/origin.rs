@@ -65,7 +65,8 @@ fn is_place_of(row: &KnownRow, at: &Where) -> bool {
     here || row.is_dead
 }
 
-/// A hash of the lane of a record: its partition where its row names it, else its key; none without either.
+/// A hash of the lane of a record: its partition where its row names it, else its key; none without either. Records that an
+/// operator put back together are a lane of their own: they come after what was sent of theirs before, and in order.
 pub(crate) fn lane_of(record: &Record, origin: Origin, at: &Where) -> Option<u64> {
     let names_partition = origin == Origin::Row { names_partition: true };
     let mut hasher = DefaultHasher::new();
@@ -74,5 +75,6 @@ pub(crate) fn lane_of(record: &Record, origin: Origin, at: &Where) -> Option<u64
         (Some(key), false) => key.hash(&mut hasher),
         (None, false) => return None,
     }
+    record.requeued.hash(&mut hasher);
     Some(hasher.finish())
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::kafka::{Consumed, Consumer, ConsumerError, IsolationLevel, ReadRange};
+use crate::outbox::REQUEUED_HEADER;
 use crate::verify::report::Where;
 use crate::verify::settings::Settings;
 
@@ -31,6 +32,8 @@ pub(crate) struct Record {
     pub(crate) offset: i64,
     /// Milliseconds since 1970.
     pub(crate) written: i64,
+    /// When an operator put it back into the outbox, as the relay was told, if one did.
+    pub(crate) requeued: Option<String>,
 }
 
 /// Records read together.
@@ -140,11 +143,19 @@ impl Chunk {
         }
         let id = consumed.header("outbox-id").and_then(|id| id.parse().ok());
         let event_id = consumed.header("id").and_then(|id| Uuid::try_parse(id).ok());
+        let requeued = consumed.header(REQUEUED_HEADER).map(requeued_at);
         match (id, event_id) {
             (Some(id), Some(event_id)) => {
-                self.records.push(Record { id, event_id, key: consumed.key, offset: consumed.offset, written });
+                let (key, offset) = (consumed.key, consumed.offset);
+                self.records.push(Record { id, event_id, key, offset, written, requeued });
             }
             _ => self.illegible.push(consumed.offset),
         }
     }
+}
+
+/// When a record was put back, as its header tells; the whole header where that cannot be read.
+fn requeued_at(header: &str) -> String {
+    let read = serde_json::from_str::<serde_json::Value>(header).ok();
+    read.and_then(|header| header["at"].as_str().map(str::to_owned)).unwrap_or_else(|| header.to_owned())
 }

@@ -91,6 +91,8 @@ pub struct Report {
     pub duplicates: Findings,
     /// Lanes whose last record is not the highest.
     pub stale_last: Findings,
+    /// Records that an operator put back after they had been given up: their place is after what was sent meanwhile.
+    pub requeued: u64,
     /// Dead letters there are.
     pub dead_letters: u64,
     /// Held lanes there are.
@@ -124,6 +126,7 @@ impl Report {
         line(format!("topics             {}", self.topics.join(", ")));
         line(format!("committed rows     {} ({} not published yet)", self.rows, self.not_published_yet));
         line(format!("records            {} of {} rows ({} foreign)", self.records, self.published, self.foreign));
+        line(format!("requeued           {:<8} put back by an operator, after what was sent meanwhile", self.requeued));
         line(format!("dead letters       {}", self.dead_letters));
         line(format!("held lanes         {}", self.held_lanes));
         for (name, meaning, findings) in self.findings() {
@@ -154,6 +157,7 @@ impl Report {
             "published": self.published,
             "foreign": self.foreign,
             "hidden": self.hidden,
+            "requeued": self.requeued,
             "dead_letters": self.dead_letters,
             "held_lanes": self.held_lanes,
             "notes": self.notes,

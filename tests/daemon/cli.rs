@@ -20,11 +20,19 @@ fn help_is_the_fixture(arguments: &[&str], fixture: &str) {
 #[test]
 fn the_help_of_every_command_is_as_reviewed() {
     help_is_the_fixture(&["--help"], "outboxd.txt");
-    let operating = ["run", "migrate", "status", "audit-log", "support-bundle", "doctor"];
+    let operating =
+        ["run", "migrate", "status", "ls", "show", "skip", "purge", "audit-log", "support-bundle", "doctor"];
     for command in operating.into_iter().chain(["verify", "bench", "config", "demo", "completions", "man"]) {
         help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
     }
-    for (command, part) in [("held", "ls"), ("held", "release")] {
+    for (command, part) in [
+        ("dead", "ls"),
+        ("dead", "show"),
+        ("dead", "requeue"),
+        ("dead", "discard"),
+        ("held", "ls"),
+        ("held", "release"),
+    ] {
         help_is_the_fixture(&[command, part, "--help"], &format!("{command}-{part}.txt"));
     }
 }

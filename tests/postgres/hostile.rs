@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use outboxd::Message;
-use outboxd::contract::{Arming, Bid, Database as _, HeldLanes, Inspect, LeaseStore, OutboxStore, Store as _};
-use outboxd::outbox::{Held, HoldCause, Lane, Limit, Settle, Settlement, Table, Term};
+use outboxd::contract::{
+    Arming, Bid, Database as _, HeldLanes, Inspect, LeaseStore, LetterSearch, Messages, OutboxStore, RowName, Search,
+    Store as _,
+};
+use outboxd::outbox::{Held, HoldCause, Lane, Limit, MessageFilter, MessageState, Settle, Settlement, Table, Term};
 use outboxd::postgres::{self, Store, grants_sql};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -99,6 +102,37 @@ async fn relay(shared: &Shared, settle: Settle) {
     audit.removable(Duration::ZERO).await.unwrap();
     audit.set_aside().await.unwrap();
     shared.nothing_ran("while the table was looked at").await;
+    operate(shared, &store).await;
+}
+
+/// All that operators do with single messages.
+async fn operate(shared: &Shared, store: &Store) {
+    let letters =
+        "insert into outbox_dead (id, event_id, topic, key, payload, headers, created_at, code, message) values
+        (1000, '018f5f7c-0000-7000-8000-000000000001', 't', 'k', 'x', '{}', '2026-01-31', 'message_too_large', 'x'),
+        (1001, '018f5f7c-0000-7000-8000-000000000002', 't', 'k', 'x', '{}', '2026-01-31', 'message_too_large', 'x');
+        insert into outbox (topic, key, partition) values ('t', 'k', 1)";
+    shared.database.run(letters).await;
+    let filter = MessageFilter {
+        topic: Some("t".to_owned()),
+        key: Some("k".to_owned()),
+        since: Some(DateTime::UNIX_EPOCH),
+        until: Some(Utc::now()),
+        ..MessageFilter::default()
+    };
+    for state in [None, Some(MessageState::Unsent), Some(MessageState::Held)] {
+        store.search(&Search { filter: filter.clone(), state, limit: 10 }).await.unwrap();
+    }
+    let found = store.dead_letters(&LetterSearch { filter, limit: 10, ..LetterSearch::default() }).await.unwrap();
+    store.carried(&found.messages[0], 100).await.unwrap();
+    let names: Vec<RowName> = found.messages.iter().map(|letter| letter.name).collect();
+    store.overtaken(&names).await.unwrap();
+    assert_eq!(store.requeue(&names[..1], &operator::intent()).await.unwrap(), 1);
+    assert_eq!(store.discard(&names[1..], &operator::intent()).await.unwrap(), 1);
+    store.skip(&names[..1], &operator::intent()).await.unwrap();
+    store.purge_sent(Utc::now(), i64::MIN, None).await.unwrap();
+    store.purge_sent(Utc::now(), i64::MIN, Some(&operator::intent())).await.unwrap();
+    shared.nothing_ran("while an operator worked").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod restoring;
 mod rights;
 mod runbook;
 mod schema;
+mod searching;
 mod server;
 mod statistics;
 mod waking;

@@ -1,6 +1,7 @@
 //! `outboxd verify`: a sound system passes, and every kind of damage is found and named.
 
 mod explaining;
+mod requeued;
 mod settings;
 mod sqlite;
 mod transactions;

@@ -112,9 +112,9 @@ impl Audit for PgAudit {
 
     async fn removable(&mut self, retention: Duration) -> Result<Removable, StoreError> {
         let text = format!(
-            "/* outboxd: audit_removable */ select coalesce((select purged_to from {}), 0),
-                 clock_timestamp() - $1 * interval '1 second'",
-            self.table.checkpoint()
+            "/* outboxd: audit_removable */ select coalesce((select purged_to from {checkpoint}), 0),
+                 greatest(clock_timestamp() - $1 * interval '1 second', (select purged_before from {checkpoint}))",
+            checkpoint = self.table.checkpoint()
         );
         let statement = sqlx::query(sql(text)).bind(retention.as_secs_f64());
         let row = ask("asking what was removed", statement.fetch_one(&mut self.conn)).await?;

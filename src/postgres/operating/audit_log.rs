@@ -55,6 +55,21 @@ pub(crate) fn audited(name: &str, table: &OutboxTable, change: &str, first: usiz
     )
 }
 
+/// Writes an entry, in the transaction that makes the change.
+pub(crate) async fn note(
+    transaction: &mut PgConnection,
+    table: &OutboxTable,
+    intent: &Intent,
+    affected: u64,
+) -> Result<(), StoreError> {
+    let text = format!(
+        "/* outboxd: note_change */ insert into {} (command, subject, reason, actor, affected) values ($1, $2, $3, $4, $5)",
+        table.audit_log()
+    );
+    let entry = bind_intent(sqlx::query(sql(text)), intent).bind(i64::try_from(affected).unwrap_or(i64::MAX));
+    ask("writing to the audit log", entry.execute(transaction)).await.map(drop)
+}
+
 /// Binds an intent as [`audited`] takes it.
 pub(crate) fn bind_intent<'q>(
     statement: Query<'q, Postgres, PgArguments>,

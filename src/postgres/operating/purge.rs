@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
-use crate::contract::{Purge, StoreError};
-use crate::outbox::{Settle, Term};
+use crate::contract::{Purge, PurgeStep, StoreError};
+use crate::outbox::{Intent, Settle, Term};
+use crate::postgres::operating::audit_log::bind_intent;
 use crate::postgres::operating::inspect::seconds;
 use crate::postgres::reading::holds::{Holds, left_to_a_lane};
 use crate::postgres::reading::position::ReadPosition;
@@ -54,15 +56,40 @@ pub(crate) async fn purge(
         Some(after) => after,
         None => begin_round(conn, table, purging).await?,
     };
-    let bite = Bite { after, by_position, holds: &Holds::new(&stored.held), retention };
-    let bitten = bite.take(conn, table, term).await?;
+    let bite = Bite { after, by_position, holds: &Holds::new(&stored.held), by: By::Leader(term, retention) };
+    let bitten = bite.take(conn, table).await?;
     purging.advance(&bitten);
     if let Some(mark) = purging.removed_to {
         remember(conn, table, mark).await?;
     }
-    let more = bitten.looked_at >= ROWS_PER_PURGE && !bitten.ends_young;
+    let more = bitten.is_followed();
     purging.after = bitten.last.filter(|_| more);
     Ok(Purge { removed: bitten.removed, more })
+}
+
+/// Removes what is settled and was sent before a time, among the next rows, for an operator; without an intent it only says how
+/// many would be removed. What is settled stays so, whoever leads.
+pub(crate) async fn purge_sent(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    settle: Settle,
+    before: DateTime<Utc>,
+    after: i64,
+    intent: Option<&Intent>,
+) -> Result<PurgeStep, StoreError> {
+    if intent.is_some() {
+        // So that no audit accuses anybody of what is gone.
+        let text = format!(
+            "/* outboxd: note_purge */ update {} set purged_before = $1 where purged_before is null or purged_before < $1",
+            table.checkpoint()
+        );
+        ask("purging", sqlx::query(sql(text)).bind(before).execute(&mut *conn)).await?;
+    }
+    let stored = checkpoint::load(conn, table).await?;
+    let holds = &Holds::new(&stored.held);
+    let bite = Bite { after, by_position: stored.settling(settle), holds, by: By::Operator(before, intent) };
+    let bitten = bite.take(conn, table).await?;
+    Ok(PurgeStep { removed: bitten.removed, next: bitten.last.filter(|_| bitten.is_followed()) })
 }
 
 impl Purging {
@@ -110,7 +137,7 @@ pub(crate) async fn overdue(
              select coalesce({sent_at}, {created_at}) as since, {old} as old
              from {outbox} where {id} > $1 order by {id} limit $2
          ) looked_at",
-        old = is_old(&columns, 3),
+        old = is_old(&columns, "clock_timestamp() - $3 * interval '1 second'", 4),
         outbox = table.outbox()
     );
     let mark = purge_mark(conn, table).await?;
@@ -132,7 +159,16 @@ struct Bite<'a> {
     /// The position that settles rows, if one does.
     by_position: Option<&'a ReadPosition>,
     holds: &'a Holds,
-    retention: Duration,
+    by: By<'a>,
+}
+
+/// Who removes, and what.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// The leader of this term, what is older than so long.
+    Leader(Term, Duration),
+    /// An operator, what is older than this time; nothing without an intent.
+    Operator(DateTime<Utc>, Option<&'a Intent>),
 }
 
 struct Bitten {
@@ -144,17 +180,33 @@ struct Bitten {
     ends_young: bool,
 }
 
+impl Bitten {
+    /// Whether there may be more to remove after it.
+    fn is_followed(&self) -> bool {
+        self.looked_at >= ROWS_PER_PURGE && !self.ends_young
+    }
+}
+
 impl Bite<'_> {
-    async fn take(&self, conn: &mut PgConnection, table: &OutboxTable, term: Term) -> Result<Bitten, StoreError> {
-        let statement = sqlx::query(sql(statement(table)))
-            .bind(term.0)
+    async fn take(&self, conn: &mut PgConnection, table: &OutboxTable) -> Result<Bitten, StoreError> {
+        let (term, retention, before, intent) = match self.by {
+            By::Leader(term, retention) => (Some(term), Some(retention.as_secs_f64()), None, None),
+            By::Operator(before, intent) => (None, None, Some(before), intent),
+        };
+        let is_told_only = term.is_none() && intent.is_none();
+        let statement = sqlx::query(sql(statement(table, intent.is_some())))
+            .bind(term.map(|term| term.0))
             .bind(self.after)
             .bind(ROWS_PER_PURGE)
-            .bind(self.retention.as_secs_f64())
+            .bind(retention)
             .bind(self.holds.to_told_json().map(Json));
-        let statement = told::bind(statement, self.by_position);
+        let statement = told::bind(statement, self.by_position).bind(before).bind(is_told_only);
+        let statement = match intent {
+            Some(intent) => bind_intent(statement, intent),
+            None => statement,
+        };
         let row = ask("purging", statement.fetch_one(conn)).await?;
-        if !row.get::<bool, _>(0) {
+        if let Some(term) = term.filter(|_| !row.get::<bool, _>(0)) {
             return Err(StoreError::TermOver { term });
         }
         Ok(Bitten {
@@ -167,12 +219,23 @@ impl Bite<'_> {
     }
 }
 
+/// The time before which rows are old, in SQL.
+const OLDEST_KEPT: &str =
+    "case when $11 is null then clock_timestamp() - $4 * interval '1 second' else least($11, clock_timestamp()) end";
+
 /// A row is removed by its own marks, or, where none are written, if the stored position says that it was read. One that
 /// another session has locked is kept: nothing waits for it. The term is looked at and not locked, so that its renewal waits
-/// for no purge; what is settled stays so, whichever relay leads.
-fn statement(table: &OutboxTable) -> String {
+/// for no purge; what is settled stays so, whichever relay leads. What an operator removes is noted in the audit log.
+fn statement(table: &OutboxTable, is_noted: bool) -> String {
     let columns = table.columns();
     let Columns { id, created_at, .. } = &columns;
+    let noted = format!(
+        ", noted as (
+             insert into {audit_log} (command, subject, reason, actor, affected)
+             select $13::text, $14::text, $15::text, $16::text, count(*) from removed having count(*) > 0
+         )",
+        audit_log = table.audit_log()
+    );
     format!(
         "/* outboxd: purge */
          with looked_at as materialized (
@@ -180,30 +243,32 @@ fn statement(table: &OutboxTable) -> String {
              from {outbox} where {id} > $2 order by {id} limit $3
          ),
          free as materialized (
-             select {id} from {outbox} where {id} = any(array(select {id} from looked_at where old)) for update skip locked
+             select {id} from {outbox} where {id} = any(array(select {id} from looked_at where old and not $12)) for update skip locked
          ),
          removed as (
-             delete from {outbox} where {id} = any(array(select {id} from free)) and exists (select from {lease} where term = $1)
+             delete from {outbox} where {id} = any(array(select {id} from free)) and ($1 is null or exists (select from {lease} where term = $1))
              returning {id}
-         )
-         select exists (select from {lease} where term = $1), (select count(*) from removed), count(*), max({id}),
+         ){noted}
+         select exists (select from {lease} where term = $1),
+             case when $12 then (select count(*) from looked_at where old) else (select count(*) from removed) end, count(*), max({id}),
              (select min({id}) from (select {id} from looked_at except select {id} from free) kept),
-             bool_or({created_at} > clock_timestamp() - $4 * interval '1 second') filter (where {id} = (select max({id}) from looked_at))
+             bool_or({created_at} > {OLDEST_KEPT}) filter (where {id} = (select max({id}) from looked_at))
          from looked_at",
+        noted = if is_noted { noted.as_str() } else { "" },
         lease = table.lease(),
         outbox = table.outbox(),
-        old = is_old(&columns, 4)
+        old = is_old(&columns, OLDEST_KEPT, 5)
     )
 }
 
-/// The condition that a row may go: by its own mark, or by the stored position. Given the number of the first parameter: the
-/// retention in seconds, then the held lanes, then what [`told::bind`] binds.
-fn is_old(columns: &Columns, first: usize) -> String {
+/// The condition that a row may go: by its own mark, or by the stored position. Given the time before which rows are old, in
+/// SQL, and the number of the first parameter: the held lanes, then what [`told::bind`] binds.
+fn is_old(columns: &Columns, oldest_kept: &str, first: usize) -> String {
     let Columns { created_at, sent_at, .. } = columns;
     format!(
-        "not {left} and case when {sent_at} is not null then {sent_at} < clock_timestamp() - ${first} * interval '1 second'
-             else {created_at} < clock_timestamp() - ${first} * interval '1 second' and {is_read} end",
-        left = left_to_a_lane(columns, &format!("${}", first + 1)),
-        is_read = told::is_read(columns, first + 2)
+        "not {left} and case when {sent_at} is not null then {sent_at} < {oldest_kept}
+             else {created_at} < {oldest_kept} and {is_read} end",
+        left = left_to_a_lane(columns, &format!("${first}")),
+        is_read = told::is_read(columns, first + 1)
     )
 }

@@ -1,6 +1,8 @@
 //! What the database must allow the relay's role, proven before anything is published: a relay that finds out later
 //! has published what cannot be recorded.
 
+use std::fmt::Write;
+
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -15,6 +17,9 @@ const UPDATED: [&str; 1] = [MARK];
 
 /// Triggers of ours; others may swallow what the relay records, or raise.
 const OUR_TRIGGERS: [&str; 4] = ["wake", "stamp_restored", "stamp_corrected", "stamp_late"];
+
+/// The function that puts dead letters back, as it is named beside the outbox.
+const REQUEUE: &str = "_requeue";
 
 /// A table, as SQL names it, and what is done to it.
 pub(super) struct Need {
@@ -38,7 +43,12 @@ impl Need {
 /// The SQL that lets a role, quoted, do all that the relay does.
 pub(crate) fn grants(table: &OutboxTable, role: &str) -> String {
     let grant = |need: &Need| format!("grant {} on {} to {role};\n", need.named(need.rights), need.table);
-    needs(table).iter().map(grant).collect()
+    let mut grants: String = needs(table).iter().map(grant).collect();
+    let (dead, requeue) = (table.dead(), table.beside(REQUEUE));
+    writeln!(grants, "-- For operators, who may delete dead letters, and put them back.").expect("a string");
+    writeln!(grants, "grant delete on {dead} to {role};\ngrant execute on function {requeue} to {role};")
+        .expect("a string");
+    grants
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.

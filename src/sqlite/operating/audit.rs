@@ -98,7 +98,7 @@ impl Audit for SqliteAudit {
         let sql = format!(
             "/* outboxd: audit_removable */
              select coalesce((select min({id}) - 1 from {outbox}), (select position from {checkpoint})),
-                 strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+                 strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), (select purged_before from {checkpoint})",
             id = self.table.columns().id,
             outbox = self.table.outbox(),
             checkpoint = self.table.checkpoint()
@@ -107,6 +107,8 @@ impl Audit for SqliteAudit {
         let now: DateTime<Utc> = row.try_get(1).map_err(doing)?;
         let retention = TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX);
         let written_before = now.checked_sub_signed(retention).unwrap_or(DateTime::UNIX_EPOCH);
+        let by_an_operator: Option<DateTime<Utc>> = row.try_get(2).map_err(doing)?;
+        let written_before = by_an_operator.map_or(written_before, |before| before.max(written_before));
         Ok(Removable { up_to: row.try_get(0).map_err(doing)?, written_before })
     }
 

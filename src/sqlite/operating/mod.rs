@@ -3,7 +3,9 @@
 pub(crate) mod audit;
 pub(crate) mod audit_log;
 pub(crate) mod inspect;
+pub(crate) mod letters;
 pub(crate) mod purge;
 pub(crate) mod schema;
 pub(crate) mod scratch;
+pub(crate) mod search;
 pub(crate) mod vitals;

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::contract::{Purge, StoreError};
-use crate::outbox::{Settle, Term};
+use crate::contract::{Purge, PurgeStep, StoreError};
+use crate::outbox::{Intent, Settle, Term};
 use crate::sqlite::errors::classify;
+use crate::sqlite::operating::audit_log;
 use crate::sqlite::reading::holds::covered;
 use crate::sqlite::table::{Columns, OutboxTable};
 
@@ -32,9 +34,42 @@ pub(crate) async fn purge(
     let seen = walk.look(&mut transaction, *cursor).await.map_err(doing)?;
     let removed = walk.remove(&mut transaction, *cursor, seen.last).await.map_err(doing)?;
     transaction.commit().await.map_err(doing)?;
-    let more = seen.looked == ROWS_PER_PURGE && seen.young == 0;
+    let more = seen.is_followed();
     *cursor = if more { seen.last } else { 0 };
     Ok(Purge { removed, more })
+}
+
+/// Removes what is settled and was sent before a time, among the next rows, for an operator; without an intent it only says how
+/// many would be removed. What is settled stays so, whoever leads.
+pub(crate) async fn purge_sent(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    settle: Settle,
+    before: DateTime<Utc>,
+    after: i64,
+    intent: Option<&Intent>,
+) -> Result<PurgeStep, StoreError> {
+    let doing = |error| classify("purging", error);
+    let retention = (Utc::now() - before).to_std().unwrap_or_default();
+    let scope = PurgeScope { table, settle, retention };
+    let Some(intent) = intent else {
+        let seen = scope.look(connection, after).await.map_err(doing)?;
+        let removed = scope.count(connection, after, seen.last).await.map_err(doing)?;
+        return Ok(PurgeStep { removed, next: seen.is_followed().then_some(seen.last) });
+    };
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    // So that no audit accuses anybody of what is gone.
+    let note = format!(
+        "/* outboxd: note_purge */ update {} set purged_before = ?1
+         where purged_before is null or julianday(purged_before) < julianday(?1)",
+        table.checkpoint()
+    );
+    sqlx::query(AssertSqlSafe(note)).bind(before).execute(&mut *transaction).await.map_err(doing)?;
+    let seen = scope.look(&mut transaction, after).await.map_err(doing)?;
+    let removed = scope.remove(&mut transaction, after, seen.last).await.map_err(doing)?;
+    audit_log::note(&mut transaction, table, intent, removed).await?;
+    transaction.commit().await.map_err(doing)?;
+    Ok(PurgeStep { removed, next: seen.is_followed().then_some(seen.last) })
 }
 
 /// What is walked, and what counts as old.
@@ -50,6 +85,13 @@ struct Seen {
     looked: i64,
     last: i64,
     young: i64,
+}
+
+impl Seen {
+    /// Whether there may be more to remove after it.
+    fn is_followed(&self) -> bool {
+        self.looked == ROWS_PER_PURGE && self.young == 0
+    }
 }
 
 impl PurgeScope<'_> {
@@ -91,17 +133,31 @@ impl PurgeScope<'_> {
 
     async fn remove(&self, connection: &mut SqliteConnection, cursor: i64, last: i64) -> Result<u64, sqlx::Error> {
         let sql = format!(
-            "/* outboxd: remove_old */ delete from {outbox} where {id} in (
-                select {o_id} from {outbox} as o not indexed
-                where {o_id} > ?1 and {o_id} <= ?3 and {old} and not {covered})",
+            "/* outboxd: remove_old */ delete from {outbox} where {id} in (select {o_id} from {rows})",
             id = self.table.columns().id,
             o_id = self.table.columns_of("o").id,
             outbox = self.table.outbox(),
-            old = self.old(),
-            covered = covered(self.table)
+            rows = self.removable()
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(cursor).bind(self.days()).bind(last);
         Ok(query.execute(connection).await?.rows_affected())
+    }
+
+    async fn count(&self, connection: &mut SqliteConnection, cursor: i64, last: i64) -> Result<u64, sqlx::Error> {
+        let sql = format!("/* outboxd: count_old */ select count(*) from {}", self.removable());
+        let query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).bind(cursor).bind(self.days()).bind(last);
+        Ok(query.fetch_one(connection).await?.unsigned_abs())
+    }
+
+    /// What may be removed between two ids.
+    fn removable(&self) -> String {
+        format!(
+            "{outbox} as o not indexed where {id} > ?1 and {id} <= ?3 and {old} and not {covered}",
+            outbox = self.table.outbox(),
+            id = self.table.columns_of("o").id,
+            old = self.old(),
+            covered = covered(self.table)
+        )
     }
 
     /// When the row `o` counts as settled. Where rows are not marked, all up to the checkpoint are; and where they are,

@@ -19,6 +19,18 @@ pub(crate) async fn dead_letter(
     letters: &[DeadLetter],
 ) -> Result<(), StoreError> {
     let doing = |error| classify("giving records up", error);
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    bury(&mut transaction, table, letters).await?;
+    transaction.commit().await.map_err(doing)
+}
+
+/// As [`dead_letter`], in a transaction that was begun.
+pub(crate) async fn bury(
+    transaction: &mut SqliteConnection,
+    table: &OutboxTable,
+    letters: &[DeadLetter],
+) -> Result<(), StoreError> {
+    let doing = |error| classify("giving records up", error);
     // A letter does not tell an event id that cannot be read; ids are never given twice here.
     let columns = table.columns();
     let Columns { id, event_id, topic, key, payload, headers, partition, created_at, .. } = &columns;
@@ -36,7 +48,6 @@ pub(crate) async fn dead_letter(
     let remove = format!("/* outboxd: remove_dead_letter */ delete from {} where {named}", table.outbox());
     let stays =
         format!("/* outboxd: look_for_swallowed */ select exists (select 1 from {} where {named})", table.outbox());
-    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
     for letter in letters {
         let (id, event_id) = (letter.id, letter.event_id.map(|event_id| event_id.to_string()));
         let query = sqlx::query(AssertSqlSafe(keep.clone())).bind(id).bind(&event_id);
@@ -52,7 +63,7 @@ pub(crate) async fn dead_letter(
             ));
         }
     }
-    transaction.commit().await.map_err(doing)
+    Ok(())
 }
 
 /// Dead letters that are due to a topic, by id.

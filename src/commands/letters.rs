@@ -1,0 +1,398 @@
+//! Single messages: looking for them, putting them back, giving them up.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use chrono::{DateTime, SecondsFormat, Utc};
+use uuid::Uuid;
+
+use crate::admin::change::{Change, Decision};
+use crate::admin::messages;
+use crate::cli;
+use crate::commands::configured::database;
+use crate::commands::runtime::block_on;
+use crate::contract::{Database, Found, FoundMessage, LetterSearch, RowName, Search};
+use crate::observe::grouped;
+use crate::outbox::{HeldLane, HoldCause, MessageFilter, MessageState};
+
+/// Messages that one transaction moves.
+const BATCH: usize = 500;
+
+/// Bytes of a payload, and characters of headers, that are shown.
+const SHOWN: u32 = 1 << 20;
+
+/// Messages that one id, or one event id, may bring.
+const MOST_NAMED: u32 = 1_000;
+
+/// Steps that look how much there is to purge: what is beyond is not counted.
+const STEPS_COUNTED: usize = 10;
+
+/// Lists messages.
+pub(super) fn ls(arguments: cli::Ls) -> anyhow::Result<ExitCode> {
+    let cli::Ls { state, filter, limit, json, settings } = arguments;
+    let (database, filter) = (database(&settings)?, filter.into());
+    let (found, held) = block_on(look(&*database, &filter, state, limit))??;
+    show_list(&found, &held, json, limit);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is found in the outbox and among the dead letters, the highest ids first where both are looked through.
+async fn look(
+    database: &dyn Database,
+    filter: &MessageFilter,
+    state: Option<MessageState>,
+    limit: u32,
+) -> anyhow::Result<(Found, Vec<HeldLane>)> {
+    let held = database.held_lanes().await?;
+    let mut found = Found::default();
+    if state != Some(MessageState::Dead) {
+        found = database.search(&Search { filter: filter.clone(), state, limit }).await?;
+    }
+    if matches!(state, None | Some(MessageState::Dead)) {
+        let dead =
+            database.dead_letters(&LetterSearch { filter: filter.clone(), limit, ..LetterSearch::default() }).await?;
+        found.messages.extend(dead.messages);
+        found.messages.sort_by_key(|message| std::cmp::Reverse(message.name.id));
+        found.messages.truncate(limit as usize);
+        found.looked_at += dead.looked_at;
+        found.next = found.next.max(dead.next);
+    }
+    Ok((found, held))
+}
+
+fn show_list(found: &Found, held: &[HeldLane], json: bool, limit: u32) {
+    let Found { messages, .. } = found;
+    print!("{}", if json { messages::to_json(messages, held) } else { messages::to_text(messages, held) });
+    if messages.len() >= limit as usize {
+        eprintln!("these are the first {}; --limit shows more", grouped(limit.into()));
+    } else {
+        tell_bound(found);
+    }
+}
+
+/// Says of a search that it did not look at everything.
+fn tell_bound(found: &Found) {
+    if found.next.is_some() {
+        let looked_at = grouped(found.looked_at);
+        eprintln!(
+            "looked at {looked_at} rows, and there are more; narrow it down with --since and --until, or give --id"
+        );
+    }
+}
+
+/// Shows where one message is, and what happened to it.
+pub(super) fn show(arguments: &cli::ShowMessage) -> anyhow::Result<ExitCode> {
+    show_one(arguments, None)
+}
+
+fn show_one(arguments: &cli::ShowMessage, state: Option<MessageState>) -> anyhow::Result<ExitCode> {
+    let mut filter = named(&arguments.which)?;
+    (filter.since, filter.until) = (arguments.since, arguments.until);
+    let database = database(&arguments.settings)?;
+    let told = block_on(async {
+        let (found, held) = look(&*database, &filter, state, MOST_NAMED).await?;
+        let mut text = String::new();
+        for message in &found.messages {
+            let carried = if arguments.payload { database.carried(message, SHOWN).await? } else { None };
+            if arguments.json {
+                text.push_str(&messages::story_to_json(message, &held, carried.as_ref()));
+                continue;
+            }
+            text.push_str(if text.is_empty() { "" } else { "\n" });
+            text.push_str(&messages::story(message, &held));
+            text.push_str(&carried.map(|carried| messages::carried_to_text(message, &carried)).unwrap_or_default());
+        }
+        anyhow::Ok((found, text))
+    });
+    let (found, text) = told??;
+    if found.messages.is_empty() {
+        tell_bound(&found);
+        bail!(
+            "no {} has that id: it was never committed, or was sent and removed since (outbox.retention, or outbox.settle = \"delete\")",
+            if state.is_some() { "dead letter" } else { "row and no dead letter" }
+        );
+    }
+    print!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The one that is called so.
+fn named(which: &str) -> anyhow::Result<MessageFilter> {
+    if let Ok(id) = which.parse::<i64>() {
+        return Ok(MessageFilter { ids: vec![id], ..MessageFilter::default() });
+    }
+    match which.parse::<Uuid>() {
+        Ok(event_id) => Ok(MessageFilter { event_ids: vec![event_id], ..MessageFilter::default() }),
+        Err(_) => bail!("{which:?} is neither an id, such as 17, nor an event id, which is a UUID"),
+    }
+}
+
+/// Lists, shows, puts back or deletes dead letters.
+pub(super) fn dead(command: cli::Dead) -> anyhow::Result<ExitCode> {
+    match command {
+        cli::Dead::Ls { cause, filter, limit, json, settings } => {
+            let database = database(&settings)?;
+            let search = LetterSearch { filter: filter.into(), cause, limit, ..LetterSearch::default() };
+            let found = block_on(database.dead_letters(&search))??;
+            show_list(&found, &[], json, limit);
+            Ok(ExitCode::SUCCESS)
+        }
+        cli::Dead::Show(arguments) => show_one(&arguments, Some(MessageState::Dead)),
+        cli::Dead::Requeue { which, change, settings } => {
+            let database = database(&settings)?;
+            block_on(requeue(&*database, which, &change.into()))?
+        }
+        cli::Dead::Discard { which, change, settings } => {
+            let database = database(&settings)?;
+            block_on(discard(&*database, which, &change.into()))?
+        }
+    }
+}
+
+/// The dead letters that a command means.
+struct Meant {
+    letters: Vec<RowName>,
+    /// As it was typed, for the audit log.
+    subject: String,
+    /// Whether there are more than the command may touch.
+    are_more: bool,
+}
+
+impl Meant {
+    async fn gather(database: &dyn Database, which: cli::Letters) -> anyhow::Result<Self> {
+        let cli::Letters { all, cause, filter, limit } = which;
+        let filter = MessageFilter::from(filter);
+        if !all && cause.is_none() && filter.means_all() {
+            bail!("say which: --all, --cause, --topic, --key, --partition, --since, --until, --id or --event-id");
+        }
+        let subject = match &cause {
+            None => filter.to_string(),
+            Some(cause) if filter.means_all() => format!("--cause {cause}"),
+            Some(cause) => format!("--cause {cause} {filter}"),
+        };
+        let mut letters = all_letters(database, filter, cause, limit.saturating_add(1)).await?;
+        let are_more = letters.len() > limit as usize;
+        letters.truncate(limit as usize);
+        if letters.is_empty() {
+            bail!("no dead letter is meant by that; `outboxd dead ls` lists them");
+        }
+        Ok(Self { letters, subject, are_more })
+    }
+
+    /// How many they are, and whether they are all.
+    fn counted(&self) -> String {
+        let letters = letters_of(self.letters.len() as u64);
+        if self.are_more { format!("the oldest {letters} of more (--limit)") } else { letters }
+    }
+}
+
+/// The oldest dead letters of a search, however many rows have to be looked at.
+async fn all_letters(
+    database: &dyn Database,
+    filter: MessageFilter,
+    cause: Option<String>,
+    limit: u32,
+) -> anyhow::Result<Vec<RowName>> {
+    let mut letters = Vec::new();
+    let mut search = LetterSearch { filter, cause, oldest_first: true, from: None, limit };
+    loop {
+        let found = database.dead_letters(&search).await?;
+        letters.extend(found.messages.iter().map(|message| message.name));
+        search.limit = limit.saturating_sub(u32::try_from(letters.len()).unwrap_or(u32::MAX));
+        search.from = found.next;
+        if found.next.is_none() || search.limit == 0 {
+            return Ok(letters);
+        }
+    }
+}
+
+async fn requeue(database: &dyn Database, which: cli::Letters, change: &Change) -> anyhow::Result<ExitCode> {
+    let meant = Meant::gather(database, which).await?;
+    let overtaken = database.overtaken(&meant.letters).await?;
+    if overtaken.lanes > 0 {
+        let (lanes, floor) = (grouped(overtaken.lanes), if overtaken.is_floor { " or more" } else { "" });
+        eprintln!(
+            "warning: of {lanes}{floor} of their lanes later messages were sent already, or go first: the letters come after those"
+        );
+    } else if overtaken.is_floor {
+        eprintln!(
+            "warning: later messages of their lanes may have been sent already, and removed since: the letters come after those"
+        );
+    }
+    if change.decide(&format!("put {} back", meant.counted()))? == Decision::Leave {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let intent = change.intent("dead requeue", &meant.subject);
+    let mut done = 0;
+    for batch in meant.letters.chunks(BATCH) {
+        done += database.requeue(batch, &intent).await?;
+        tell_progress("put back", done, meant.letters.len());
+    }
+    let stay = meant.letters.len() as u64 - done;
+    if stay > 0 {
+        eprintln!(
+            "{} cannot go back: they cannot be read as messages, another row has their id by now, or another session has locked or moved them; `outboxd dead show ID` tells of one",
+            letters_of(stay)
+        );
+    }
+    if done == 0 {
+        bail!("nothing was put back");
+    }
+    println!("put back {}; the relay publishes them in the order of their ids", letters_of(done));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn discard(database: &dyn Database, which: cli::Letters, change: &Change) -> anyhow::Result<ExitCode> {
+    let meant = Meant::gather(database, which).await?;
+    if change.decide(&format!("delete {} for good", meant.counted()))? == Decision::Leave {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let intent = change.intent("dead discard", &meant.subject);
+    let mut done = 0;
+    for batch in meant.letters.chunks(BATCH) {
+        done += database.discard(batch, &intent).await?;
+        tell_progress("deleted", done, meant.letters.len());
+    }
+    println!("deleted {}", letters_of(done));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell_progress(what: &str, done: u64, all: usize) {
+    if all > BATCH {
+        eprintln!("{what} {} of {}", grouped(done), grouped(all as u64));
+    }
+}
+
+/// Gives up messages that wait.
+pub(super) fn skip(arguments: cli::Skip) -> anyhow::Result<ExitCode> {
+    let cli::Skip { ids, filter, limit, change, settings } = arguments;
+    let (mut filter, change) = (MessageFilter::from(filter), Change::from(change));
+    filter.ids.extend(ids);
+    if filter.means_all() {
+        bail!("say which: an ID, --topic, --key, --partition, --since, --until or --event-id");
+    }
+    let database = database(&settings)?;
+    block_on(skip_waiting(&*database, &filter, limit, &change))?
+}
+
+async fn skip_waiting(
+    database: &dyn Database,
+    filter: &MessageFilter,
+    limit: u32,
+    change: &Change,
+) -> anyhow::Result<ExitCode> {
+    let meant = waiting(database, filter, limit).await?;
+    let one = match &*meant {
+        [one] => format!(" (id {} of topic {})", one.name.id, one.topic),
+        _ => String::new(),
+    };
+    if change.decide(&format!("skip {}{one}", messages_of(meant.len() as u64)))? == Decision::Leave {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let names: Vec<RowName> = meant.iter().map(|message| message.name).collect();
+    let intent = change.intent("skip", filter);
+    let mut done = 0;
+    for batch in names.chunks(BATCH) {
+        done += database.skip(batch, &intent).await?;
+    }
+    let stay = names.len() as u64 - done;
+    if stay > 0 {
+        bail!(
+            "skipped {}, and {} may be in flight by now: look again with `outboxd held ls`",
+            messages_of(done),
+            messages_of(stay)
+        );
+    }
+    println!(
+        "skipped {}, which `outboxd dead ls` lists from now on; `outboxd held release` lets a lane flow again",
+        messages_of(done)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be skipped.
+///
+/// # Errors
+/// When it does not wait, or may be in flight.
+async fn waiting(database: &dyn Database, filter: &MessageFilter, limit: u32) -> anyhow::Result<Vec<FoundMessage>> {
+    let by_name = !filter.ids.is_empty() || !filter.event_ids.is_empty();
+    let (state, limit) = if by_name { (None, MOST_NAMED) } else { (Some(MessageState::Held), limit) };
+    let found = database.search(&Search { filter: filter.clone(), state, limit }).await?;
+    if found.messages.is_empty() {
+        tell_bound(&found);
+        bail!(
+            "nothing of that waits{}",
+            if by_name { "" } else { " in a held lane; `outboxd held ls` lists what is held" }
+        );
+    }
+    let (held, leader) = (database.held_lanes().await?, database.leader().await?);
+    for message in &found.messages {
+        let id = message.name.id;
+        if message.state == MessageState::Sent {
+            bail!("message {id} was sent already");
+        }
+        let Some(leader) = &leader else { continue };
+        match messages::kept_back_by(message, &held) {
+            Some(lane) if lane.held.cause == HoldCause::Rejected && !lane.release_requested => {}
+            Some(lane) => bail!(
+                "message {id} may be in flight at any time: {}, which {} lets flow when that is over; stop the relays first",
+                lane.held.cause,
+                leader.holder
+            ),
+            None => bail!(
+                "message {id} may be in flight: its lane is not held, and {} leads; stop the relays first",
+                leader.holder
+            ),
+        }
+    }
+    Ok(found.messages)
+}
+
+/// Removes what was sent before a time.
+pub(super) fn purge(arguments: cli::Purge) -> anyhow::Result<ExitCode> {
+    let cli::Purge { older_than, change, settings } = arguments;
+    let database = database(&settings)?;
+    block_on(purge_before(&*database, older_than, &change.into()))?
+}
+
+async fn purge_before(database: &dyn Database, older_than: DateTime<Utc>, change: &Change) -> anyhow::Result<ExitCode> {
+    let mut counted = 0;
+    let mut from = Some(i64::MIN);
+    for _ in 0..STEPS_COUNTED {
+        let Some(after) = from else { break };
+        let step = database.purge_sent(older_than, after, None).await?;
+        (counted, from) = (counted + step.removed, step.next);
+    }
+    let more = if from.is_some() { " or more" } else { "" };
+    let before = older_than.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let what = format!("remove {}{more} that were sent before {before}", rows_of(counted));
+    if counted == 0 && from.is_none() {
+        bail!("nothing was sent before {before} that is still there");
+    }
+    if change.decide(&what)? == Decision::Leave {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let intent = change.intent("purge", format!("--older-than {before}"));
+    let (mut removed, mut from) = (0, Some(i64::MIN));
+    while let Some(after) = from {
+        let step = database.purge_sent(older_than, after, Some(&intent)).await?;
+        (removed, from) = (removed + step.removed, step.next);
+        if step.removed > 0 && from.is_some() {
+            eprintln!("removed {}", rows_of(removed));
+        }
+    }
+    println!("removed {}", rows_of(removed));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn letters_of(number: u64) -> String {
+    if number == 1 { "1 letter".to_owned() } else { format!("{} letters", grouped(number)) }
+}
+
+fn messages_of(number: u64) -> String {
+    if number == 1 { "1 message".to_owned() } else { format!("{} messages", grouped(number)) }
+}
+
+fn rows_of(number: u64) -> String {
+    if number == 1 { "1 row".to_owned() } else { format!("{} rows", grouped(number)) }
+}
