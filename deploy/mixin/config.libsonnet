@@ -5,8 +5,11 @@
     selector: 'job="outboxd"',
 
     // What tells one outbox from another. All relays of one outbox, the leader and its standbys, must agree in these labels,
-    // and relays of different outboxes must not. Labels that no series has do no harm.
-    groupLabels: ['namespace', 'job'],
+    // and relays of different outboxes must not. Labels that no series has do no harm. A relay itself says outbox: its
+    // outbox.source, or else its database and table as the configuration names them.
+    groupLabels: ['namespace', 'job', 'outbox'],
+    // Those of them that a target has whatever it says: all that is known of a relay that cannot be scraped.
+    targetLabels: ['namespace', 'job'],
     // What tells one relay from another inside a group.
     instanceLabel: 'instance',
 

@@ -53,7 +53,8 @@ where
     let mut house = Supervisor::new(shutdown.clone());
     let tokens = Tokens { read: config.http.read_token.clone(), admin: config.http.admin_token.clone() };
     let api = Api::new(Arc::clone(&database), tokens);
-    let page = Page::new(scrape::install().context("cannot begin to count")?, api);
+    let outbox = config.outbox.source.clone().unwrap_or_else(|| database.name());
+    let page = Page::new(scrape::install(&outbox).context("cannot begin to count")?, api);
     if let Some(listen) = &config.http.listen {
         let (listener, page) = (http::bind(listen).await?, page.clone());
         house.start("operator's page", |stop| http::serve(listener, page, stop));

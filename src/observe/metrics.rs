@@ -31,7 +31,7 @@ pub struct Metric {
     pub kind: Kind,
     /// Its unit.
     pub unit: Unit,
-    /// The names of its labels.
+    /// The names of its labels, besides [`OUTBOX_LABEL`].
     pub labels: &'static [&'static str],
     /// What it means: the help text.
     pub help: &'static str,
@@ -42,6 +42,9 @@ pub struct Metric {
 /// Upper bounds of the histograms' buckets, in seconds.
 pub const SECONDS_BUCKETS: [f64; 18] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// The label that every series bears: which outbox it tells of.
+pub const OUTBOX_LABEL: &str = "outbox";
 
 /// Topics that get a label value of their own; the rest share `other`.
 const TOPIC_LABELS: usize = 200;

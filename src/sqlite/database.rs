@@ -73,10 +73,14 @@ impl Database for Store {
         Ok(if mode == "wal" { Vec::new() } else { vec![warning] })
     }
 
+    fn name(&self) -> String {
+        let file = self.file.path().file_name().unwrap_or_default();
+        format!("{}.{}", file.to_string_lossy(), self.table)
+    }
+
     /// The file's name and the table's.
     async fn source(&self) -> Result<String, StoreError> {
-        let name = self.file.path().file_name().unwrap_or_default();
-        Ok(format!("{}.{}", name.to_string_lossy(), self.table))
+        Ok(self.name())
     }
 
     async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {
