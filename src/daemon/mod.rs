@@ -54,7 +54,8 @@ where
     let tokens = Tokens { read: config.http.read_token.clone(), admin: config.http.admin_token.clone() };
     let api = Api::new(Arc::clone(&database), tokens);
     let outbox = config.outbox.source.clone().unwrap_or_else(|| database.name());
-    let page = Page::new(scrape::install(&outbox).context("cannot begin to count")?, api);
+    let scrape = scrape::install(&outbox).context("cannot begin to count")?;
+    let page = Page::new(scrape, api, shutdown.soft.clone());
     if let Some(listen) = &config.http.listen {
         let (listener, page) = (http::bind(listen).await?, page.clone());
         house.start("operator's page", |stop| http::serve(listener, page, stop));

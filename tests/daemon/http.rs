@@ -110,7 +110,10 @@ async fn every_series_says_of_which_outbox_it_tells() {
     // It is known while the database is away.
     let relay = Daemon::new("postgres://nobody@127.0.0.1:1/nothing", "127.0.0.1:1").spawn();
     wait::until_true("the label is there", PATIENCE, async || {
-        relay.get("/metrics").await.is_ok_and(|answer| answer.body.contains("outboxd_leader{outbox=\"nothing.outbox\"} 0"))
+        relay
+            .get("/metrics")
+            .await
+            .is_ok_and(|answer| answer.body.contains("outboxd_leader{outbox=\"nothing.outbox\"} 0"))
     })
     .await;
 }

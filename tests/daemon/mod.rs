@@ -10,6 +10,7 @@ mod metrics;
 mod migrate;
 mod operate;
 mod panics;
+mod readiness;
 mod refusals;
 mod shutdown;
 mod small;
