@@ -38,7 +38,7 @@
     deadLettersCounted: 100000,
 
     // Upper bounds of the histograms' buckets; the catalogue of metrics has them.
-    secondsBuckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    secondsBuckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600],
 
     // Where docs/runbook is served, with %s for the name of the alert.
     runbookURLPattern: 'https://outboxd.example/runbook/%s.md',

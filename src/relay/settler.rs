@@ -8,7 +8,7 @@ use chrono::Utc;
 use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::contract::Outcome;
 use crate::observe::metrics;
@@ -57,6 +57,8 @@ pub(crate) struct SettlementBatch {
     end: Option<End>,
     closed: Vec<(Lane, u64)>,
     permits: Vec<Permit>,
+    /// When the outcomes of each submission were known.
+    answered: Vec<Instant>,
     /// Why another session has to begin, once that is known.
     session_end: Result<(), SessionEnd>,
 }
@@ -133,7 +135,9 @@ impl Settler {
     /// Adds what became of one submission.
     fn add(&self, batch: &mut SettlementBatch, mut submitted: Submitted, outcomes: Vec<Outcome>) {
         if !submitted.rows.is_empty() {
-            metrics::record_publish_ack(submitted.began.elapsed());
+            let answered = Instant::now();
+            metrics::record_publish_ack(answered - submitted.began);
+            batch.answered.push(answered);
         }
         // The position at which a lane came to be held tells of no record of the lane that was under way then.
         let waits = |outcome: &Outcome| matches!(outcome, Outcome::Held(_) | Outcome::Rejected(_));
@@ -163,8 +167,9 @@ impl Settler {
 
     /// Tells of what is settled, and gives its credit back. Says how the session ends, if that is decided.
     fn settled(&mut self, batch: SettlementBatch) -> Result<(), SessionEnd> {
-        let SettlementBatch { settlement, read, end, closed, permits, session_end, .. } = batch;
+        let SettlementBatch { settlement, read, end, closed, permits, answered, session_end, .. } = batch;
         drop(permits);
+        answered.into_iter().for_each(|at| metrics::record_ack_to_settled(at.elapsed()));
         let held = {
             let mut lanes = self.lanes();
             closed.iter().for_each(|(lane, heard)| lanes.close(lane, *heard));
@@ -238,6 +243,7 @@ impl SettlementBatch {
             end: None,
             closed: Vec::new(),
             permits: Vec::new(),
+            answered: Vec::new(),
             session_end,
         }
     }
