@@ -4,6 +4,7 @@
 //! which waits for the database; then the relay. Stopping goes the other way: the relay drains, housekeeping
 //! stops, and the page goes last, so that probes and metrics see the drain.
 
+mod hangup;
 mod shutdown;
 mod supervisor;
 
@@ -26,6 +27,7 @@ use crate::observe::chain;
 use crate::observe::outage::Outage;
 use crate::relay::{Ended, Relay};
 
+pub use hangup::at_each_hangup;
 pub use shutdown::Shutdown;
 pub use supervisor::Supervisor;
 

@@ -28,6 +28,9 @@ const FEW_RECORDS: usize = 500;
 /// That pause.
 const SETTLEMENT_PAUSE: Duration = Duration::from_millis(10);
 
+/// Under what name each published record is logged, so that it can be asked for alone.
+const PUBLISHED_TARGET: &str = "outboxd::published";
+
 /// So many held lanes are shown whenever they change; of more the [publisher](crate::relay::publisher) tells now and then.
 const TOLD_LANES: usize = 1_000;
 
@@ -263,10 +266,15 @@ impl SettlementBatch {
         let (now, commit_to_ack) = (Utc::now(), metrics::commit_to_ack());
         let mut held = Vec::new();
         let mut published = Published::default();
+        // Asked once for all of them: nobody pays for what is not logged.
+        let told = tracing::enabled!(target: PUBLISHED_TARGET, tracing::Level::DEBUG);
         for (row, outcome) in submitted.rows.into_iter().zip(outcomes) {
             match outcome {
-                Outcome::Delivered { .. } => {
+                Outcome::Delivered { partition, offset } => {
                     self.settlement.push_row(row.id, row.event_id);
+                    if told {
+                        tell_published(&row, partition, offset);
+                    }
                     commit_to_ack.record((now - row.created_at).to_std().unwrap_or_default());
                     published.count(&row.topic);
                 }
@@ -308,6 +316,12 @@ impl SettlementBatch {
     pub(crate) fn into_settlement(self) -> Settlement {
         self.settlement
     }
+}
+
+/// Says where a record went, and nothing of what it holds.
+fn tell_published(row: &Row, partition: i32, offset: i64) {
+    let Row { id, event_id, topic, .. } = row;
+    tracing::debug!(target: PUBLISHED_TARGET, %topic, partition, offset, id, %event_id, "published");
 }
 
 /// Counts published records by runs of one topic.

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod demo;
 mod http;
+mod log_level;
 mod metrics;
 mod migrate;
 mod operate;
