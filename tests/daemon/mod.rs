@@ -9,6 +9,7 @@ mod http;
 mod log_level;
 mod metrics;
 mod migrate;
+mod monitoring;
 mod operate;
 mod panics;
 mod readiness;
