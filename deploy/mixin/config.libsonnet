@@ -5,8 +5,11 @@
     selector: 'job="outboxd"',
 
     // What tells one outbox from another. All relays of one outbox, the leader and its standbys, must agree in these labels,
-    // and relays of different outboxes must not. Labels that no series has do no harm.
-    groupLabels: ['namespace', 'job'],
+    // and relays of different outboxes must not. Labels that no series has do no harm. A relay itself says outbox: its
+    // outbox.source, or else its database and table as the configuration names them.
+    groupLabels: ['namespace', 'job', 'outbox'],
+    // Those of them that a target has whatever it says: all that is known of a relay that cannot be scraped.
+    targetLabels: ['namespace', 'job'],
     // What tells one relay from another inside a group.
     instanceLabel: 'instance',
 
@@ -37,7 +40,7 @@
     deadLettersCounted: 100000,
 
     // Upper bounds of the histograms' buckets; the catalogue of metrics has them.
-    secondsBuckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    secondsBuckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600],
 
     // Where docs/runbook is served, with %s for the name of the alert.
     runbookURLPattern: 'https://outboxd.example/runbook/%s.md',

@@ -25,11 +25,13 @@
   // What expressions are made with. Computed once, not at each use.
   of(config)::
     local by = std.join(', ', config.groupLabels);
+    local target = std.join(', ', config.targetLabels);
     local objectiveBucket = $.bucketPattern($.objectiveBucket(config));
     local outbox = std.join('/', ['{{ $labels.%s }}' % label for label in config.groupLabels]);
     {
       selector: config.selector,
       by: by,
+      target: target,
       lagObjectiveSeconds: '' + config.lagObjectiveSeconds,
       objectiveBucket: objectiveBucket,
       absentWindow: config.absentWindow,

@@ -23,6 +23,9 @@ pub fn ready(status: &Status, now: Instant) -> Result<&'static str, String> {
             if let Some(refusal) = &status.refusal {
                 return Err(format!("waiting for an operator: {refusal}"));
             }
+            if status.trusted_until.is_some_and(|until| until <= now) {
+                return Err("the lease has run out: another relay may lead".to_owned());
+            }
             let still = now.saturating_duration_since(status.last_progress);
             if still < STALLED_AFTER {
                 return Ok("leading");
@@ -55,6 +58,16 @@ mod tests {
         assert_eq!(reason, "no progress for 30 s with 1000000 messages in flight");
         leading.progressed();
         assert_eq!(ready(&leading, Instant::now()), Ok("leading"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_lease_has_run_out_is_not_ready_whatever_it_believes() {
+        let mut leading = status(Phase::Leading);
+        leading.trusted_until = Some(Instant::now() + Duration::from_secs(2));
+        assert_eq!(ready(&leading, Instant::now()), Ok("leading"));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let reason = ready(&leading, Instant::now()).expect_err("another may lead");
+        assert_eq!(reason, "the lease has run out: another relay may lead");
     }
 
     #[tokio::test(start_paused = true)]

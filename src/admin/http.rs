@@ -56,17 +56,26 @@ pub struct Page {
     scrape: Scrape,
     api: Api,
     standing: watch::Sender<ProcessState>,
+    stopping: CancellationToken,
 }
 
 impl Page {
-    /// A page of a process that is starting.
-    pub fn new(scrape: Scrape, api: Api) -> Self {
-        Self { scrape, api, standing: watch::Sender::new(ProcessState::Waiting("starting")) }
+    /// A page of a process that is starting, and stops once `stopping` is cancelled.
+    pub fn new(scrape: Scrape, api: Api, stopping: CancellationToken) -> Self {
+        Self { scrape, api, standing: watch::Sender::new(ProcessState::Waiting("starting")), stopping }
     }
 
     /// Tells the page how far the process is.
     pub fn stands(&self, standing: ProcessState) {
         self.standing.send_replace(standing);
+    }
+
+    /// Whether it is ready: whatever its parts are still at, a process that was told to stop is not.
+    fn ready(&self, status: &Status) -> Result<&'static str, String> {
+        if self.stopping.is_cancelled() {
+            return Err("stopping: draining what is in flight".to_owned());
+        }
+        health::ready(status, Instant::now())
     }
 
     fn snapshot(&self) -> Result<Snapshot, &'static str> {
@@ -136,7 +145,7 @@ async fn metrics(State(page): State<Page>) -> Response {
 }
 
 async fn readyz(State(page): State<Page>) -> (StatusCode, String) {
-    let judged = page.snapshot().map_err(str::to_owned).and_then(|now| health::ready(&now.status, Instant::now()));
+    let judged = page.snapshot().map_err(str::to_owned).and_then(|now| page.ready(&now.status));
     match judged {
         Ok(role) => (StatusCode::OK, format!("ready: {role}\n")),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
@@ -145,13 +154,12 @@ async fn readyz(State(page): State<Page>) -> (StatusCode, String) {
 
 async fn status(State(page): State<Page>) -> Json<Value> {
     Json(match page.snapshot() {
-        Ok(snapshot) => described(&snapshot, Instant::now()),
+        Ok(snapshot) => described(&snapshot, page.ready(&snapshot.status), Instant::now()),
         Err(reason) => json!({ "version": env!("CARGO_PKG_VERSION"), "phase": "starting", "reason": reason }),
     })
 }
 
-fn described(Snapshot { status, backlog, checks }: &Snapshot, now: Instant) -> Value {
-    let ready = health::ready(status, now);
+fn described(Snapshot { status, backlog, checks }: &Snapshot, ready: Result<&str, String>, now: Instant) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "phase": status.phase.as_str(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::observe::metrics::{self, CATALOGUE, Kind, SECONDS_BUCKETS};
+use crate::observe::metrics::{self, CATALOGUE, Kind, OUTBOX_LABEL, SECONDS_BUCKETS};
 
 /// How often observations that no scrape has read are folded into their buckets, so that they do not pile up.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,12 +36,13 @@ impl Scrape {
     }
 }
 
-/// Begins to count, for the rest of the process's life.
+/// Begins to count, for the rest of the process's life. Every series bears the name of the outbox: relays of several may be
+/// scraped as one job.
 ///
 /// # Errors
 /// When a recorder is installed already.
-pub fn install() -> Result<Scrape, BuildError> {
-    let mut builder = PrometheusBuilder::new();
+pub fn install(outbox: &str) -> Result<Scrape, BuildError> {
+    let mut builder = PrometheusBuilder::new().add_global_label(OUTBOX_LABEL, outbox);
     for metric in CATALOGUE.iter().filter(|metric| metric.kind == Kind::Histogram) {
         builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), &SECONDS_BUCKETS)?;
     }

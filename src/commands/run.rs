@@ -9,6 +9,7 @@ use crate::commands::runtime::{block_on, block_on_one_thread};
 use crate::config::{Config, Needs};
 use crate::contract::{Migrated, Roles};
 use crate::daemon::{self, Shutdown};
+use crate::observe::logging::LevelSwitch;
 use crate::observe::{chain, logging};
 use crate::outbox::Table;
 use crate::relay::Ended;
@@ -22,9 +23,15 @@ const CUT_OFF: u8 = 3;
 /// Relays until told to stop.
 pub(super) fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
     let config = judge(&gather(settings), Needs::Everything)?;
-    logging::start(&config.log);
+    let switch = logging::start(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), table = %config.outbox.database.table, "outboxd starts");
-    let ended = block_on_one_thread(async { daemon::run(config, Shutdown::on_signals()?).await }).flatten();
+    let ended = block_on_one_thread(async {
+        tokio::select! {
+            ended = daemon::run(config, Shutdown::on_signals()?) => ended,
+            failed = daemon::at_each_hangup(|| reread_level(settings, &switch)) => match failed? {},
+        }
+    });
+    let ended = ended.flatten();
     match &ended {
         Ok(Ended::Graceful) => tracing::info!("stopped: everything published is recorded"),
         Ok(Ended::CutOff) => tracing::warn!("cut off: some published records are not recorded and will come again"),
@@ -32,6 +39,28 @@ pub(super) fn relay(settings: &Settings) -> anyhow::Result<ExitCode> {
         Err(error) => tracing::error!(error = %chain(error.as_ref()), "outboxd ends"),
     }
     Ok(ended.map_or(ExitCode::from(FAILED), exit_code))
+}
+
+/// Reads the configuration anew for its log level, and for nothing else.
+fn reread_level(settings: &Settings, switch: &LevelSwitch) {
+    let level = match judge(&gather(settings), Needs::Everything) {
+        Ok(config) => config.log.level,
+        Err(error) => {
+            tracing::warn!(error = %chain(error.as_ref()), "SIGHUP: the configuration is refused, the log level stays");
+            return;
+        }
+    };
+    // Said by whichever of the two levels lets it pass.
+    let say = || tracing::info!(level, "SIGHUP: the log level is read anew; no other setting is");
+    let is_told = tracing::enabled!(tracing::Level::INFO);
+    if is_told {
+        say();
+    }
+    match switch.set(&level) {
+        Ok(()) if is_told => {}
+        Ok(()) => say(),
+        Err(error) => tracing::warn!(error, "SIGHUP: the log level stays"),
+    }
 }
 
 /// The exit code that tells how a relay ended.

@@ -102,7 +102,7 @@ fn relay_part(url: &str, brokers: &str, http: String, sabotage: Option<Sabotage>
         [("database.url", url.to_owned()), ("kafka.bootstrap.servers", brokers.to_owned()), ("http.listen", http)];
     let flags = settings.map(|(key, value)| Flag { name: "--relay-part", key: key.to_owned(), value });
     let config = judge(&Raw::gather(&Sources { flags: flags.into(), ..Sources::default() }), Needs::Everything)?;
-    logging::start(&config.log);
+    let _never_switched = logging::start(&config.log);
     let spoil = |sink| match sabotage {
         Some(how) => how.sabotage(sink),
         None => sink,

@@ -91,6 +91,9 @@ pub trait Database: Store + Operate + Messages + Examine + Debug {
     /// With the repair for what cannot work; transient while the database is away.
     async fn preflight(&self) -> Result<Vec<String>, StoreError>;
 
+    /// The database and the table, as the settings name them: what is known while the database is away.
+    fn name(&self) -> String;
+
     /// What the outbox is called where the configuration does not say.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod backlog;
 mod database;
 mod error;
 mod examine;
+mod footprint;
 mod lease;
 mod messages;
 mod operate;
@@ -24,6 +25,7 @@ pub use examine::{
     BrokersProbe, ClockDifference, Contact, Examine, Rights, Snapshot, SnapshotHolder, Snapshots, Vacuum, Vitals,
     VitalsQuestion,
 };
+pub use footprint::Footprint;
 pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, Leader, LeaseSession, LeaseStore, Watched};
 pub use messages::{

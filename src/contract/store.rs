@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::contract::backlog::Backlog;
 use crate::contract::error::StoreError;
+use crate::contract::footprint::Footprint;
 use crate::contract::lease::{Leader, LeaseStore};
 use crate::contract::wake::WakeSource;
 use crate::outbox::{
@@ -197,6 +198,10 @@ pub trait Inspect: Send + Sync {
     /// The relay that leads by its lease and the database's clock; `None` where the last lease was given up or ran out.
     /// Changes nothing.
     async fn leader(&self) -> Result<Option<Leader>, StoreError>;
+
+    /// How much room the outbox takes, and when it was cleaned up, as the database knows it anyway: no row is looked at.
+    /// Changes nothing.
+    async fn footprint(&self) -> Result<Footprint, StoreError>;
 
     /// Looks at some more rows for those that are unsettled below the checkpoint and outside every held lane: rows that
     /// became due behind the reader, since they were corrected, restored or moved back by hand. Brings them back before

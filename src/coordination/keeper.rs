@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +38,7 @@ pub struct Keeper {
 #[derive(Debug)]
 pub struct Leadership {
     term: Term,
-    trusted_until: Arc<Mutex<Instant>>,
+    trusted_until: watch::Receiver<Instant>,
     fading: CancellationToken,
     lost: CancellationToken,
     resign: CancellationToken,
@@ -128,7 +127,7 @@ impl Keeper {
     }
 
     fn begin(&self, session: Box<dyn LeaseSession>, term: Term, began: Instant) -> Leadership {
-        let trusted_until = Arc::new(Mutex::new(began + trust(self.ttl)));
+        let (prolonged, trusted_until) = watch::channel(began + trust(self.ttl));
         let [fading, lost, resign] = [(); 3].map(|()| CancellationToken::new());
         let (confirmations, confirm) = mpsc::channel(1);
         let renewer = Renewer {
@@ -137,7 +136,7 @@ impl Keeper {
             holder: self.holder.clone(),
             term,
             ttl: self.ttl,
-            trusted_until: Arc::clone(&trusted_until),
+            trusted_until: prolonged,
             fading: fading.clone(),
             lost: lost.clone(),
             resign: resign.clone(),
@@ -161,7 +160,12 @@ impl Leadership {
 
     /// Until when this relay may act as leader, unless a renewal moves it.
     pub fn trusted_until(&self) -> Instant {
-        *self.trusted_until.lock()
+        *self.trusted_until.borrow()
+    }
+
+    /// Until when it may, as each renewal moves it.
+    pub fn trust(&self) -> watch::Receiver<Instant> {
+        self.trusted_until.clone()
     }
 
     /// Whether this relay may act as leader now.
@@ -221,7 +225,7 @@ struct Renewer {
     holder: String,
     term: Term,
     ttl: Duration,
-    trusted_until: Arc<Mutex<Instant>>,
+    trusted_until: watch::Sender<Instant>,
     fading: CancellationToken,
     lost: CancellationToken,
     resign: CancellationToken,
@@ -259,7 +263,7 @@ impl Renewer {
         let patience = deadline.checked_sub(self.ttl / 5).unwrap_or(deadline);
         let failure = match timeout_at(patience, session.renew(self.term)).await {
             Ok(Ok(())) if Instant::now() < deadline => {
-                *self.trusted_until.lock() = began + trust(self.ttl);
+                self.trusted_until.send_replace(began + trust(self.ttl));
                 return Renewal::Done;
             }
             Ok(Err(error @ StoreError::TermOver { .. })) => {
@@ -301,6 +305,6 @@ impl Renewer {
     }
 
     fn deadline(&self) -> Instant {
-        *self.trusted_until.lock()
+        *self.trusted_until.borrow()
     }
 }

@@ -5,6 +5,7 @@
 //! stops, and the page goes last, so that probes and metrics see the drain.
 
 mod checks;
+mod hangup;
 mod shutdown;
 mod supervisor;
 
@@ -29,6 +30,7 @@ use crate::observe::chain;
 use crate::observe::outage::Outage;
 use crate::relay::{Ended, Relay};
 
+pub use hangup::at_each_hangup;
 pub use shutdown::Shutdown;
 pub use supervisor::Supervisor;
 
@@ -56,7 +58,9 @@ where
     let mut house = Supervisor::new(shutdown.clone());
     let tokens = Tokens { read: config.http.read_token.clone(), admin: config.http.admin_token.clone() };
     let api = Api::new(Arc::clone(&database), tokens);
-    let page = Page::new(scrape::install().context("cannot begin to count")?, api);
+    let outbox = config.outbox.source.clone().unwrap_or_else(|| database.name());
+    let scrape = scrape::install(&outbox).context("cannot begin to count")?;
+    let page = Page::new(scrape, api, shutdown.soft.clone());
     if let Some(listen) = &config.http.listen {
         let (listener, page) = (http::bind(listen).await?, page.clone());
         house.start("operator's page", |stop| http::serve(listener, page, stop));

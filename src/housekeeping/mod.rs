@@ -1,4 +1,4 @@
-//! Slow chores: measuring the backlog, and removing old sent rows. They never hold up the relay.
+//! Slow chores: measuring the backlog and the table, and removing old sent rows. They never hold up the relay.
 //!
 //! Every relay measures, so that a standby's dashboard is not blank; only the leader removes.
 
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::{Backlog, Leader, Store, StoreError};
+use crate::contract::{Backlog, Footprint, Leader, Store, StoreError};
 use crate::housekeeping::lag::LagWindow;
 use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
@@ -34,6 +34,9 @@ const MEASURE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a measurement may be missing before an outbox that was empty counts as unseen: the longest pause, and a while.
 const UNSEEN_BACKLOG_AGES_AFTER: Duration = Duration::from_secs(15);
+
+/// How often it is looked how much room the outbox takes: it changes slowly.
+const FOOTPRINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How many times longer than usual the pause is while nothing waits.
 const IDLE_PAUSE: u32 = 10;
@@ -72,10 +75,12 @@ pub async fn run(
 ) {
     let measuring = measure(store.as_ref(), status.clone(), &settings, measured);
     let purging = purge(store.as_ref(), status, &settings);
+    let weighing = weigh(store.as_ref());
     tokio::select! {
         () = stop.cancelled() => {}
         never = measuring => match never {},
         never = purging => match never {},
+        never = weighing => match never {},
     }
 }
 
@@ -114,6 +119,18 @@ async fn measure(
             }
         }
         sleep(pause).await;
+    }
+}
+
+/// Looks how much room the outbox takes.
+async fn weigh(store: &dyn Store) -> Infallible {
+    loop {
+        match store.footprint().await {
+            Ok(Footprint { bytes, dead_rows, vacuumed_at }) => metrics::set_footprint(bytes, dead_rows, vacuumed_at),
+            // Measuring the backlog fails as well, and says so.
+            Err(error) => tracing::debug!(error = %chain(&error), "the table cannot be measured for now"),
+        }
+        sleep(FOOTPRINT_INTERVAL).await;
     }
 }
 

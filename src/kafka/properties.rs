@@ -107,6 +107,10 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("reconnect.backoff.max.ms", "1000"),
 ];
 
+/// How often a producer's client reports what it measured, in milliseconds. A report tells of every partition in use, so that
+/// it is not to come often.
+const STATISTICS_INTERVAL: &str = "10000";
+
 /// Names beside the client's own ones, for properties that matter here.
 const ALIASES: &[(&str, &str)] = &[
     ("bootstrap.servers", "metadata.broker.list"),
@@ -233,6 +237,7 @@ fn together(properties: &BTreeMap<String, String>) -> Option<Complaint> {
 /// The producer's configuration: defaults, then what was given, then what is forced.
 pub(crate) fn producer_config(properties: &BTreeMap<String, String>) -> ClientConfig {
     let mut config = base_config(properties.contains_key("debug"));
+    config.set("statistics.interval.ms", STATISTICS_INTERVAL);
     for (key, value) in properties {
         config.set(canonical(key), value);
     }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::contract::{
-    Arming, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore, OutboxStore, Purge,
-    Reader, StoreError, WakeSource,
+    Arming, Backlog, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
+    OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
 use crate::memory::lease::MemoryLease;
 use crate::memory::reader::MemoryReader;
@@ -124,6 +124,11 @@ impl Inspect for Store {
 
     async fn leader(&self) -> Result<Option<Leader>, StoreError> {
         Ok(self.shared.state().lease.leader())
+    }
+
+    async fn footprint(&self) -> Result<Footprint, StoreError> {
+        let bytes = self.shared.state().rows().map(|row| row.record.footprint() as u64).sum();
+        Ok(Footprint { bytes, ..Footprint::default() })
     }
 
     async fn bring_back_late(&self) -> Result<u64, StoreError> {

@@ -2,9 +2,12 @@
 //!
 //! Never a payload, a key or a secret: who logs keeps that rule, there is no filter behind it.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::{self, Handle};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,15 +41,50 @@ pub struct Settings {
     pub level: String,
 }
 
+/// Changes what is logged while the process runs.
+#[derive(Clone)]
+pub struct LevelSwitch(Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl fmt::Debug for LevelSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LevelSwitch")
+    }
+}
+
+impl LevelSwitch {
+    fn of<S: 'static>(handle: Handle<EnvFilter, S>) -> Self {
+        Self(Arc::new(move |filter| handle.reload(filter)))
+    }
+
+    /// Logs by this level, or these levels by module, from now on.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing changes then.
+    pub fn set(&self, level: &str) -> Result<(), String> {
+        check_level(level)?;
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        (self.0)(filter).map_err(|error| error.to_string())
+    }
+}
+
 /// Begins logging, for the rest of the process's life. Does nothing if logging has begun already.
-pub fn start(settings: &Settings) {
+pub fn start(settings: &Settings) -> LevelSwitch {
     let filter = EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let begun = match settings.format {
-        Format::Text => lines.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+    let (begun, switch) = match settings.format {
+        Format::Text => {
+            let lines = lines.with_ansi(io::stderr().is_terminal()).with_target(false).with_filter_reloading();
+            let switch = LevelSwitch::of(lines.reload_handle());
+            (lines.try_init(), switch)
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_filter_reloading();
+            let switch = LevelSwitch::of(lines.reload_handle());
+            (lines.try_init(), switch)
+        }
     };
     drop(begun);
+    switch
 }
 
 /// Checks a level, or levels by module.

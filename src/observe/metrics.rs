@@ -5,11 +5,19 @@
 
 #![allow(clippy::disallowed_macros, reason = "this is the catalogue that the other rooms must go through")]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod kafka;
+mod labels;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use metrics::{Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use parking_lot::Mutex;
+
+use labels::BoundedLabel;
+
+pub use kafka::{BrokerState, BrokerView, count_kafka_trouble, set_kafka_brokers, set_kafka_queue, set_kafka_up};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +39,7 @@ pub struct Metric {
     pub kind: Kind,
     /// Its unit.
     pub unit: Unit,
-    /// The names of its labels.
+    /// The names of its labels, besides [`OUTBOX_LABEL`].
     pub labels: &'static [&'static str],
     /// What it means: the help text.
     pub help: &'static str,
@@ -40,11 +48,18 @@ pub struct Metric {
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.
-pub const SECONDS_BUCKETS: [f64; 18] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+pub const SECONDS_BUCKETS: [f64; 21] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 600.0,
+];
+
+/// The label that every series bears: which outbox it tells of.
+pub const OUTBOX_LABEL: &str = "outbox";
 
 /// Topics that get a label value of their own; the rest share `other`.
 const TOPIC_LABELS: usize = 200;
+
+static TOPICS: BoundedLabel = BoundedLabel::new(TOPIC_LABELS);
 
 macro_rules! catalogue {
     ($($constant:ident $kind:ident $unit:ident $name:literal [$($label:literal),*] $help:literal $advice:literal)*) => {
@@ -85,7 +100,13 @@ catalogue! {
         "`stalled`: the log and `/readyz` say what it waits for. `stopped` on every relay: nobody leads."
     COMMIT_TO_ACK Histogram Seconds "commit_to_ack_seconds" []
         "From a message's created_at to the broker's acknowledgement, by the relay's clock"
-        "Above your objective: compare the three stages below. Two clocks are in it, the database's and the relay's."
+        "Above your objective: compare the parts of the way below. Two clocks are in it, the database's and the relay's."
+    COMMIT_TO_READ Histogram Seconds "commit_to_read_seconds" []
+        "From a message's created_at to the read that found it, by the relay's clock; of one in 64 messages of each batch"
+        "Above the others: the relay was away, or keeps up with nothing more. A transaction that stays open long counts here."
+    READ_TO_SEND Histogram Seconds "read_to_send_seconds" []
+        "From the read of a batch until it is handed to the broker's client"
+        "Above the others: Kafka is away or slow, so that no more is handed to its client."
     FETCH Histogram Seconds "fetch_seconds" []
         "One read of the outbox, empty ones included"
         "Slow: an old snapshot keeps vacuum back, or the database is busy."
@@ -95,6 +116,9 @@ catalogue! {
     SETTLE Histogram Seconds "settle_seconds" []
         "One settlement written to the database"
         "Slow: the database writes slowly, or rows are locked."
+    ACK_TO_SETTLED Histogram Seconds "ack_to_settled_seconds" []
+        "From a batch's last acknowledgement until it is recorded in the database"
+        "Above the others: settling is slow or waits; compare `outboxd_settle_seconds`. A crash repeats what is in between."
     PUBLISHED Counter Count "published_total" ["topic"]
         "Messages acknowledged by the broker, by topic"
         "Nothing while something waits: see `outboxd_lag_state`."
@@ -152,6 +176,36 @@ catalogue! {
     CERTIFICATE_END Gauge Seconds "certificate_not_after_timestamp_seconds" ["setting"]
         "Until when the certificates that a setting names are valid, as Unix time; looked at every minute"
         "Less than 30 days ahead: replace the certificate, and restart the relay."
+    KAFKA_QUEUE Gauge Count "kafka_queue_messages" []
+        "Messages in the broker's clients that are not acknowledged"
+        "At `relay.in_flight.records` for long: the brokers take no more."
+    KAFKA_QUEUE_BYTES Gauge Bytes "kafka_queue_bytes" []
+        "Bytes of the messages in the broker's clients that are not acknowledged"
+        "Near `relay.in_flight.bytes` for long: the brokers take no more."
+    KAFKA_BROKERS Gauge Count "kafka_brokers" ["state"]
+        "Brokers by how it stands with the connection to them: idle (nothing was wanted of it), down, connecting or up"
+        "`connecting` for long: that broker, the network or the credentials. One that closed an idle connection is `down` too."
+    KAFKA_ROUND_TRIP Gauge Seconds "kafka_round_trip_seconds" ["broker"]
+        "From a request to a broker until its answer: the 99th percentile of the last ten seconds; 0 while nothing is asked"
+        "One broker alone: it is slow. All: replicas in sync, or the network."
+    KAFKA_THROTTLE Gauge Seconds "kafka_throttle_seconds" ["broker"]
+        "For how long a broker slowed the client down, at most, within the last ten seconds"
+        "Above 0: a quota of Kafka's for this user or client id is used up."
+    KAFKA_RETRIES Counter Count "kafka_retries_total" ["broker"]
+        "Requests that were sent to a broker again"
+        "Growing: leaders move, connections break, or too few replicas are in sync."
+    KAFKA_TIMEOUTS Counter Count "kafka_request_timeouts_total" ["broker"]
+        "Requests to a broker that had no answer in time"
+        "Growing: the broker hangs, or the network loses packets."
+    TABLE_BYTES Gauge Bytes "table_bytes" []
+        "Size of the outbox's table with its indexes and large values, of the whole file where the database is SQLite; once a minute"
+        "Growing while nothing waits: vacuum or retention is behind."
+    DEAD_ROWS Gauge Count "dead_rows" []
+        "Dead rows of the outbox's table that vacuum has still to remove, as PostgreSQL estimates; once a minute"
+        "Growing for hours: vacuum is behind, or held back by an old snapshot."
+    LAST_VACUUM Gauge Seconds "last_vacuum_timestamp_seconds" []
+        "When the outbox's table was vacuumed last, by hand or automatically, as Unix time; PostgreSQL only"
+        "Hours ago while rows are published: autovacuum is off, starved or held back."
     BUILD_INFO Gauge Count "build_info" ["version"]
         "1, with the version as a label"
         "Two versions for longer than a rollout takes."
@@ -163,7 +217,11 @@ pub fn describe() {
         match metric.kind {
             Kind::Counter => describe_counter!(metric.name, metric.unit, metric.help),
             Kind::Gauge => describe_gauge!(metric.name, metric.unit, metric.help),
-            Kind::Histogram => describe_histogram!(metric.name, metric.unit, metric.help),
+            Kind::Histogram => {
+                describe_histogram!(metric.name, metric.unit, metric.help);
+                // There from the beginning, so that the first observation is seen as an increase.
+                drop(histogram!(metric.name));
+            }
         }
     }
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -174,6 +232,8 @@ pub fn describe() {
     counter!(RESERVED_HEADERS).absolute(0);
     set_leader(None);
     set_in_flight(0);
+    set_kafka_queue(0, 0);
+    set_kafka_brokers(&BTreeMap::new());
 }
 
 /// What the lag of the last minute amounts to.
@@ -218,7 +278,7 @@ pub fn set_topic_backlogs<'a>(topics: impl IntoIterator<Item = (&'a str, u64, Du
     static SHOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut waiting: BTreeMap<String, (u64, Duration)> = BTreeMap::new();
     for (topic, unsent, oldest) in topics {
-        let (all, longest) = waiting.entry(topic_label(topic)).or_default();
+        let (all, longest) = waiting.entry(TOPICS.of(topic)).or_default();
         (*all, *longest) = (*all + unsent, oldest.max(*longest));
     }
     let mut shown = SHOWN.lock();
@@ -255,6 +315,17 @@ pub fn set_database_sessions(sessions: u64) {
     gauge!(DATABASE_SESSIONS).set(sessions as f64);
 }
 
+/// Sets what the outbox's table is to the database: its size, its dead rows and when it was vacuumed, where that is known.
+pub fn set_footprint(bytes: u64, dead_rows: Option<u64>, vacuumed_at: Option<DateTime<Utc>>) {
+    gauge!(TABLE_BYTES).set(bytes as f64);
+    if let Some(rows) = dead_rows {
+        gauge!(DEAD_ROWS).set(rows as f64);
+    }
+    if let Some(at) = vacuumed_at {
+        gauge!(LAST_VACUUM).set(at.timestamp_millis() as f64 / 1000.0);
+    }
+}
+
 /// Sets how many dead letters are kept.
 pub fn set_dead_letters(letters: u64) {
     gauge!(DEAD_LETTERS).set(letters as f64);
@@ -263,6 +334,21 @@ pub fn set_dead_letters(letters: u64) {
 /// Takes how long messages took from `created_at` to their acknowledgement: looked up once for many.
 pub fn commit_to_ack() -> Histogram {
     histogram!(COMMIT_TO_ACK)
+}
+
+/// Takes how long messages waited for the read that found them: looked up once for many.
+pub fn commit_to_read() -> Histogram {
+    histogram!(COMMIT_TO_READ)
+}
+
+/// Records how long a batch waited in the relay before it was handed over.
+pub fn record_read_to_send(waited: Duration) {
+    histogram!(READ_TO_SEND).record(waited);
+}
+
+/// Records how long a batch waited between its acknowledgement and its settlement.
+pub fn record_ack_to_settled(waited: Duration) {
+    histogram!(ACK_TO_SETTLED).record(waited);
 }
 
 /// Records one read of the outbox.
@@ -282,22 +368,17 @@ pub fn record_settle(took: Duration) {
 
 /// Counts acknowledged messages of a topic.
 pub fn count_published(topic: &str, messages: u64) {
-    counter!(PUBLISHED, "topic" => topic_label(topic)).increment(messages);
+    counter!(PUBLISHED, "topic" => TOPICS.of(topic)).increment(messages);
 }
 
 /// Counts a message that can never be published.
 pub fn count_rejected(topic: &str, cause: &'static str) {
-    counter!(REJECTED, "topic" => topic_label(topic), "cause" => cause).increment(1);
+    counter!(REJECTED, "topic" => TOPICS.of(topic), "cause" => cause).increment(1);
 }
 
 /// Sets how many lanes are held for one cause.
 pub fn set_held(cause: &'static str, lanes: usize) {
     gauge!(HELD_LANES, "cause" => cause).set(lanes as f64);
-}
-
-/// Sets whether Kafka answers.
-pub fn set_kafka_up(answers: bool) {
-    gauge!(KAFKA_UP).set(if answers { 1.0 } else { 0.0 });
 }
 
 /// Sets how many messages are read and not settled.
@@ -347,31 +428,4 @@ pub fn count_purged(rows: u64) {
 /// Sets the time of the latest progress to now.
 pub fn set_progress_now() {
     gauge!(LAST_PROGRESS).set(chrono::Utc::now().timestamp_millis() as f64 / 1000.0);
-}
-
-/// The first topics seen keep their names; later ones become `other`, so that labels stay bounded.
-fn topic_label(topic: &str) -> String {
-    static SEEN: Mutex<Option<HashSet<String>>> = Mutex::new(None);
-    let mut seen = SEEN.lock();
-    let seen = seen.get_or_insert_default();
-    if seen.contains(topic) {
-        return topic.to_owned();
-    }
-    if seen.len() < TOPIC_LABELS {
-        seen.insert(topic.to_owned());
-        return topic.to_owned();
-    }
-    "other".to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn topic_labels_are_bounded() {
-        let labels: HashSet<String> = (0..10 * TOPIC_LABELS).map(|n| topic_label(&format!("topic-{n}"))).collect();
-        assert_eq!(labels.len(), TOPIC_LABELS + 1);
-        assert!(labels.contains("other"));
-    }
 }

@@ -68,6 +68,11 @@ impl Database for Store {
         preflight::preflight(&self.address, &self.settings).await
     }
 
+    fn name(&self) -> String {
+        let options = self.address.options();
+        format!("{}.{}", options.get_database().unwrap_or(options.get_username()), self.settings.table)
+    }
+
     /// Database, schema and table.
     async fn source(&self) -> Result<String, StoreError> {
         let table = self.address.table().await?;

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
+    Backlog, DatabaseSettings, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
     OutboxStore, Purge, Reader, Store as Promises, StoreError, WakeSource,
 };
 use crate::outbox::{
@@ -18,6 +18,7 @@ use crate::outbox::{
 use crate::postgres::address::Address;
 use crate::postgres::leading::lease::{self, PgLease};
 use crate::postgres::leading::wake::PgWake;
+use crate::postgres::operating::footprint;
 use crate::postgres::operating::inspect::{self, Sweep};
 use crate::postgres::operating::purge::{self, Purging};
 use crate::postgres::reading::reader::PgReader;
@@ -193,6 +194,10 @@ impl Inspect for Store {
 
     async fn leader(&self) -> Result<Option<Leader>, StoreError> {
         self.inspecting(async |conn, table| lease::leader(conn, table).await).await
+    }
+
+    async fn footprint(&self) -> Result<Footprint, StoreError> {
+        self.inspecting(async |conn, table| footprint::footprint(conn, table).await).await
     }
 
     async fn bring_back_late(&self) -> Result<u64, StoreError> {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::contract::{Checkpoint, Reader, StoreError};
 use crate::observe::metrics;
-use crate::outbox::{Batch, Held, Limit, Position, Term};
+use crate::outbox::{Batch, Held, Limit, Position, Record, Term};
 use crate::relay::flow::{Credit, Ending, Fetched, Frontier, LastCheckpoint, Permit, SessionEnd};
 use crate::relay::lanes::{Command, HeldLaneStates};
 use crate::relay::pacer::{Found, Pacer};
@@ -19,6 +20,9 @@ use crate::relay::status::Status;
 /// While nothing flows the position still moves with the database's other work; this often it is stored, so
 /// that a restart need not look at more of it.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// Of so many messages of a batch one tells how long it waited to be read.
+const WAITS_SAMPLED: usize = 64;
 
 /// The first stage.
 pub(crate) struct Fetcher {
@@ -173,10 +177,11 @@ impl Fetcher {
         let records = batch.len();
         self.status.send_modify(|status| status.in_flight += records);
         metrics::set_in_flight(self.status.borrow().in_flight);
-        let (number, heard) = (reached.sent, reached.heard);
+        let (number, heard, read_at) = (reached.sent, reached.heard, Instant::now());
+        record_waits(&batch.records);
         let sent = async {
             self.credit.extend(&mut permit, &batch).await;
-            self.batches.send(Fetched { number, start, batch, heard, permit }).await
+            self.batches.send(Fetched { number, start, batch, heard, permit, read_at }).await
         };
         tokio::select! {
             biased;
@@ -231,6 +236,14 @@ fn due(
     let held = lanes.lock().stored(&settled);
     let news = |stored: &Stored| stored.position != position || stored.held != held;
     reached.stored.as_ref().is_none_or(news).then_some(Checkpoint { term, position, held })
+}
+
+/// Records how long messages waited to be read: of some of each batch, so that it costs next to nothing a row.
+fn record_waits(records: &[Record]) {
+    let (now, commit_to_read) = (Utc::now(), metrics::commit_to_read());
+    for record in records.iter().step_by(WAITS_SAMPLED) {
+        commit_to_read.record((now - record.created_at).to_std().unwrap_or_default());
+    }
 }
 
 /// What a session says that is dropped in the middle of a statement.

@@ -31,6 +31,8 @@ pub(crate) struct Fetched {
     pub(crate) heard: u64,
     /// Returned when the batch is settled.
     pub(crate) permit: Permit,
+    /// When it was read.
+    pub(crate) read_at: Instant,
 }
 
 /// How much may be read and not settled.

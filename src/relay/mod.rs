@@ -228,11 +228,16 @@ async fn carry(dead_letter_publisher: Option<&mut DeadLetterPublisher>, term: Te
 
 /// Keeps showing how long the lease can be trusted.
 async fn show_lease(leadership: &Leadership, status: watch::Sender<Status>, every: Duration) -> Infallible {
+    let mut trust = leadership.trust();
     loop {
-        let until = leadership.trusted_until();
+        let until = *trust.borrow_and_update();
         metrics::set_lease_remaining(until.saturating_duration_since(Instant::now()));
         status.send_modify(|status| status.trusted_until = Some(until));
-        aligned_tick(every).await;
+        tokio::select! {
+            // Told at once: a lease that looks as if it had run out is told of, too.
+            Ok(()) = trust.changed() => {}
+            () = aligned_tick(every) => {}
+        }
     }
 }
 

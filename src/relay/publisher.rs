@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
+use crate::observe::metrics;
 use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, ReadToken, Record, Unreadable};
 use crate::relay::flow::{Before, Ending, Fetched, Permit, Row, SessionEnd, Submitted};
 use crate::relay::lanes::HeldLaneStates;
@@ -62,6 +63,8 @@ struct Gathered {
     is_exceptional: bool,
     /// Whether some of them belong to a lane that is being released.
     out_of_line: bool,
+    /// When the first of them was read.
+    read_at: Instant,
 }
 
 impl Gathered {
@@ -144,8 +147,12 @@ impl<'a> Publisher<'a> {
         self.tracker.advance(gathered.records.len(), gathered.is_exceptional || gathered.out_of_line);
         let begins_anew = self.tracker.wants_another_session()
             || self.tracker.is_still() && (!gathered.closed.is_empty() || !self.lanes().is_releasing());
-        let Gathered { before, number, records, read, end, token, closed, permits, out_of_line, .. } = gathered;
+        let Gathered { before, number, records, read, end, token, closed, permits, out_of_line, read_at, .. } =
+            gathered;
         let began = Instant::now();
+        if !records.is_empty() {
+            metrics::record_read_to_send(began - read_at);
+        }
         let receipt = self.submit(&records, self.tracker.position(&end)).await?;
         // Payloads and headers end here: what must be sent again is read again.
         let rows: Vec<Row> = records.into_iter().map(Row::from).collect();
@@ -174,7 +181,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn release_and_keep_back(&self, fetched: Fetched) -> Gathered {
-        let Fetched { number, start, mut batch, heard, permit } = fetched;
+        let Fetched { number, start, mut batch, heard, permit, read_at } = fetched;
         let read = batch.len();
         let out_of_line = {
             let mut lanes = self.lanes();
@@ -188,7 +195,20 @@ impl<'a> Publisher<'a> {
         let before = Before { batch: number, position: start };
         let Batch { records, unreadable, end, token, .. } = batch;
         let permits = vec![permit];
-        Gathered { before, number, records, unreadable, read, end, token, closed, permits, is_exceptional, out_of_line }
+        Gathered {
+            before,
+            number,
+            records,
+            unreadable,
+            read,
+            end,
+            token,
+            closed,
+            permits,
+            is_exceptional,
+            out_of_line,
+            read_at,
+        }
     }
 
     /// Waits until the sink has room. Says whether the session still wants it: while nothing of a batch is handed

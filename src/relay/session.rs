@@ -85,7 +85,8 @@ impl Session<'_> {
             tracing::info!(term = %self.leadership.term(), "reading on from the checkpoint");
         }
         let session_end = self.relay(reader).await;
-        self.status.send_modify(|status| status.connected = !matches!(session_end, SessionEnd::Again(_)));
+        let is_cut_off = matches!(session_end, SessionEnd::Again(_) | SessionEnd::LeaseLost);
+        self.status.send_modify(|status| status.connected = !is_cut_off);
         session_end
     }
 
@@ -310,8 +311,12 @@ async fn watch_ending(
         // What is left to do, such as settling what was delivered, another leader need not wait for.
         metrics::set_leader(None);
         status.send_modify(|status| {
-            status.phase = Phase::Standby;
+            if status.phase == Phase::Leading {
+                status.phase = Phase::Standby;
+            }
             status.term = None;
+            // The next bid tells.
+            status.connected = false;
         });
     };
     let fading = async {

@@ -8,7 +8,7 @@ use chrono::Utc;
 use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::contract::Outcome;
 use crate::observe::metrics;
@@ -27,6 +27,9 @@ const FEW_RECORDS: usize = 500;
 
 /// That pause.
 const SETTLEMENT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Under what name each published record is logged, so that it can be asked for alone.
+const PUBLISHED_TARGET: &str = "outboxd::published";
 
 /// So many held lanes are shown whenever they change; of more the [publisher](crate::relay::publisher) tells now and then.
 const TOLD_LANES: usize = 1_000;
@@ -57,6 +60,8 @@ pub(crate) struct SettlementBatch {
     end: Option<End>,
     closed: Vec<(Lane, u64)>,
     permits: Vec<Permit>,
+    /// When the outcomes of each submission were known.
+    answered: Vec<Instant>,
     /// Why another session has to begin, once that is known.
     session_end: Result<(), SessionEnd>,
 }
@@ -133,7 +138,9 @@ impl Settler {
     /// Adds what became of one submission.
     fn add(&self, batch: &mut SettlementBatch, mut submitted: Submitted, outcomes: Vec<Outcome>) {
         if !submitted.rows.is_empty() {
-            metrics::record_publish_ack(submitted.began.elapsed());
+            let answered = Instant::now();
+            metrics::record_publish_ack(answered - submitted.began);
+            batch.answered.push(answered);
         }
         // The position at which a lane came to be held tells of no record of the lane that was under way then.
         let waits = |outcome: &Outcome| matches!(outcome, Outcome::Held(_) | Outcome::Rejected(_));
@@ -163,8 +170,9 @@ impl Settler {
 
     /// Tells of what is settled, and gives its credit back. Says how the session ends, if that is decided.
     fn settled(&mut self, batch: SettlementBatch) -> Result<(), SessionEnd> {
-        let SettlementBatch { settlement, read, end, closed, permits, session_end, .. } = batch;
+        let SettlementBatch { settlement, read, end, closed, permits, answered, session_end, .. } = batch;
         drop(permits);
+        answered.into_iter().for_each(|at| metrics::record_ack_to_settled(at.elapsed()));
         let held = {
             let mut lanes = self.lanes();
             closed.iter().for_each(|(lane, heard)| lanes.close(lane, *heard));
@@ -238,6 +246,7 @@ impl SettlementBatch {
             end: None,
             closed: Vec::new(),
             permits: Vec::new(),
+            answered: Vec::new(),
             session_end,
         }
     }
@@ -257,10 +266,15 @@ impl SettlementBatch {
         let (now, commit_to_ack) = (Utc::now(), metrics::commit_to_ack());
         let mut held = Vec::new();
         let mut published = Published::default();
+        // Asked once for all of them: nobody pays for what is not logged.
+        let told = tracing::enabled!(target: PUBLISHED_TARGET, tracing::Level::DEBUG);
         for (row, outcome) in submitted.rows.into_iter().zip(outcomes) {
             match outcome {
-                Outcome::Delivered { .. } => {
+                Outcome::Delivered { partition, offset } => {
                     self.settlement.push_row(row.id, row.event_id);
+                    if told {
+                        tell_published(&row, partition, offset);
+                    }
                     commit_to_ack.record((now - row.created_at).to_std().unwrap_or_default());
                     published.count(&row.topic);
                 }
@@ -302,6 +316,12 @@ impl SettlementBatch {
     pub(crate) fn into_settlement(self) -> Settlement {
         self.settlement
     }
+}
+
+/// Says where a record went, and nothing of what it holds.
+fn tell_published(row: &Row, partition: i32, offset: i64) {
+    let Row { id, event_id, topic, .. } = row;
+    tracing::debug!(target: PUBLISHED_TARGET, %topic, partition, offset, id, %event_id, "published");
 }
 
 /// Counts published records by runs of one topic.

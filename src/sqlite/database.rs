@@ -65,10 +65,14 @@ impl Database for Store {
         self.chore(async |connection| journal_mode_warning(connection).await).await
     }
 
+    fn name(&self) -> String {
+        let file = self.file.path().file_name().unwrap_or_default();
+        format!("{}.{}", file.to_string_lossy(), self.table)
+    }
+
     /// The file's name and the table's.
     async fn source(&self) -> Result<String, StoreError> {
-        let name = self.file.path().file_name().unwrap_or_default();
-        Ok(format!("{}.{}", name.to_string_lossy(), self.table))
+        Ok(self.name())
     }
 
     async fn audit(&self, since: Option<DateTime<Utc>>) -> Result<Box<dyn Audit>, StoreError> {

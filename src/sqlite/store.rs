@@ -7,13 +7,14 @@ use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
-    Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
+    Backlog, DatabaseSettings, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
     OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
 use crate::outbox::{DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Settle, Settlement, Term};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
 use crate::sqlite::leading::lease::{self, SqliteLease};
 use crate::sqlite::leading::wake::SqliteWake;
+use crate::sqlite::operating::footprint;
 use crate::sqlite::operating::inspect;
 use crate::sqlite::operating::purge;
 use crate::sqlite::operating::schema;
@@ -128,6 +129,10 @@ impl Inspect for Store {
 
     async fn leader(&self) -> Result<Option<Leader>, StoreError> {
         self.chore(async |connection| lease::leader(connection, &self.table).await).await
+    }
+
+    async fn footprint(&self) -> Result<Footprint, StoreError> {
+        self.chore(async |connection| footprint::footprint(connection).await).await
     }
 
     async fn bring_back_late(&self) -> Result<u64, StoreError> {

@@ -165,3 +165,12 @@ pub(crate) async fn the_oldest_message_ages(implementation: &dyn Implementation)
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+pub(crate) async fn the_footprint_grows_with_the_rows(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let before = store.footprint().await.expect("a footprint").bytes;
+    write_all(&*outbox, &messages(2_000, "orders", "a")).await;
+    let after = store.footprint().await.expect("a footprint").bytes;
+    assert!(after > before, "{before} and {after} bytes");
+}

@@ -181,6 +181,7 @@ macro_rules! promises {
             inspecting: held_rows_below_the_checkpoint_wait_and_are_not_late,
             inspecting: an_unsettled_row_below_the_checkpoint_is_late,
             inspecting: the_oldest_message_ages,
+            inspecting: the_footprint_grows_with_the_rows,
             purging: settled_rows_go_when_they_are_older_than_the_retention,
             purging: settled_rows_stay_for_the_retention,
             purging: an_unsettled_row_is_never_removed,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outboxd::observe::metrics::{CATALOGUE, Kind, SECONDS_BUCKETS};
+use outboxd::observe::metrics::{CATALOGUE, Kind, OUTBOX_LABEL, SECONDS_BUCKETS};
 use serde_json::Value;
 
 use crate::daemon::small::Small;
@@ -90,10 +90,32 @@ async fn what_is_scraped_is_the_catalogue() {
         let metric = metric.unwrap_or_else(|| panic!("{name} is not in the catalogue"));
         let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
         let labels: Vec<&str> = labels.map(|(label, _)| label).filter(|label| *label != "le").collect();
-        assert_eq!(labels, metric.labels, "{series}");
+        assert_eq!(labels, [&[OUTBOX_LABEL], metric.labels].concat(), "{series}");
     }
     let bounds = text.lines().filter(|line| line.starts_with("outboxd_fetch_seconds_bucket")).count();
     assert_eq!(bounds, SECONDS_BUCKETS.len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_series_says_of_which_outbox_it_tells() {
+    let small = Small::new().await;
+    let standby = small.daemon().with("outbox.source", "the \"shop\"");
+    for (daemon, name) in [(small.daemon(), "shop.db.outbox"), (standby, r#"the \"shop\""#)] {
+        let relay = daemon.start().await;
+        let text = relay.get("/metrics").await.expect("served").body;
+        let mut samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let label = format!("{{outbox=\"{name}\"");
+        assert!(samples.all(|line| line.contains(&label)), "{label}:\n{text}");
+    }
+    // It is known while the database is away.
+    let relay = Daemon::new("postgres://nobody@127.0.0.1:1/nothing", "127.0.0.1:1").spawn();
+    wait::until_true("the label is there", PATIENCE, async || {
+        relay
+            .get("/metrics")
+            .await
+            .is_ok_and(|answer| answer.body.contains("outboxd_leader{outbox=\"nothing.outbox\"} 0"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,8 @@ const INTRODUCTION: &str = "\
 
 What `/metrics` shows, in Prometheus' text format. Written from the catalogue in `src/observe/metrics.rs`: a test compares.
 Leaders and standbys show all of it; what only a leader knows is 0 on a standby. Histograms have their buckets from 0.1 ms to
-60 s. At most 200 topics are named, and the others together as `other`.
+10 min. At most 200 topics are named, and the others together as `other`. Every series bears the label `outbox` as well: it is
+`outbox.source`, or else the database and the table as the configuration names them.
 
 | metric | type | unit | labels | what it is | when it is bad, and what to do |
 |---|---|---|---|---|---|

@@ -3,6 +3,7 @@
 mod exactly_once;
 mod flow;
 mod leading;
+mod readiness;
 mod refusals;
 mod rejections;
 

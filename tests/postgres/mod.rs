@@ -4,6 +4,7 @@
 
 mod due;
 mod examining;
+mod footprint;
 mod granting;
 mod history;
 mod holding;

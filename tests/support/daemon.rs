@@ -198,7 +198,7 @@ fn appending(log: &NamedTempFile) -> Stdio {
 
 /// A loopback port that nothing listens on: below the range from which the kernel gives out ports, and never
 /// the same twice in one run.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u16 = 21_000;
     const PORTS: u16 = 10_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

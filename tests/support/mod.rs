@@ -11,6 +11,7 @@ pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod machine;
 pub(crate) mod operator;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod scene;
 pub(crate) mod scrape;

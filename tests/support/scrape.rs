@@ -30,8 +30,9 @@ pub(crate) async fn request(port: u16, what: &str, headers: &[&str], body: &str)
 async fn without_deadline(port: u16, what: &str, headers: &[&str], body: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    // With 1.0 no server sends its answer in chunks.
     let request = format!(
-        "{what} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        "{what} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await?;

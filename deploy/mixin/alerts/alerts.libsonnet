@@ -80,9 +80,9 @@ local terms = import '../terms.libsonnet';
               sum by (%(by)s) (outboxd_leader{%(selector)s}) == 0
               unless on (%(by)s)
               (
-                (min by (%(by)s) (up{%(selector)s}) == 0)
-                and on (%(by)s)
                 (max by (%(by)s) (outboxd_lag_state{%(selector)s, state=~"ok|moving"}) == 1)
+                and on (%(target)s)
+                (min by (%(target)s) (up{%(selector)s}) == 0)
               )
             |||,
             'No relay has led for 2 minutes: nothing is published.',

@@ -173,6 +173,15 @@ local g = import 'panels.libsonnet';
     ), 8),
   ]),
 
+  // The parts add up to the whole: from created_at to the record of the delivery.
+  local part(title, histogram, what) = g.sized(g.graph(title, quantiles(histogram), 's', what), 6),
+  local way = g.row('The way of a message', [
+    part('Until it is read', 'outboxd_commit_to_read_seconds', "From created_at to the read that found it, by the relay's clock. Of some messages of each batch."),
+    part('In the relay', 'outboxd_read_to_send_seconds', "From the read of a batch until it is handed to Kafka's client."),
+    part('In Kafka', 'outboxd_publish_ack_seconds', "From handing a batch to Kafka's client to its last acknowledgement."),
+    part('Until it is recorded', 'outboxd_ack_to_settled_seconds', 'From the last acknowledgement of a batch until the database has it.'),
+  ]),
+
   local stage(name, histogram, what, more) = g.row(name, [
     g.sized(g.graph('How long one takes', quantiles(histogram), 's', what), 8),
     g.sized(g.graph('How many a second', [target(rate(histogram + '_count'), '%(label)s')], 'ops', what), 8),
@@ -239,6 +248,24 @@ local g = import 'panels.libsonnet';
       'short',
       'The term grows with each leadership.',
     ), 6),
+    g.sized(g.graph(
+      'Size of the table',
+      [target('max by (%(by)s) (outboxd_table_bytes{%(relays)s})', '%(label)s')],
+      'bytes',
+      'With indexes and large values; of the whole file in SQLite.',
+    ), 8),
+    g.sized(g.graph(
+      'Dead rows',
+      [target('max by (%(by)s) (outboxd_dead_rows{%(relays)s})', '%(label)s')],
+      'short',
+      'What vacuum has still to remove, as PostgreSQL estimates.',
+    ), 8),
+    g.sized(g.graph(
+      'Since the last vacuum',
+      [target('time() - max by (%(by)s) (outboxd_last_vacuum_timestamp_seconds{%(relays)s})', '%(label)s')],
+      's',
+      'Of the outbox, by hand or automatic. PostgreSQL only, once there was one.',
+    ), 8),
   ]),
 
   local kafka = g.row('Kafka', [
@@ -260,6 +287,46 @@ local g = import 'panels.libsonnet';
       [target('max by (%(by)s) (outboxd_dead_letters{%(relays)s})', '%(label)s')],
       'short',
       'Kept in outbox_dead, counted up to a limit.',
+    ), 8),
+    g.sized(g.graph(
+      "In Kafka's client: messages",
+      [target('sum by (%(by)s) (outboxd_kafka_queue_messages{%(relays)s})', '%(label)s')],
+      'short',
+      'Handed over and not acknowledged.',
+    ), 8),
+    g.sized(g.graph(
+      "In Kafka's client: bytes",
+      [target('sum by (%(by)s) (outboxd_kafka_queue_bytes{%(relays)s})', '%(label)s')],
+      'bytes',
+      'Handed over and not acknowledged.',
+    ), 8),
+    g.sized(g.graph(
+      'Brokers',
+      [target('max by (%(by)s, state) (outboxd_kafka_brokers{%(relays)s})', '{{state}}, %(label)s')],
+      'short',
+      'By how it stands with the connection to them; one that closed an idle connection is down, too.',
+      stack=true,
+    ), 8),
+    g.sized(g.graph(
+      'Round trip',
+      [target('max by (%(by)s, broker) (outboxd_kafka_round_trip_seconds{%(relays)s})', '{{broker}}, %(label)s')],
+      's',
+      'From a request to the answer, by broker: the 99th percentile of ten seconds.',
+    ), 8),
+    g.sized(g.graph(
+      'Slowed down by a quota',
+      [target('max by (%(by)s, broker) (outboxd_kafka_throttle_seconds{%(relays)s})', '{{broker}}, %(label)s')],
+      's',
+      'The longest within ten seconds, by broker.',
+    ), 8),
+    g.sized(g.graph(
+      'Requests sent again or not answered',
+      [
+        target('sum by (%(by)s, broker) (rate(outboxd_kafka_retries_total{%(relays)s}[$__rate_interval]))', 'again, {{broker}}, %(label)s'),
+        target('sum by (%(by)s, broker) (rate(outboxd_kafka_request_timeouts_total{%(relays)s}[$__rate_interval]))', 'no answer, {{broker}}, %(label)s'),
+      ],
+      'reqps',
+      'By broker.',
     ), 8),
   ]),
 
@@ -300,7 +367,7 @@ local g = import 'panels.libsonnet';
       config.dashboardTags,
       config.dashboardRefresh,
       variables,
-      [overview, signals, read, publish, settle, database, kafka, topics],
+      [overview, signals, way, read, publish, settle, database, kafka, topics],
     ),
   },
 }

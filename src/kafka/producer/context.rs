@@ -14,6 +14,7 @@ use crate::kafka::errors::{self, ErrorClass};
 use crate::kafka::producer::encode;
 use crate::kafka::producer::ledger::{Failure, HeldTopic, Ledger, Refused};
 use crate::kafka::producer::setup::Role;
+use crate::kafka::producer::statistics::Statistics;
 use crate::outbox::HoldCause;
 
 /// What the client says of a connection that it had and that broke, and not of one that it could not open. It tells that
@@ -39,12 +40,13 @@ pub(crate) struct Context {
     pub(crate) ledger: Arc<Ledger>,
     log: ClientLog,
     role: Role,
+    statistics: Statistics,
 }
 
 impl Context {
     /// Tells the ledger what the clients of a producer say, and the log the rest.
     pub(crate) fn new(ledger: &Arc<Ledger>, log: ClientLog, role: Role) -> Self {
-        Self { ledger: Arc::clone(ledger), log, role }
+        Self { ledger: Arc::clone(ledger), log, role, statistics: Statistics::begin() }
     }
 
     /// Whether reports may be heard a little later: nothing waits for them, neither consumers, as with transactions,
@@ -134,5 +136,7 @@ impl ClientContext for Context {
         }
     }
 
-    fn stats_raw(&self, _statistics: &[u8]) {}
+    fn stats_raw(&self, report: &[u8]) {
+        self.statistics.hear(report);
+    }
 }

@@ -8,4 +8,5 @@ pub(crate) mod lifecycle;
 pub(crate) mod sending;
 pub(crate) mod setup;
 pub(crate) mod stall;
+pub(crate) mod statistics;
 pub(crate) mod transaction;

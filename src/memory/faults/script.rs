@@ -37,6 +37,8 @@ pub enum Call {
     Backlog,
     /// `Inspect::leader`.
     Leader,
+    /// `Inspect::footprint`.
+    Footprint,
     /// `Inspect::bring_back_late`.
     BringBackLate,
     /// [`Inspect::purge`](crate::contract::Inspect::purge).

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::contract::{
-    Backlog, Bid, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
+    Backlog, Bid, Checkpoint, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
     OutboxStore, Purge, Reader, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
@@ -134,6 +134,10 @@ impl Inspect for Store {
 
     async fn leader(&self) -> Result<Option<Leader>, StoreError> {
         self.script.play(Call::Leader, self.inner.leader(), none).await
+    }
+
+    async fn footprint(&self) -> Result<Footprint, StoreError> {
+        self.script.play(Call::Footprint, self.inner.footprint(), none).await
     }
 
     async fn bring_back_late(&self) -> Result<u64, StoreError> {

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod audit_log;
 pub(crate) mod excess;
+pub(crate) mod footprint;
 pub(crate) mod inspect;
 pub(crate) mod letters;
 pub(crate) mod preflight;

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod audit_log;
+pub(crate) mod footprint;
 pub(crate) mod inspect;
 pub(crate) mod letters;
 pub(crate) mod purge;
