@@ -14,3 +14,17 @@ create table outbox_audit (
     actor    text not null,
     role     text not null default current_user
 );
+
+-- What is paused. The relay that leads publishes nothing of these topics.
+create table outbox_pause (
+    -- Names of topics, in which * stands for any characters or none; * alone for everything.
+    pattern text primary key,
+    since   timestamptz not null default clock_timestamp(),
+    -- When it ends by itself, if it does.
+    until   timestamptz,
+    reason  text,
+    actor   text not null
+);
+
+-- The term whose leader is asked to step down.
+alter table outbox_lease add column step_down bigint;

@@ -13,3 +13,17 @@ create table outbox_audit (
     -- Who: the user and the host that the command was typed at.
     actor    text not null
 );
+
+-- What is paused. The relay that leads publishes nothing of these topics.
+create table outbox_pause (
+    -- Names of topics, in which * stands for any characters or none; * alone for everything.
+    pattern text primary key,
+    since   text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- When it ends by itself, if it does.
+    until   text,
+    reason  text,
+    actor   text not null
+);
+
+-- The term whose leader is asked to step down.
+alter table outbox_lease add column step_down integer;

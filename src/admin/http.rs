@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::api::{self, Api};
 use crate::admin::health;
 use crate::admin::scrape::Scrape;
-use crate::admin::status::topic;
+use crate::admin::status::{pause, topic};
 use crate::contract::Backlog;
 use crate::outbox::Held;
 use crate::relay::{Ended, Status};
@@ -153,6 +153,7 @@ fn described(status: &Status, backlog: &Backlog, now: Instant) -> Value {
         "topics": backlog.topics.iter().map(topic).collect::<Vec<_>>(),
         "last_progress": status.last_progress_at,
         "seconds_since_progress": now.saturating_duration_since(status.last_progress).as_secs_f64(),
+        "paused": status.pauses.iter().map(pause).collect::<Vec<_>>(),
         "held_lanes": status.held.len(),
         "held": status.held.iter().take(HELD_SHOWN).map(held).collect::<Vec<_>>(),
     })

@@ -2,12 +2,14 @@
 
 mod operate;
 mod settings;
+mod steer;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
 pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status, SupportBundle};
 pub use settings::{DatabaseSettings, Settings};
+pub use steer::{Pause, Resume, StepDown};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -55,6 +57,18 @@ pub enum Command {
     /// List and release what is held: topics that wait for something, and lanes of which a record was rejected
     #[command(subcommand)]
     Held(Held),
+    /// Stop publishing, everything or some topics, until resumed or for a while
+    ///
+    /// Whichever relay leads obeys, over restarts and takeovers. What waits is kept in the table, and published in order
+    /// afterwards; what was handed to the Kafka client before is still delivered. Without --topic dead letters wait, too.
+    Pause(Pause),
+    /// Publish again what was paused
+    Resume(Resume),
+    /// Ask the relay that leads to hand over to another
+    ///
+    /// It finishes what is in flight, gives its lease up, and bids for none for 5 s, so that a standby takes over. Where no
+    /// other relay runs, it leads again afterwards.
+    StepDown(StepDown),
     /// List what operators changed, the last change first: when, what, how much, why, and who
     AuditLog(AuditLog),
     /// Gather what whoever helps you will ask for, in one archive

@@ -3,6 +3,7 @@
 //! - `run`: the relay, and its tables
 //! - `operate`: what operators look at and change
 //! - `support`: what is sent to those who help
+//! - `steer`: pausing the relay that leads, and making it step down
 //! - `tools`: auditing, measuring, the configuration, the demo
 //! - `configured`, `runtime`: what they share
 
@@ -11,6 +12,7 @@ mod operate;
 mod run;
 mod runtime;
 mod support;
+mod steer;
 mod tools;
 
 use std::process::ExitCode;
@@ -27,6 +29,9 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(migration) => run::migrate(&migration),
         Command::Status(arguments) => operate::status(&arguments),
         Command::Held(held) => operate::held(held),
+        Command::Pause(arguments) => steer::pause(arguments),
+        Command::Resume(arguments) => steer::resume(arguments),
+        Command::StepDown(arguments) => steer::step_down(arguments),
         Command::AuditLog(arguments) => operate::audit_log(&arguments),
         Command::SupportBundle(arguments) => support::bundle(&arguments),
         Command::Verify(arguments) => tools::audit(arguments),

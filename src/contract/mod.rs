@@ -11,6 +11,7 @@ mod error;
 mod lease;
 mod operate;
 mod sink;
+mod steering;
 mod store;
 mod wake;
 
@@ -22,5 +23,6 @@ pub use futures_util::future::BoxFuture;
 pub use lease::{Bid, Leader, LeaseSession, LeaseStore, Watched};
 pub use operate::{AuditEntry, Operate};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
+pub use steering::Steering;
 pub use store::{Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
 pub use wake::{Arming, WakeSource};

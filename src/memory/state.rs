@@ -11,7 +11,8 @@ use crate::memory::leadership::Leadership;
 use crate::memory::position;
 use crate::memory::row::{Row, covered};
 use crate::outbox::{
-    DeadLetter, Held, Lane, Position, Proof, Proofs, ProvenPosition, Record, Settle, Settlement, Term,
+    DeadLetter, Held, Intent, Lane, Orders, Pause, Position, Proof, Proofs, ProvenPosition, Record, Settle, Settlement,
+    Term, TopicPattern,
 };
 
 /// Rows that one round of purging removes at most.
@@ -30,6 +31,8 @@ pub(super) struct State {
     stored: Stored,
     proofs: Proofs,
     dead: Vec<Dead>,
+    /// What operators ask for, pauses included that are over.
+    orders: Orders,
     pub(super) lease: Leadership,
 }
 
@@ -84,6 +87,7 @@ impl State {
             stored: Stored::default(),
             proofs: Proofs::default(),
             dead: Vec::new(),
+            orders: Orders::default(),
             lease: Leadership::default(),
         }
     }
@@ -231,6 +235,39 @@ impl State {
 
     pub(super) fn dead_letters_published(&mut self, ids: &[i64]) {
         self.dead.iter_mut().filter(|dead| ids.contains(&dead.letter.id)).for_each(|dead| dead.published = true);
+    }
+
+    /// What operators ask for now.
+    pub(super) fn orders(&self) -> Orders {
+        let now = self.now();
+        let mut orders = self.orders.clone();
+        orders.pauses.retain(|pause| pause.until.is_none_or(|until| until > now));
+        orders
+    }
+
+    pub(super) fn pause(&mut self, topics: &TopicPattern, until: Option<DateTime<Utc>>, intent: &Intent) {
+        let (reason, actor, now) = (intent.reason.clone(), intent.actor.clone(), self.now());
+        self.orders = self.orders();
+        let known = self.orders.pauses.iter_mut().find(|pause| pause.topics == *topics);
+        match known {
+            Some(pause) => *pause = Pause { until, reason, actor, ..pause.clone() },
+            None => self.orders.pauses.push(Pause { topics: topics.clone(), since: now, until, reason, actor }),
+        }
+    }
+
+    pub(super) fn resume(&mut self, topics: &TopicPattern) -> bool {
+        self.orders = self.orders();
+        let before = self.orders.pauses.len();
+        self.orders.pauses.retain(|pause| pause.topics != *topics);
+        self.orders.pauses.len() < before
+    }
+
+    pub(super) fn request_step_down(&mut self, term: Term) -> bool {
+        let leads = self.lease.check(term).is_ok() && self.lease.is_held();
+        if leads {
+            self.orders.step_down = Some(term);
+        }
+        leads
     }
 
     /// Brings rows back before the reader that are due where it has passed, and says how many they were.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::contract::{
     Arming, Backlog, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore, OutboxStore, Purge,
-    Reader, StoreError, WakeSource,
+    Reader, Steering, StoreError, WakeSource,
 };
 use crate::memory::lease::MemoryLease;
 use crate::memory::reader::MemoryReader;
@@ -17,7 +18,8 @@ use crate::memory::shared::Shared;
 use crate::memory::state::{Dead, State};
 use crate::memory::transaction::Transaction;
 use crate::outbox::{
-    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Message, Position, Record, Settle, Settlement, Term,
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Message, Orders, Position, Record, Settle, Settlement, Term,
+    TopicPattern,
 };
 use crate::reading::{Filling, Fit};
 
@@ -188,6 +190,31 @@ impl HeldLanes for Store {
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.shared.change(|state| state.grant_releases(lanes));
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        Ok(self.shared.state().orders())
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.shared.change(|state| state.pause(topics, until, intent));
+        Ok(())
+    }
+
+    async fn resume(&self, topics: &TopicPattern, _intent: &Intent) -> Result<bool, StoreError> {
+        Ok(self.shared.change(|state| state.resume(topics)))
+    }
+
+    async fn request_step_down(&self, term: Term, _intent: &Intent) -> Result<bool, StoreError> {
+        Ok(self.shared.change(|state| state.request_step_down(term)))
     }
 }
 

@@ -81,7 +81,7 @@ catalogue! {
         "Age of a topic's oldest unsent message by the database's clock; of the topics that wait longest"
         "One topic alone: look whether it is held (`outboxd held ls`)."
     LAG_STATE Gauge Count "lag_state" ["state"]
-        "1 for what the lag of the last minute amounts to, 0 for the others: ok, moving, stalled or stopped"
+        "1 for what the lag of the last minute amounts to, 0 for the others: ok, moving, stalled, paused or stopped"
         "`stalled`: the log and `/readyz` say what it waits for. `stopped` on every relay: nobody leads."
     COMMIT_TO_ACK Histogram Seconds "commit_to_ack_seconds" []
         "From a message's created_at to the broker's acknowledgement, by the relay's clock"
@@ -107,6 +107,9 @@ catalogue! {
     HELD_LANES Gauge Count "held_lanes" ["cause"]
         "Lanes and topics that wait, by cause"
         "Above 0: `outboxd held ls` says what waits and for what."
+    PAUSED Gauge Count "paused" ["scope"]
+        "What operators paused: all is 1 while everything is; topics is how many patterns of topics are"
+        "Above 0 though nobody remembers why: `outboxd status` says since when and by whom, `outboxd resume` ends it."
     IN_FLIGHT Gauge Count "in_flight_messages" []
         "Messages read and not settled yet"
         "At `relay.in_flight.records` for long: the brokers, or settling, are the bottleneck."
@@ -168,6 +171,7 @@ pub fn describe() {
     counter!(RESERVED_HEADERS).absolute(0);
     set_leader(None);
     set_in_flight(0);
+    set_paused(false, 0);
 }
 
 /// What the lag of the last minute amounts to.
@@ -179,6 +183,8 @@ pub enum LagState {
     Moving,
     /// Something waited all the time, and nothing was published.
     Stalled,
+    /// Operators paused everything, or all that waits and does not move.
+    Paused,
     /// This relay does not lead, and sees none that does.
     Stopped,
 }
@@ -189,6 +195,7 @@ pub fn set_lag_state(now: LagState) {
         (LagState::Ok, "ok"),
         (LagState::Moving, "moving"),
         (LagState::Stalled, "stalled"),
+        (LagState::Paused, "paused"),
         (LagState::Stopped, "stopped"),
     ];
     for (state, word) in states {
@@ -267,6 +274,12 @@ pub fn count_rejected(topic: &str, cause: &'static str) {
 /// Sets how many lanes are held for one cause.
 pub fn set_held(cause: &'static str, lanes: usize) {
     gauge!(HELD_LANES, "cause" => cause).set(lanes as f64);
+}
+
+/// Sets what operators paused: everything or not, and how many patterns of topics.
+pub fn set_paused(all: bool, topics: usize) {
+    gauge!(PAUSED, "scope" => "all").set(if all { 1.0 } else { 0.0 });
+    gauge!(PAUSED, "scope" => "topics").set(topics as f64);
 }
 
 /// Sets whether Kafka answers.

@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, Store as Promises, StoreError, WakeSource,
+    OutboxStore, Purge, Reader, Steering, Store as Promises, StoreError, WakeSource,
 };
 use crate::outbox::{
-    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Term,
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Notify, Orders, Position, ReadToken, Settle, Settlement, Term,
+    TopicPattern,
 };
 use crate::postgres::address::Address;
 use crate::postgres::leading::lease::{self, PgLease};
 use crate::postgres::leading::wake::PgWake;
 use crate::postgres::operating::inspect::{self, Sweep};
 use crate::postgres::operating::purge::{self, Purging};
+use crate::postgres::operating::steering;
 use crate::postgres::reading::reader::PgReader;
 use crate::postgres::session::{ANSWER_TIMEOUT, Guc, INDEX_ONLY_PLANS, PATIENT, bounded, configure_ttl, table_oid};
 use crate::postgres::settling::checkpoint;
@@ -257,6 +260,30 @@ impl HeldLanes for Store {
 
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.inspecting(async |conn, table| held::grant(conn, table, lanes).await).await
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        self.inspecting(async |conn, table| steering::orders(conn, table).await).await
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.operating(async |conn, table| steering::pause(conn, table, topics, until, intent).await).await
+    }
+
+    async fn resume(&self, topics: &TopicPattern, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |conn, table| steering::resume(conn, table, topics, intent).await).await
+    }
+
+    async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |conn, table| steering::request_step_down(conn, table, term, intent).await).await
     }
 }
 

@@ -66,6 +66,11 @@ impl OutboxTable {
         self.beside("_audit")
     }
 
+    /// What is paused.
+    pub(super) fn pause(&self) -> String {
+        self.beside("_pause")
+    }
+
     /// Which migrations were applied.
     pub(super) fn migrations(&self) -> String {
         self.beside("_migrations")

@@ -3,20 +3,24 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, StoreError, WakeSource,
+    OutboxStore, Purge, Reader, Steering, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Settle, Settlement, Term};
+use crate::outbox::{
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Orders, Position, Settle, Settlement, Term, TopicPattern,
+};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
 use crate::sqlite::leading::lease::{self, SqliteLease};
 use crate::sqlite::leading::wake::SqliteWake;
 use crate::sqlite::operating::inspect;
 use crate::sqlite::operating::purge;
 use crate::sqlite::operating::schema;
+use crate::sqlite::operating::steering;
 use crate::sqlite::reading::reader::SqliteReader;
 use crate::sqlite::settling::dead;
 use crate::sqlite::settling::held;
@@ -182,5 +186,30 @@ impl HeldLanes for Store {
 
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.chore(async |connection| held::grant(connection, &self.table, lanes).await).await
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        self.chore(async |connection| steering::orders(connection, &self.table).await).await
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.operating(async |connection| steering::pause(connection, &self.table, topics, until, intent).await).await
+    }
+
+    async fn resume(&self, topics: &TopicPattern, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |connection| steering::resume(connection, &self.table, topics, intent).await).await
+    }
+
+    async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |connection| steering::request_step_down(connection, &self.table, term, intent).await)
+            .await
     }
 }

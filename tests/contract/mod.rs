@@ -21,6 +21,7 @@ mod releasing;
 mod session;
 mod settling;
 mod sink;
+mod steering;
 mod wake;
 mod workload;
 
@@ -206,6 +207,9 @@ macro_rules! promises {
             lease: a_clock_that_is_set_neither_ends_a_lease_nor_prolongs_it,
             lease: a_bidder_waits_as_long_as_the_holder_may_trust_its_lease,
             lease: whoever_fences_waits_for_a_holder_that_the_broker_does_not_know_by_that_name,
+            steering: a_pause_lasts_until_it_is_resumed,
+            steering: a_pause_that_ended_by_itself_is_neither_told_nor_resumed,
+            steering: the_leader_of_a_term_is_asked_to_step_down_and_no_other,
             wake: a_commit_wakes_who_waits,
             wake: a_commit_between_arming_and_waiting_wakes,
             wake: each_commit_wakes_once_whoever_waits_again,

@@ -15,6 +15,7 @@ mod shutdown;
 mod small;
 mod status;
 mod support;
+mod steer;
 
 use std::process::{Command, Output, Stdio};
 

@@ -56,6 +56,12 @@ pub enum Call {
     ReleaseRequests,
     /// [`HeldLanes::grant_releases`](crate::contract::HeldLanes::grant_releases).
     GrantReleases,
+    /// [`Steering::orders`](crate::contract::Steering::orders).
+    Orders,
+    /// [`Steering::pause`](crate::contract::Steering::pause) and [`resume`](crate::contract::Steering::resume).
+    Pause,
+    /// [`Steering::request_step_down`](crate::contract::Steering::request_step_down).
+    RequestStepDown,
     /// [`Sink::open`](crate::contract::Sink::open).
     SinkOpen,
     /// [`Sink::examine`](crate::contract::Sink::examine).

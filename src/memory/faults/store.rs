@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::contract::{
     Backlog, Bid, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, StoreError, WakeSource,
+    OutboxStore, Purge, Reader, Steering, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
-use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Settlement, Term};
+use crate::outbox::{
+    Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Orders, Position, Settlement, Term, TopicPattern,
+};
 
 /// Any store, with a script between it and the relay. Its reading and lease sessions follow the script too.
 pub struct Store {
@@ -180,5 +183,29 @@ impl HeldLanes for Store {
 
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.script.play(Call::GrantReleases, self.inner.grant_releases(lanes), none).await
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        self.script.play(Call::Orders, self.inner.orders(), none).await
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.script.play(Call::Pause, self.inner.pause(topics, until, intent), none).await
+    }
+
+    async fn resume(&self, topics: &TopicPattern, intent: &Intent) -> Result<bool, StoreError> {
+        self.script.play(Call::Pause, self.inner.resume(topics, intent), none).await
+    }
+
+    async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError> {
+        self.script.play(Call::RequestStepDown, self.inner.request_step_down(term, intent), none).await
     }
 }

@@ -8,3 +8,4 @@ pub(crate) mod purge;
 pub(crate) mod rights;
 pub(crate) mod schema;
 pub(crate) mod scratch;
+pub(crate) mod steering;

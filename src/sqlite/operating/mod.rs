@@ -6,3 +6,4 @@ pub(crate) mod inspect;
 pub(crate) mod purge;
 pub(crate) mod schema;
 pub(crate) mod scratch;
+pub(crate) mod steering;
