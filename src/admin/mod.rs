@@ -7,6 +7,7 @@ pub mod change;
 pub mod health;
 pub mod held;
 pub mod http;
+pub mod operations;
 pub mod scrape;
 pub mod status;
 pub mod table;

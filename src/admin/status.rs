@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::admin::operations::{self, how_far};
 use crate::contract::{Backlog, Leader, Store, StoreError, TopicBacklog};
 use crate::observe::grouped;
-use crate::outbox::{HeldLane, HoldCause, Orders, Pause, TopicPattern};
+use crate::outbox::{HeldLane, HoldCause, Operation, Orders, Pause, TopicPattern};
 
 /// Messages that are counted at most.
 const COUNT_LIMIT: u64 = 100_000;
@@ -16,12 +17,14 @@ const COUNT_LIMIT: u64 = 100_000;
 const TOLERATED_WAIT: Duration = Duration::from_secs(60);
 
 /// How an outbox stands.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StatusReport {
     leader: Option<Leader>,
     backlog: Backlog,
     held: Vec<HeldLane>,
     orders: Orders,
+    operation: Option<Operation>,
+    standbys: Vec<String>,
 }
 
 /// What is wrong, and what to do about it.
@@ -40,7 +43,22 @@ pub async fn look(store: &dyn Store) -> Result<StatusReport, StoreError> {
     let backlog = store.backlog(COUNT_LIMIT).await?;
     let held = store.held_lanes().await?;
     let orders = store.orders().await?;
-    Ok(StatusReport { leader, backlog, held, orders })
+    let operation = store.next_operation().await?;
+    let standbys = standbys(store, leader.as_ref()).await?;
+    Ok(StatusReport { leader, backlog, held, orders, operation, standbys })
+}
+
+/// The relays that wait as standby. One that leads by now was standby a moment ago, and is called in the lease as it was, with
+/// a mark behind.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn standbys(store: &dyn Store, leader: Option<&Leader>) -> Result<Vec<String>, StoreError> {
+    let mut standbys = store.standbys().await?;
+    if let Some((name, _mark)) = leader.and_then(|leader| leader.holder.rsplit_once('/')) {
+        standbys.retain(|standby| standby != name);
+    }
+    Ok(standbys)
 }
 
 impl StatusReport {
@@ -127,12 +145,16 @@ impl StatusReport {
                 line("leader", &format!("{holder}, term {term}; its lease lasts for {}", seconds(*remaining)));
             }
         }
+        line("standbys", &if self.standbys.is_empty() { "none".to_owned() } else { self.standbys.join(", ") });
         line("waiting", &self.waiting());
         for TopicBacklog { topic, unsent, oldest } in &self.backlog.topics {
             line("", &format!("{topic}: {}, the oldest for {}", grouped(*unsent), seconds(*oldest)));
         }
         line("held", &grouped(self.held.len() as u64));
         line("dead", &grouped(self.backlog.dead_letters));
+        if let Some(operation) = &self.operation {
+            line("replay", &format!("operation {}: {}", operation.id, how_far(operation)));
+        }
         text
     }
 
@@ -143,7 +165,7 @@ impl StatusReport {
 
     /// How it stands, as JSON.
     pub fn described(&self) -> Value {
-        let Self { leader, backlog, held, orders } = self;
+        let Self { leader, backlog, held, orders, operation, standbys } = self;
         let leader = leader.as_ref().map(|Leader { term, holder, remaining }| {
             json!({ "holder": holder, "term": term.0, "lease_remaining_seconds": remaining.as_secs_f64() })
         });
@@ -152,6 +174,7 @@ impl StatusReport {
             "well": self.is_well(),
             "findings": self.findings().into_iter().map(finding).collect::<Vec<_>>(),
             "leader": leader,
+            "standbys": standbys,
             "unsent": backlog.unsent,
             "unsent_is_at_least": backlog.capped,
             "oldest_unsent_seconds": backlog.oldest.as_secs_f64(),
@@ -159,6 +182,7 @@ impl StatusReport {
             "paused": orders.pauses.iter().map(pause).collect::<Vec<_>>(),
             "held_lanes": held.len(),
             "dead_letters": backlog.dead_letters,
+            "operation": operation.as_ref().map(operations::object),
         })
     }
 }
@@ -228,16 +252,13 @@ mod tests {
 
     #[test]
     fn a_leader_that_keeps_up_is_well_in_one_sentence() {
-        let report = StatusReport {
-            leader: leader(),
-            backlog: waits(&[("orders", 1_200, 3)]),
-            held: Vec::new(),
-            orders: Orders::default(),
-        };
+        let report =
+            StatusReport { leader: leader(), backlog: waits(&[("orders", 1_200, 3)]), ..StatusReport::default() };
         assert!(report.is_well());
         let expected = "\
 well      1,200 messages wait, the oldest for 3s
 leader    relay-a, term 7; its lease lasts for 2s 400ms
+standbys  none
 waiting   1,200 messages wait, the oldest for 3s
           orders: 1,200, the oldest for 3s
 held      0
@@ -255,7 +276,7 @@ dead      0
             held(Lane::topic_of("later"), HoldCause::Suspected),
         ];
         let backlog = waits(&[("oders", 2, 900), ("orders", 1, 61), ("users", 1, 5)]);
-        let report = StatusReport { leader: leader(), backlog, held, orders: Orders::default() };
+        let report = StatusReport { leader: leader(), backlog, held, ..StatusReport::default() };
         let text = report.to_text();
         let wrong: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("wrong     ")).collect();
         assert_eq!(
@@ -282,15 +303,15 @@ dead      0
             actor: "anna@relay-1".to_owned(),
         };
         let backlog = waits(&[("orders", 9, 7_200)]);
-        let orders = Orders { pauses: vec![pause("ord*", 3_600)], step_down: None };
-        let report = StatusReport { leader: leader(), backlog: backlog.clone(), held: Vec::new(), orders };
+        let orders = Orders { pauses: vec![pause("ord*", 3_600)], ..Orders::default() };
+        let report = StatusReport { leader: leader(), backlog: backlog.clone(), orders, ..StatusReport::default() };
         let line = report.to_text().lines().next().map(str::to_owned);
         let expected = "wrong     topics ord* are paused since 1970-01-01T00:00:00Z by anna@relay-1 until 1970-01-01T01:00:00Z \
              (Kafka moves); `outboxd resume --topic 'ord*'` ends that";
         assert_eq!(line.as_deref(), Some(expected));
         assert_eq!(report.findings().len(), 1, "{:?}", report.findings());
-        let orders = Orders { pauses: vec![pause("*", 3_600)], step_down: None };
-        let report = StatusReport { leader: leader(), backlog, held: Vec::new(), orders };
+        let orders = Orders { pauses: vec![pause("*", 3_600)], ..Orders::default() };
+        let report = StatusReport { leader: leader(), backlog, orders, ..StatusReport::default() };
         assert_eq!(report.findings().len(), 1, "{:?}", report.findings());
         assert!(
             report.to_text().contains("everything is paused since")
@@ -300,17 +321,12 @@ dead      0
 
     #[test]
     fn that_nobody_leads_is_wrong_whatever_waits() {
-        let report = StatusReport { leader: None, backlog: waits(&[]), held: Vec::new(), orders: Orders::default() };
+        let report = StatusReport { leader: None, backlog: waits(&[]), ..StatusReport::default() };
         assert!(
             !report.is_well()
                 && report.to_text().starts_with("wrong     nobody leads, and nothing waits; start a relay")
         );
-        let report = StatusReport {
-            leader: None,
-            backlog: waits(&[("orders", 1, 700)]),
-            held: Vec::new(),
-            orders: Orders::default(),
-        };
+        let report = StatusReport { leader: None, backlog: waits(&[("orders", 1, 700)]), ..StatusReport::default() };
         assert_eq!(report.findings().len(), 1);
         assert!(report.to_text().contains("nobody leads, and 1 message waits, the oldest for 11m 40s"));
     }

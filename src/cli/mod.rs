@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status, SupportBundle};
 pub use settings::{DatabaseSettings, Settings};
-pub use steer::{Pause, Resume, StepDown};
+pub use steer::{Operations, Pause, Replay, Resume, StepDown};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -69,6 +69,15 @@ pub enum Command {
     /// It finishes what is in flight, gives its lease up, and bids for none for 5 s, so that a standby takes over. Where no
     /// other relay runs, it leads again afterwards.
     StepDown(StepDown),
+    /// Send again what was sent already
+    ///
+    /// The leader sends the rows that there are by now, in the order of their ids, with their id and a header outbox-replay,
+    /// beside what is new, which goes first. Rows that were not sent yet are not concerned, and those that housekeeping has
+    /// removed are gone. It goes on after a change of the leader; some rows may be sent more than once.
+    Replay(Replay),
+    /// List and cancel what runs for a while: replays
+    #[command(subcommand)]
+    Operations(Operations),
     /// List what operators changed, the last change first: when, what, how much, why, and who
     AuditLog(AuditLog),
     /// Gather what whoever helps you will ask for, in one archive

@@ -3,16 +3,18 @@
 //! - `run`: the relay, and its tables
 //! - `operate`: what operators look at and change
 //! - `support`: what is sent to those who help
+//! - `replay`: sending rows again
 //! - `steer`: pausing the relay that leads, and making it step down
 //! - `tools`: auditing, measuring, the configuration, the demo
 //! - `configured`, `runtime`: what they share
 
 mod configured;
 mod operate;
+mod replay;
 mod run;
 mod runtime;
-mod support;
 mod steer;
+mod support;
 mod tools;
 
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pause(arguments) => steer::pause(arguments),
         Command::Resume(arguments) => steer::resume(arguments),
         Command::StepDown(arguments) => steer::step_down(arguments),
+        Command::Replay(arguments) => replay::replay(arguments),
+        Command::Operations(command) => replay::operations(command),
         Command::AuditLog(arguments) => operate::audit_log(&arguments),
         Command::SupportBundle(arguments) => support::bundle(&arguments),
         Command::Verify(arguments) => tools::audit(arguments),

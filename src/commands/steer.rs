@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::admin::change::{Change, Decision};
-use crate::admin::status::resuming;
+use crate::admin::status::{resuming, standbys};
 use crate::cli;
 use crate::commands::configured::database;
 use crate::commands::runtime::block_on;
-use crate::contract::Leader;
+use crate::contract::{Leader, StoreError};
 use crate::outbox::{Pause, TopicPattern};
 
 /// Pauses everything, or some topics.
@@ -53,9 +53,20 @@ fn not_paused(topics: &TopicPattern, pauses: &[Pause]) -> anyhow::Error {
 /// Asks the relay that leads to hand over.
 pub(super) fn step_down(cli::StepDown { change, settings }: cli::StepDown) -> anyhow::Result<ExitCode> {
     let (database, change) = (database(&settings)?, Change::from(change));
-    let Some(Leader { term, holder, .. }) = block_on(database.leader())?? else {
+    // Together: a session belongs to the runtime in which it was opened.
+    let (leader, standbys) = block_on(async {
+        let leader = database.leader().await?;
+        let standbys = standbys(&*database, leader.as_ref()).await?;
+        Ok::<_, StoreError>((leader, standbys))
+    })??;
+    let Some(Leader { term, holder, .. }) = leader else {
         anyhow::bail!("nobody leads: there is none that could step down; `outboxd status` says what waits");
     };
+    if standbys.is_empty() {
+        eprintln!(
+            "outboxd: warning: no standby is known: unless another relay runs, nobody leads for some seconds, and then {holder} again"
+        );
+    }
     if change.decide(&format!("ask {holder}, the leader of term {term}, to step down"))? == Decision::Make {
         let intent = change.intent("step-down", format!("{holder}, term {term}"));
         if !block_on(database.request_step_down(term, &intent))?? {

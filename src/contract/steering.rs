@@ -30,4 +30,10 @@ pub trait Steering: Send + Sync {
     /// Asks the leader of this term to step down. Returns whether the term has not been given up. The next term's leader is
     /// not concerned.
     async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError>;
+
+    /// Notes that the relay of this name is standby now, or is no longer. For people who look: nothing else rests on it.
+    async fn attend(&self, holder: &str, is_standby: bool) -> Result<(), StoreError>;
+
+    /// The relays that noted within the last 15 s that they are standby, by name.
+    async fn standbys(&self) -> Result<Vec<String>, StoreError>;
 }

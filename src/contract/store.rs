@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::contract::backlog::Backlog;
 use crate::contract::error::StoreError;
 use crate::contract::lease::{Leader, LeaseStore};
+use crate::contract::operations::Operations;
 use crate::contract::steering::Steering;
 use crate::contract::wake::WakeSource;
 use crate::outbox::{
@@ -14,7 +15,7 @@ use crate::outbox::{
 };
 
 /// Everything the relay asks of a database.
-pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes + Steering {
+pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes + Steering + Operations {
     /// A source of wake-ups, if the database has one and it is switched on. Polling alone must do without.
     fn wake(&self) -> Option<Box<dyn WakeSource>>;
 }

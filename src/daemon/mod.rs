@@ -64,18 +64,28 @@ where
     };
     let source = config.outbox.source.clone().unwrap_or(own_name);
     let letters = config.relay.dead_letter_topic.is_some().then(|| backends::dead_letter_sink(&config, source.clone()));
-    let sink = wrap(backends::sink(&config, source)?);
-    start_work(&mut house, config, database, (sink, letters.transpose()?), &page);
+    let sinks = Sinks {
+        dead_letters: letters.transpose()?,
+        replays: backends::replay_sink(&config, source.clone())?,
+        records: wrap(backends::sink(&config, source)?),
+    };
+    start_work(&mut house, config, database, sinks, &page);
     house.run(patience).await
 }
 
-/// The sink of the records, and that of dead letters where they are published.
-type Sinks = (Box<dyn Sink>, Option<Box<dyn Sink>>);
+/// What the relay publishes through.
+struct Sinks {
+    records: Box<dyn Sink>,
+    /// Where they are published.
+    dead_letters: Option<Box<dyn Sink>>,
+    /// Of rows that are sent again.
+    replays: Box<dyn Sink>,
+}
 
 /// Starts the relay and what works beside it.
 fn start_work(house: &mut Supervisor, config: Config, store: Arc<dyn Store>, sinks: Sinks, page: &Page) {
-    let (sink, dead_letters) = sinks;
-    let mut relay = Relay::new(Arc::clone(&store), sink, config.relay);
+    let Sinks { records, dead_letters, replays } = sinks;
+    let mut relay = Relay::new(Arc::clone(&store), records, config.relay).with_replays(replays);
     if let Some(sink) = dead_letters {
         relay = relay.with_dead_letters(sink);
     }

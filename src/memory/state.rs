@@ -11,12 +11,15 @@ use crate::memory::leadership::Leadership;
 use crate::memory::position;
 use crate::memory::row::{Row, covered};
 use crate::outbox::{
-    DeadLetter, Held, Intent, Lane, Orders, Pause, Position, Proof, Proofs, ProvenPosition, Record, Settle, Settlement,
-    Term, TopicPattern,
+    DeadLetter, Held, Intent, Lane, Operation, OperationState, Orders, Pause, Position, Proof, Proofs, ProvenPosition,
+    Record, Settle, Settlement, Term, TopicPattern,
 };
 
 /// Rows that one round of purging removes at most.
 const PURGE_ROUND: usize = 1000;
+
+/// How long a standby is remembered that says nothing more.
+const STANDBY_REMEMBERED: Duration = Duration::from_secs(15);
 
 /// Everything behind the store's lock.
 #[derive(Debug)]
@@ -33,6 +36,9 @@ pub(super) struct State {
     dead: Vec<Dead>,
     /// What operators ask for, pauses included that are over.
     orders: Orders,
+    pub(super) operations: Vec<Operation>,
+    /// When each standby was heard of last.
+    standbys: BTreeMap<String, Instant>,
     pub(super) lease: Leadership,
 }
 
@@ -88,6 +94,8 @@ impl State {
             proofs: Proofs::default(),
             dead: Vec::new(),
             orders: Orders::default(),
+            operations: Vec::new(),
+            standbys: BTreeMap::new(),
             lease: Leadership::default(),
         }
     }
@@ -242,6 +250,8 @@ impl State {
         let now = self.now();
         let mut orders = self.orders.clone();
         orders.pauses.retain(|pause| pause.until.is_none_or(|until| until > now));
+        let is_running = |operation: &&Operation| operation.state == OperationState::Running;
+        orders.operation = self.operations.iter().find(is_running).map(|operation| operation.id);
         orders
     }
 
@@ -268,6 +278,18 @@ impl State {
             self.orders.step_down = Some(term);
         }
         leads
+    }
+
+    pub(super) fn attend(&mut self, holder: &str, is_standby: bool) {
+        self.standbys.remove(holder);
+        if is_standby {
+            self.standbys.insert(holder.to_owned(), Instant::now());
+        }
+    }
+
+    pub(super) fn standbys(&self) -> Vec<String> {
+        let was_heard = |(_, at): &(&String, &Instant)| at.elapsed() < STANDBY_REMEMBERED;
+        self.standbys.iter().filter(was_heard).map(|(holder, _)| holder.clone()).collect()
     }
 
     /// Brings rows back before the reader that are due where it has passed, and says how many they were.
@@ -322,7 +344,7 @@ impl State {
     }
 
     /// Whether the row counts as published, as far as the store was told.
-    fn is_settled(&self, row: &Row) -> bool {
+    pub(super) fn is_settled(&self, row: &Row) -> bool {
         match self.settle {
             Settle::Mark | Settle::Delete => row.sent_at.is_some(),
             Settle::Checkpoint => !self.is_ahead(row),

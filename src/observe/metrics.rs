@@ -98,6 +98,9 @@ catalogue! {
     PUBLISHED Counter Count "published_total" ["topic"]
         "Messages acknowledged by the broker, by topic"
         "Nothing while something waits: see `outboxd_lag_state`."
+    REPLAYED Counter Count "replayed_total" ["topic"]
+        "Rows sent again because an operator asked for a replay, by the topic that they went to"
+        "Growing though nobody remembers why: `outboxd operations ls` says who asked for it."
     REJECTED Counter Count "rejected_total" ["topic", "cause"]
         "Messages that can never be published, by topic and cause"
         "Growing: mend the cause; the rows are dead letters, or their lanes are held."
@@ -264,6 +267,11 @@ pub fn record_settle(took: Duration) {
 /// Counts acknowledged messages of a topic.
 pub fn count_published(topic: &str, messages: u64) {
     counter!(PUBLISHED, "topic" => topic_label(topic)).increment(messages);
+}
+
+/// Counts rows that were sent again.
+pub fn count_replayed(topic: &str, rows: u64) {
+    counter!(REPLAYED, "topic" => topic_label(topic)).increment(rows);
 }
 
 /// Counts a message that can never be published.

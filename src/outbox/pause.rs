@@ -55,6 +55,8 @@ pub struct Orders {
     pub pauses: Vec<Pause>,
     /// The term whose leader is asked to step down. Another term's leader is not concerned.
     pub step_down: Option<Term>,
+    /// The [operation](crate::outbox::Operation) that the leader is to carry out.
+    pub operation: Option<i64>,
 }
 
 impl Orders {
@@ -85,10 +87,10 @@ mod tests {
 
     #[test]
     fn what_is_paused_is_what_any_pause_names() {
-        let orders = Orders { pauses: vec![pause("orders.*"), pause("users")], step_down: None };
+        let orders = Orders { pauses: vec![pause("orders.*"), pause("users")], ..Orders::default() };
         assert!(orders.pauses_topic("orders.paid") && orders.pauses_topic("users") && !orders.pauses_topic("orders"));
         assert!(!orders.pause_all());
-        let all = Orders { pauses: vec![pause("users"), pause("**")], step_down: None };
+        let all = Orders { pauses: vec![pause("users"), pause("**")], ..Orders::default() };
         assert!(all.pause_all() && all.pauses_topic("orders"));
         assert!(!Orders::default().pause_all() && !Orders::default().pauses_topic("orders"));
     }

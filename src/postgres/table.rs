@@ -71,6 +71,16 @@ impl OutboxTable {
         self.beside("_pause")
     }
 
+    /// What the leader is to carry out.
+    pub(super) fn operation(&self) -> String {
+        self.beside("_operation")
+    }
+
+    /// Which relays are standby.
+    pub(super) fn standby(&self) -> String {
+        self.beside("_standby")
+    }
+
     /// Which migrations were applied.
     pub(super) fn migrations(&self) -> String {
         self.beside("_migrations")

@@ -30,6 +30,7 @@ mod progress;
 mod publisher;
 mod recorder;
 mod rejections;
+mod replays;
 mod session;
 mod settings;
 mod settler;
@@ -54,6 +55,7 @@ use crate::relay::dead_letters::DeadLetterPublisher;
 use crate::relay::flow::SessionEnd;
 use crate::relay::orders::OrderBook;
 use crate::relay::probation::Probation;
+use crate::relay::replays::ReplayPublisher;
 use crate::relay::session::Session;
 use crate::relay::status::count_held;
 
@@ -78,6 +80,7 @@ pub struct Relay {
     /// Signalled when there are dead letters to publish.
     dead_lettered: Arc<Notify>,
     dead_letter_publisher: Option<DeadLetterPublisher>,
+    replay_publisher: Option<ReplayPublisher>,
 }
 
 impl Relay {
@@ -86,7 +89,18 @@ impl Relay {
         let (status, _) = watch::channel(Status::new());
         let (orders, probation) = (OrderBook::new(status.clone()), Probation::begin(status.clone()));
         let dead_lettered = Arc::default();
-        Self { store, sink, settings, status, orders, probation, dead_lettered, dead_letter_publisher: None }
+        let (dead_letter_publisher, replay_publisher) = (None, None);
+        Self {
+            store,
+            sink,
+            settings,
+            status,
+            orders,
+            probation,
+            dead_lettered,
+            dead_letter_publisher,
+            replay_publisher,
+        }
     }
 
     /// Publishes dead letters through this sink, to [`Settings::dead_letter_topic`]. It is another sink than that of
@@ -96,6 +110,15 @@ impl Relay {
         let (store, dead_lettered) = (Arc::clone(&self.store), Arc::clone(&self.dead_lettered));
         self.dead_letter_publisher =
             Some(DeadLetterPublisher::new(store, sink, dead_lettered, self.settings.record_bytes));
+        self
+    }
+
+    /// Sends rows again through this sink, as operators ask. It is another sink than that of the records, and delivers at
+    /// least once. Without it what they ask for waits for a relay that has one.
+    #[must_use]
+    pub fn with_replays(mut self, sink: Box<dyn Sink>) -> Self {
+        let (store, Settings { record_bytes, batch, .. }) = (Arc::clone(&self.store), &self.settings);
+        self.replay_publisher = Some(ReplayPublisher::new(store, sink, *record_bytes, batch.records));
         self
     }
 
@@ -109,10 +132,11 @@ impl Relay {
     /// # Errors
     /// When something is wrong that waiting does not mend. Nothing is lost by it.
     pub async fn run(mut self, stop: CancellationToken) -> Result<Ended, Error> {
-        let (store, orders, every) = (Arc::clone(&self.store), self.orders.clone(), self.settings.release_interval);
+        let (store, orders) = (Arc::clone(&self.store), self.orders.clone());
+        let (holder, every) = (self.settings.holder.clone(), self.settings.release_interval);
         let ended = tokio::select! {
             ended = self.relay(&stop) => ended,
-            never = orders.keep_asking(store.as_ref(), every) => match never {},
+            never = orders.keep_asking(store.as_ref(), &holder, every) => match never {},
         };
         self.sink.close(Duration::ZERO).await;
         metrics::set_leader(None);
@@ -140,14 +164,17 @@ impl Relay {
             };
             self.begin_term(&leadership, keeper.holder());
             let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / RENEWALS);
-            let mut dead_letter_publisher = self.dead_letter_publisher.take();
-            let carried = carry(dead_letter_publisher.as_mut(), leadership.term(), self.orders.subscribe());
+            let (mut letters, mut replays) = (self.dead_letter_publisher.take(), self.replay_publisher.take());
+            let (orders, term) = (self.orders.clone(), leadership.term());
+            let carried = carry(letters.as_mut(), term, orders.subscribe());
+            let replayed = replay(replays.as_mut(), term, &orders, self.status());
             let session_end = tokio::select! {
                 session_end = self.lead(&leadership, stop) => session_end,
                 never = shown => match never {},
                 never = carried => match never {},
+                never = replayed => match never {},
             };
-            self.dead_letter_publisher = dead_letter_publisher;
+            (self.dead_letter_publisher, self.replay_publisher) = (letters, replays);
             metrics::set_leader(None);
             self.forget_session();
             if self.settings.delivery.fences() {
@@ -246,6 +273,19 @@ async fn carry(
 ) -> Infallible {
     match dead_letter_publisher {
         Some(dead_letter_publisher) => dead_letter_publisher.run(term, orders).await,
+        None => pending().await,
+    }
+}
+
+/// Sends rows again, if this relay can.
+async fn replay(
+    replay_publisher: Option<&mut ReplayPublisher>,
+    term: Term,
+    orders: &OrderBook,
+    status: watch::Receiver<Status>,
+) -> Infallible {
+    match replay_publisher {
+        Some(replay_publisher) => replay_publisher.run(term, orders, status).await,
         None => pending().await,
     }
 }

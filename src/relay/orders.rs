@@ -5,7 +5,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::aligned_tick::aligned_tick;
 use crate::contract::Store;
@@ -13,7 +13,10 @@ use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
 use crate::outbox::{Orders, Pause, Term};
 use crate::relay::flow::SessionEnd;
-use crate::relay::status::Status;
+use crate::relay::status::{Phase, Status};
+
+/// How often a standby says that it is one.
+const ATTENDS_EVERY: Duration = Duration::from_secs(5);
 
 /// What operators ask for, as far as this relay knows. Clones share it.
 #[derive(Debug, Clone)]
@@ -28,10 +31,13 @@ impl OrderBook {
         Self { latest: watch::Sender::default(), status }
     }
 
-    /// Looks again and again. What the database said last stands while it does not answer.
-    pub(crate) async fn keep_asking(&self, store: &dyn Store, every: Duration) -> Infallible {
+    /// Looks again and again. What the database said last stands while it does not answer. While the relay, which is called
+    /// `holder`, is standby, it says so there.
+    pub(crate) async fn keep_asking(&self, store: &dyn Store, holder: &str, every: Duration) -> Infallible {
         let outage = Outage::default();
+        let mut attended = None;
         loop {
+            self.attend(store, holder, &mut attended).await;
             match store.orders().await {
                 Ok(orders) => {
                     outage.ends();
@@ -44,6 +50,20 @@ impl OrderBook {
                 }
             }
             aligned_tick(every).await;
+        }
+    }
+
+    /// Says now and then that the relay is standby, and once that it is no longer.
+    async fn attend(&self, store: &dyn Store, holder: &str, attended: &mut Option<Instant>) {
+        let is_standby = self.status.borrow().phase == Phase::Standby;
+        let is_due = match attended {
+            Some(at) if is_standby => at.elapsed() >= ATTENDS_EVERY,
+            Some(_) => true,
+            None => is_standby,
+        };
+        // For people who look: if it cannot be said, it is said the next time.
+        if is_due && store.attend(holder, is_standby).await.is_ok() {
+            *attended = is_standby.then(Instant::now);
         }
     }
 
@@ -97,6 +117,16 @@ impl OrderBook {
                 self.status.send_modify(Status::progressed);
             }
         }
+    }
+
+    /// Waits until a topic is not paused. May be cancelled.
+    pub(crate) async fn flows(&self, topic: &str) {
+        self.until(|orders| !orders.pauses_topic(topic)).await;
+    }
+
+    /// Waits until there is an operation to carry out. May be cancelled.
+    pub(crate) async fn operation_waits(&self) {
+        self.until(|orders| orders.operation.is_some()).await;
     }
 
     async fn until(&self, condition: impl FnMut(&Orders) -> bool) {

@@ -79,3 +79,16 @@ pub(crate) async fn the_leader_of_a_term_is_asked_to_step_down_and_no_other(impl
     let Bid::Won(next) = second.bid().await.expect("an answer") else { panic!("the lease is free") };
     assert_ne!(store.orders().await.expect("orders").step_down, Some(next), "the next leader is not concerned");
 }
+
+pub(crate) async fn standbys_are_told_while_they_say_so(implementation: &dyn Implementation) {
+    let outbox = implementation.outbox(Settle::Mark).await;
+    let store = outbox.store();
+    let told = async || store.standbys().await.expect("standbys");
+    assert!(told().await.is_empty());
+    for (holder, is_standby) in [("b", true), ("a", true), ("b", true), ("c", false)] {
+        store.attend(holder, is_standby).await.expect("noted");
+    }
+    assert_eq!(told().await, ["a", "b"]);
+    outbox.store().attend("b", false).await.expect("noted");
+    assert_eq!(told().await, ["a"]);
+}

@@ -23,10 +23,10 @@ fn the_help_of_every_command_is_as_reviewed() {
     for command in ["run", "migrate", "status", "audit-log", "support-bundle", "verify", "bench", "config", "demo"] {
         help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
     }
-    for command in ["pause", "resume", "step-down"] {
+    for command in ["pause", "resume", "step-down", "replay"] {
         help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
     }
-    for (command, part) in [("held", "ls"), ("held", "release")] {
+    for (command, part) in [("held", "ls"), ("held", "release"), ("operations", "ls"), ("operations", "cancel")] {
         help_is_the_fixture(&[command, part, "--help"], &format!("{command}-{part}.txt"));
     }
 }

@@ -11,11 +11,12 @@ mod migrate;
 mod operate;
 mod panics;
 mod refusals;
+mod replay;
 mod shutdown;
 mod small;
 mod status;
-mod support;
 mod steer;
+mod support;
 
 use std::process::{Command, Output, Stdio};
 

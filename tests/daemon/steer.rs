@@ -181,7 +181,13 @@ async fn pauses_under_load_and_kills_harm_no_order_on_postgresql() {
 async fn one_of_two_steps_down(url: &str, relay: &Daemon) -> [Running; 2] {
     let first = relay.start().await;
     first.reaches("outboxd_leader", 1.0).await;
+    assert!(stderr(&command(url, &["step-down", "--dry-run"])).contains("warning: no standby is known"));
     let second = relay.start().await;
+    wait::until_true("the standby is known", PATIENCE, async || {
+        status(url)["standbys"].as_array().is_some_and(|standbys| standbys.len() == 1)
+    })
+    .await;
+    assert_eq!(stderr(&command(url, &["step-down", "--dry-run"])), "");
     let term = status(url)["leader"]["term"].clone();
     assert!(done(url, &["step-down", "--dry-run"]).starts_with("would ask "));
     assert_eq!(status(url)["leader"]["term"], term, "a dry run changes nothing");

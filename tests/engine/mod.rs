@@ -5,6 +5,7 @@ mod flow;
 mod leading;
 mod refusals;
 mod rejections;
+mod replays;
 mod steering;
 
 use std::sync::Arc;

@@ -62,6 +62,14 @@ pub enum Call {
     Pause,
     /// [`Steering::request_step_down`](crate::contract::Steering::request_step_down).
     RequestStepDown,
+    /// [`Steering::attend`](crate::contract::Steering::attend) and [`standbys`](crate::contract::Steering::standbys).
+    Attend,
+    /// Those of [`Operations`](crate::contract::Operations) that look, and those that operators ask with.
+    Operations,
+    /// [`Operations::replay_page`](crate::contract::Operations::replay_page).
+    ReplayPage,
+    /// [`Operations::note_progress`](crate::contract::Operations::note_progress).
+    NoteProgress,
     /// [`Sink::open`](crate::contract::Sink::open).
     SinkOpen,
     /// [`Sink::examine`](crate::contract::Sink::examine).

@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::contract::{
-    Backlog, Bid, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, Steering, StoreError, WakeSource,
+    Backlog, Bid, Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore, Operations,
+    OutboxStore, Purge, Reader, ReplayPage, Steering, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
 use crate::outbox::{
-    Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Orders, Position, Settlement, Term, TopicPattern,
+    Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Operation, OperationProgress, Orders, Position, Replay,
+    Replayable, Settlement, Term, TopicPattern,
 };
 
 /// Any store, with a script between it and the relay. Its reading and lease sessions follow the script too.
@@ -207,5 +208,45 @@ impl Steering for Store {
 
     async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError> {
         self.script.play(Call::RequestStepDown, self.inner.request_step_down(term, intent), none).await
+    }
+
+    async fn attend(&self, holder: &str, is_standby: bool) -> Result<(), StoreError> {
+        self.script.play(Call::Attend, self.inner.attend(holder, is_standby), none).await
+    }
+
+    async fn standbys(&self) -> Result<Vec<String>, StoreError> {
+        self.script.play(Call::Attend, self.inner.standbys(), none).await
+    }
+}
+
+#[async_trait]
+impl Operations for Store {
+    async fn replayable(&self, replay: &Replay, look_at: u64) -> Result<Replayable, StoreError> {
+        self.script.play(Call::Operations, self.inner.replayable(replay, look_at), none).await
+    }
+
+    async fn start_replay(&self, replay: &Replay, intent: &Intent) -> Result<i64, StoreError> {
+        self.script.play(Call::Operations, self.inner.start_replay(replay, intent), none).await
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>, StoreError> {
+        self.script.play(Call::Operations, self.inner.operations(limit), none).await
+    }
+
+    async fn cancel_operation(&self, id: i64, intent: &Intent) -> Result<bool, StoreError> {
+        self.script.play(Call::Operations, self.inner.cancel_operation(id, intent), none).await
+    }
+
+    async fn next_operation(&self) -> Result<Option<Operation>, StoreError> {
+        self.script.play(Call::Operations, self.inner.next_operation(), none).await
+    }
+
+    async fn replay_page(&self, operation: &Operation, limit: Limit) -> Result<ReplayPage, StoreError> {
+        let counted = |page: &ReplayPage| page.records.len();
+        self.script.play(Call::ReplayPage, self.inner.replay_page(operation, limit), counted).await
+    }
+
+    async fn note_progress(&self, term: Term, id: i64, progress: &OperationProgress) -> Result<bool, StoreError> {
+        self.script.play(Call::NoteProgress, self.inner.note_progress(term, id, progress), none).await
     }
 }

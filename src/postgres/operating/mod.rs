@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod audit_log;
 pub(crate) mod inspect;
+pub(crate) mod operations;
 pub(crate) mod preflight;
 pub(crate) mod purge;
 pub(crate) mod rights;

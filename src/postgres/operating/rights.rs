@@ -42,7 +42,7 @@ pub(crate) fn grants(table: &OutboxTable, role: &str) -> String {
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.
-fn needs(table: &OutboxTable) -> [Need; 8] {
+fn needs(table: &OutboxTable) -> [Need; 10] {
     let need = |table, rights| Need { table, rights, updated: None };
     [
         Need { updated: Some(&UPDATED), ..need(table.outbox(), &["select", "update", "delete"]) },
@@ -51,6 +51,8 @@ fn needs(table: &OutboxTable) -> [Need; 8] {
         need(table.lease(), &["select", "update"]),
         need(table.dead(), &["select", "insert", "update"]),
         need(table.audit_log(), &["select", "insert"]),
+        need(table.operation(), &["select", "insert", "update"]),
+        need(table.standby(), &["select", "insert", "update", "delete"]),
         need(table.pause(), &["select", "insert", "update", "delete"]),
         need(table.migrations(), &["select"]),
     ]

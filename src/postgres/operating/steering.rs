@@ -18,15 +18,18 @@ const LASTS: &str = "(p.until is null or p.until > clock_timestamp())";
 pub(crate) async fn orders(conn: &mut PgConnection, table: &OutboxTable) -> Result<Orders, StoreError> {
     let text = format!(
         "/* outboxd: orders */
-         select l.step_down, p.pattern, p.since, p.until, p.reason, p.actor
+         select l.step_down, p.pattern, p.since, p.until, p.reason, p.actor,
+             (select min(id) from {operation} where state = 'running')
          from {lease} l left join {pause} p on {LASTS} order by p.since, p.pattern",
         lease = table.lease(),
-        pause = table.pause()
+        pause = table.pause(),
+        operation = table.operation()
     );
     let rows = ask("looking what operators ask for", sqlx::query(sql(text)).fetch_all(conn)).await?;
     let step_down = rows.first().and_then(|row| row.get::<Option<i64>, _>(0)).map(Term);
     let pauses = rows.iter().filter_map(|row| pause_of(row).transpose()).collect::<Result<_, _>>()?;
-    Ok(Orders { pauses, step_down })
+    let operation = rows.first().and_then(|row| row.get(6));
+    Ok(Orders { pauses, step_down, operation })
 }
 
 fn pause_of(row: &PgRow) -> Result<Option<Pause>, StoreError> {
@@ -86,4 +89,34 @@ pub(crate) async fn request_step_down(
     let text = format!("update {} set step_down = $1 where term = $1 and not released returning 1", table.lease());
     let statement = sqlx::query(sql(audited("request_step_down", table, &text, 2))).bind(term.0);
     Ok(change(conn, "asking the leader to step down", bind_intent(statement, intent)).await? > 0)
+}
+
+/// Notes that a relay is standby, or is no longer. Those of which nothing was heard for a minute are forgotten.
+pub(crate) async fn attend(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+    holder: &str,
+    is_standby: bool,
+) -> Result<(), StoreError> {
+    let text = format!(
+        "/* outboxd: attend */
+         with gone as (
+             delete from {standby} where holder <> $1 and seen_at < clock_timestamp() - interval '1 minute'
+                 or holder = $1 and not $2
+         )
+         insert into {standby} (holder) select $1 where $2
+         on conflict (holder) do update set seen_at = clock_timestamp()",
+        standby = table.standby()
+    );
+    let statement = sqlx::query(sql(text)).bind(holder).bind(is_standby).execute(conn);
+    ask("noting that this relay is standby", statement).await.map(drop)
+}
+
+/// The relays that are standby.
+pub(crate) async fn standbys(conn: &mut PgConnection, table: &OutboxTable) -> Result<Vec<String>, StoreError> {
+    let text = format!(
+        "/* outboxd: standbys */ select holder from {} where seen_at > clock_timestamp() - interval '15 seconds' order by holder",
+        table.standby()
+    );
+    ask("looking for standbys", sqlx::query_scalar(sql(text)).fetch_all(conn)).await
 }

@@ -18,15 +18,18 @@ const LASTS: &str = "(until is null or until > strftime('%Y-%m-%dT%H:%M:%fZ', 'n
 pub(crate) async fn orders(connection: &mut SqliteConnection, table: &OutboxTable) -> Result<Orders, StoreError> {
     let doing = |error| classify("looking what operators ask for", error);
     let sql = format!(
-        "/* outboxd: orders */ select l.step_down, p.pattern, p.since, p.until, p.reason, p.actor
+        "/* outboxd: orders */ select l.step_down, p.pattern, p.since, p.until, p.reason, p.actor,
+             (select min(id) from {operation} where state = 'running')
          from {lease} l left join {pause} p on {LASTS} order by p.since, p.pattern",
         lease = table.lease(),
-        pause = table.pause()
+        pause = table.pause(),
+        operation = table.operation()
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await.map_err(doing)?;
     let step_down = rows.first().map(|row| row.try_get::<Option<i64>, _>(0)).transpose().map_err(doing)?;
     let pauses = rows.iter().filter_map(|row| pause_of(row).transpose()).collect::<Result<_, _>>()?;
-    Ok(Orders { pauses, step_down: step_down.flatten().map(Term) })
+    let operation = rows.first().map(|row| row.try_get(6)).transpose().map_err(doing)?.flatten();
+    Ok(Orders { pauses, step_down: step_down.flatten().map(Term), operation })
 }
 
 fn pause_of(row: &SqliteRow) -> Result<Option<Pause>, StoreError> {
@@ -107,4 +110,38 @@ async fn change(
     audit_log::note(&mut transaction, table, intent, changed).await?;
     transaction.commit().await.map_err(doing)?;
     Ok(changed > 0)
+}
+
+/// Notes that a relay is standby, or is no longer. Those of which nothing was heard for a minute are forgotten.
+pub(crate) async fn attend(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+    holder: &str,
+    is_standby: bool,
+) -> Result<(), StoreError> {
+    let doing = |error| classify("noting that this relay is standby", error);
+    let standby = table.standby();
+    let forget = format!(
+        "/* outboxd: forget_standbys */ delete from {standby}
+         where holder = ?1 or seen_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-60 seconds')"
+    );
+    let note = format!("/* outboxd: attend */ insert into {standby} (holder) select ?1 where ?2");
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
+    sqlx::query(AssertSqlSafe(forget)).bind(holder).execute(&mut *transaction).await.map_err(doing)?;
+    sqlx::query(AssertSqlSafe(note)).bind(holder).bind(is_standby).execute(&mut *transaction).await.map_err(doing)?;
+    transaction.commit().await.map_err(doing)
+}
+
+/// The relays that are standby.
+pub(crate) async fn standbys(
+    connection: &mut SqliteConnection,
+    table: &OutboxTable,
+) -> Result<Vec<String>, StoreError> {
+    let sql = format!(
+        "/* outboxd: standbys */ select holder from {}
+         where seen_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-15 seconds') order by holder",
+        table.standby()
+    );
+    let found = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await;
+    found.map_err(|error| classify("looking for standbys", error))
 }
