@@ -83,6 +83,15 @@ pub fn dead_letter_sink(config: &Config, source: String) -> Result<Box<dyn Sink>
     Ok(Box::new(kafka::Sink::new(plain(config, source))?))
 }
 
+/// The sink of rows that are sent again, which may be published again and need no fence.
+///
+/// # Errors
+/// When the client cannot be set up like this.
+pub fn replay_sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
+    let topics = config.outbox.topics.clone();
+    Ok(Box::new(kafka::Sink::new(kafka::Settings { replays: true, topics, ..plain(config, source) })?))
+}
+
 fn plain(config: &Config, source: String) -> kafka::Settings {
     kafka::Settings {
         on_missing_topic: config.kafka.on_missing_topic,

@@ -16,3 +16,48 @@ create table outbox_audit (
 
 -- What was sent before may have been removed by an operator: no audit wonders at it.
 alter table outbox_checkpoint add column purged_before text;
+
+-- What is paused. The relay that leads publishes nothing of these topics.
+create table outbox_pause (
+    -- Names of topics, in which * stands for any characters or none; * alone for everything.
+    pattern text primary key,
+    since   text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- When it ends by itself, if it does.
+    until   text,
+    reason  text,
+    actor   text not null
+);
+
+-- The term whose leader is asked to step down.
+alter table outbox_lease add column step_down integer;
+
+-- What the relay that leads is to carry out: rows that are sent again.
+create table outbox_operation (
+    id       integer primary key autoincrement,
+    topic    text not null,
+    key      text,
+    since    text,
+    until    text,
+    to_topic text,
+    -- Rows a second at most.
+    rate     integer not null,
+    -- Of the rows that there were when it was asked for, those above the one id and up to the other.
+    from_id  integer not null,
+    last_id  integer not null,
+    -- How far it is.
+    state    text not null default 'running',
+    done_to  integer not null,
+    sent     integer not null default 0,
+    refused  integer not null default 0,
+    problem  text,
+    asked_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    ended_at text,
+    reason   text,
+    actor    text not null
+);
+
+-- Relays that wait as standby, for people who look.
+create table outbox_standby (
+    holder  text primary key,
+    seen_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+);

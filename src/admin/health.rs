@@ -13,7 +13,8 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// Judges whether the relay is ready.
 ///
 /// A leader is judged by movement, not by how much waits: a large backlog that drains is fine, a single message
-/// that does not move is not. A standby is ready while it reaches the database.
+/// that does not move is not. A standby is ready while it reaches the database. What operators paused is ready, and
+/// says that it is paused: to restart it or to route around it would change nothing.
 ///
 /// # Errors
 /// Why it is not, in one line.
@@ -26,12 +27,16 @@ pub fn ready(status: &Status, now: Instant) -> Result<&'static str, String> {
             if status.trusted_until.is_some_and(|until| until <= now) {
                 return Err("the lease has run out: another relay may lead".to_owned());
             }
+            if status.is_paused() {
+                return Ok("leading; everything is paused");
+            }
             let still = now.saturating_duration_since(status.last_progress);
             if still < STALLED_AFTER {
-                return Ok("leading");
+                return Ok(if status.pauses.is_empty() { "leading" } else { "leading; some topics are paused" });
             }
             Err(format!("no progress for {} s with {} messages in flight", still.as_secs(), status.in_flight))
         }
+        Phase::Standby if status.connected && status.is_paused() => Ok("standby; everything is paused"),
         Phase::Standby if status.connected => Ok("standby"),
         Phase::Standby => Err("standby without a connection to the database".to_owned()),
         Phase::Starting => Err("starting".to_owned()),
@@ -42,7 +47,10 @@ pub fn ready(status: &Status, now: Instant) -> Result<&'static str, String> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
+    use crate::outbox::Pause;
 
     fn status(phase: Phase) -> Status {
         Status { phase, ..Status::new() }
@@ -85,6 +93,25 @@ mod tests {
         standby.connected = true;
         tokio::time::advance(10 * STALLED_AFTER).await;
         assert_eq!(ready(&standby, Instant::now()), Ok("standby"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_operators_paused_is_ready_and_says_so() {
+        let pause = |topics: &str| Pause {
+            topics: topics.parse().expect("a pattern"),
+            since: DateTime::UNIX_EPOCH,
+            until: None,
+            reason: None,
+            actor: "anna@relay-1".to_owned(),
+        };
+        let leading = Status { pauses: vec![pause("*")], ..status(Phase::Leading) };
+        let standby = Status { connected: true, pauses: vec![pause("*")], ..status(Phase::Standby) };
+        let some = Status { pauses: vec![pause("orders.*")], ..status(Phase::Leading) };
+        assert_eq!(ready(&some, Instant::now()), Ok("leading; some topics are paused"));
+        tokio::time::advance(10 * STALLED_AFTER).await;
+        assert_eq!(ready(&leading, Instant::now()), Ok("leading; everything is paused"));
+        assert_eq!(ready(&standby, Instant::now()), Ok("standby; everything is paused"));
+        assert!(ready(&some, Instant::now()).is_err(), "other topics do not move");
     }
 
     #[tokio::test(start_paused = true)]

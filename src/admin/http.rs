@@ -23,7 +23,7 @@ use crate::admin::api::{self, Api};
 use crate::admin::checks::{self, Check};
 use crate::admin::health;
 use crate::admin::scrape::Scrape;
-use crate::admin::status::topic;
+use crate::admin::status::{pause, topic};
 use crate::contract::Backlog;
 use crate::outbox::Held;
 use crate::relay::{Ended, Status};
@@ -176,6 +176,7 @@ fn described(Snapshot { status, backlog, checks }: &Snapshot, ready: Result<&str
         "topics": backlog.topics.iter().map(topic).collect::<Vec<_>>(),
         "last_progress": status.last_progress_at,
         "seconds_since_progress": now.saturating_duration_since(status.last_progress).as_secs_f64(),
+        "paused": status.pauses.iter().map(pause).collect::<Vec<_>>(),
         "held_lanes": status.held.len(),
         "held": status.held.iter().take(HELD_SHOWN).map(held).collect::<Vec<_>>(),
         "checks": checks::to_value(checks),

@@ -9,6 +9,7 @@ pub mod health;
 pub mod held;
 pub mod http;
 pub mod messages;
+pub mod operations;
 pub mod scrape;
 pub mod status;
 pub mod table;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::admin::operations::{self, how_far};
 use crate::contract::{Backlog, Leader, Store, StoreError, TopicBacklog};
 use crate::observe::grouped;
-use crate::outbox::{HeldLane, HoldCause};
+use crate::outbox::{HeldLane, HoldCause, Operation, Orders, Pause, TopicPattern};
 
 /// Messages that are counted at most.
 const COUNT_LIMIT: u64 = 100_000;
@@ -16,11 +17,14 @@ const COUNT_LIMIT: u64 = 100_000;
 pub(super) const TOLERATED_WAIT: Duration = Duration::from_secs(60);
 
 /// How an outbox stands.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StatusReport {
     leader: Option<Leader>,
     backlog: Backlog,
     held: Vec<HeldLane>,
+    orders: Orders,
+    operation: Option<Operation>,
+    standbys: Vec<String>,
 }
 
 /// What is wrong, and what to do about it.
@@ -38,7 +42,23 @@ pub async fn look(store: &dyn Store) -> Result<StatusReport, StoreError> {
     let leader = store.leader().await?;
     let backlog = store.backlog(COUNT_LIMIT).await?;
     let held = store.held_lanes().await?;
-    Ok(StatusReport { leader, backlog, held })
+    let orders = store.orders().await?;
+    let operation = store.next_operation().await?;
+    let standbys = standbys(store, leader.as_ref()).await?;
+    Ok(StatusReport { leader, backlog, held, orders, operation, standbys })
+}
+
+/// The relays that wait as standby. One that leads by now was standby a moment ago, and is called in the lease as it was, with
+/// a mark behind.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn standbys(store: &dyn Store, leader: Option<&Leader>) -> Result<Vec<String>, StoreError> {
+    let mut standbys = store.standbys().await?;
+    if let Some((name, _mark)) = leader.and_then(|leader| leader.holder.rsplit_once('/')) {
+        standbys.retain(|standby| standby != name);
+    }
+    Ok(standbys)
 }
 
 impl StatusReport {
@@ -59,12 +79,15 @@ impl StatusReport {
             repair: "the leader's `/readyz` and its log say what it waits for".to_owned(),
         });
         let causes = HoldCause::ALL.into_iter().filter_map(|cause| self.held_for(cause));
-        nobody_leads.into_iter().chain(slow).chain(causes).collect()
+        let pauses = self.orders.pauses.iter().map(paused);
+        nobody_leads.into_iter().chain(pauses).chain(slow).chain(causes).collect()
     }
 
-    /// The topic that waits longest of those of which nothing is held.
+    /// The topic that waits longest of those of which nothing is held or paused.
     fn longest_of_those_that_flow(&self) -> Option<&TopicBacklog> {
-        let is_held = |topic: &TopicBacklog| self.held.iter().any(|lane| lane.held.lane.topic() == topic.topic);
+        let is_held = |topic: &TopicBacklog| {
+            self.orders.pauses_topic(&topic.topic) || self.held.iter().any(|lane| lane.held.lane.topic() == topic.topic)
+        };
         self.backlog.topics.iter().find(|topic| !is_held(topic))
     }
 
@@ -77,7 +100,8 @@ impl StatusReport {
             HoldCause::NotAuthorised => format!("let the relay write to the topic {topic}"),
             HoldCause::UnavailablePartition => "bring back the broker that leads the partition".to_owned(),
             // They go on by themselves, in turns.
-            HoldCause::Suspected => return None,
+            // What is paused has a finding of its own.
+            HoldCause::Suspected | HoldCause::Paused => return None,
             HoldCause::Rejected => {
                 format!("mend what is rejected, then `outboxd held release --topic {topic}`")
             }
@@ -121,12 +145,16 @@ impl StatusReport {
                 line("leader", &format!("{holder}, term {term}; its lease lasts for {}", seconds(*remaining)));
             }
         }
+        line("standbys", &if self.standbys.is_empty() { "none".to_owned() } else { self.standbys.join(", ") });
         line("waiting", &self.waiting());
         for TopicBacklog { topic, unsent, oldest } in &self.backlog.topics {
             line("", &format!("{topic}: {}, the oldest for {}", grouped(*unsent), seconds(*oldest)));
         }
         line("held", &grouped(self.held.len() as u64));
         line("dead", &grouped(self.backlog.dead_letters));
+        if let Some(operation) = &self.operation {
+            line("replay", &format!("operation {}: {}", operation.id, how_far(operation)));
+        }
         text
     }
 
@@ -137,7 +165,7 @@ impl StatusReport {
 
     /// How it stands, as JSON.
     pub fn described(&self) -> Value {
-        let Self { leader, backlog, held } = self;
+        let Self { leader, backlog, held, orders, operation, standbys } = self;
         let leader = leader.as_ref().map(|Leader { term, holder, remaining }| {
             json!({ "holder": holder, "term": term.0, "lease_remaining_seconds": remaining.as_secs_f64() })
         });
@@ -146,14 +174,36 @@ impl StatusReport {
             "well": self.is_well(),
             "findings": self.findings().into_iter().map(finding).collect::<Vec<_>>(),
             "leader": leader,
+            "standbys": standbys,
             "unsent": backlog.unsent,
             "unsent_is_at_least": backlog.capped,
             "oldest_unsent_seconds": backlog.oldest.as_secs_f64(),
             "topics": backlog.topics.iter().map(topic).collect::<Vec<_>>(),
+            "paused": orders.pauses.iter().map(pause).collect::<Vec<_>>(),
             "held_lanes": held.len(),
             "dead_letters": backlog.dead_letters,
+            "operation": operation.as_ref().map(operations::object),
         })
     }
+}
+
+/// That something is paused, and how that ends.
+fn paused(pause: &Pause) -> Finding {
+    let command = resuming(&pause.topics);
+    Finding { problem: pause.to_string(), repair: format!("`{command}` ends that") }
+}
+
+/// The command that ends a pause.
+pub fn resuming(topics: &TopicPattern) -> String {
+    match topics.is_any() {
+        true => "outboxd resume".to_owned(),
+        false => format!("outboxd resume --topic '{topics}'"),
+    }
+}
+
+/// A pause, as programs read it.
+pub(super) fn pause(Pause { topics, since, until, reason, actor }: &Pause) -> Value {
+    json!({ "topics": topics.as_str(), "since": since, "until": until, "reason": reason, "actor": actor })
 }
 
 /// How much of a topic waits, as programs read it.
@@ -202,11 +252,13 @@ mod tests {
 
     #[test]
     fn a_leader_that_keeps_up_is_well_in_one_sentence() {
-        let report = StatusReport { leader: leader(), backlog: waits(&[("orders", 1_200, 3)]), held: Vec::new() };
+        let report =
+            StatusReport { leader: leader(), backlog: waits(&[("orders", 1_200, 3)]), ..StatusReport::default() };
         assert!(report.is_well());
         let expected = "\
 well      1,200 messages wait, the oldest for 3s
 leader    relay-a, term 7; its lease lasts for 2s 400ms
+standbys  none
 waiting   1,200 messages wait, the oldest for 3s
           orders: 1,200, the oldest for 3s
 held      0
@@ -224,7 +276,7 @@ dead      0
             held(Lane::topic_of("later"), HoldCause::Suspected),
         ];
         let backlog = waits(&[("oders", 2, 900), ("orders", 1, 61), ("users", 1, 5)]);
-        let report = StatusReport { leader: leader(), backlog, held };
+        let report = StatusReport { leader: leader(), backlog, held, ..StatusReport::default() };
         let text = report.to_text();
         let wrong: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("wrong     ")).collect();
         assert_eq!(
@@ -242,13 +294,39 @@ dead      0
     }
 
     #[test]
+    fn a_pause_is_told_with_who_asked_for_it_and_the_command_that_ends_it_and_excuses_what_waits() {
+        let pause = |topics: &str, seconds| Pause {
+            topics: topics.parse().expect("a pattern"),
+            since: DateTime::UNIX_EPOCH,
+            until: DateTime::from_timestamp(seconds, 0),
+            reason: Some("Kafka moves".to_owned()),
+            actor: "anna@relay-1".to_owned(),
+        };
+        let backlog = waits(&[("orders", 9, 7_200)]);
+        let orders = Orders { pauses: vec![pause("ord*", 3_600)], ..Orders::default() };
+        let report = StatusReport { leader: leader(), backlog: backlog.clone(), orders, ..StatusReport::default() };
+        let line = report.to_text().lines().next().map(str::to_owned);
+        let expected = "wrong     topics ord* are paused since 1970-01-01T00:00:00Z by anna@relay-1 until 1970-01-01T01:00:00Z \
+             (Kafka moves); `outboxd resume --topic 'ord*'` ends that";
+        assert_eq!(line.as_deref(), Some(expected));
+        assert_eq!(report.findings().len(), 1, "{:?}", report.findings());
+        let orders = Orders { pauses: vec![pause("*", 3_600)], ..Orders::default() };
+        let report = StatusReport { leader: leader(), backlog, orders, ..StatusReport::default() };
+        assert_eq!(report.findings().len(), 1, "{:?}", report.findings());
+        assert!(
+            report.to_text().contains("everything is paused since")
+                && report.to_text().contains("`outboxd resume` ends that")
+        );
+    }
+
+    #[test]
     fn that_nobody_leads_is_wrong_whatever_waits() {
-        let report = StatusReport { leader: None, backlog: waits(&[]), held: Vec::new() };
+        let report = StatusReport { leader: None, backlog: waits(&[]), ..StatusReport::default() };
         assert!(
             !report.is_well()
                 && report.to_text().starts_with("wrong     nobody leads, and nothing waits; start a relay")
         );
-        let report = StatusReport { leader: None, backlog: waits(&[("orders", 1, 700)]), held: Vec::new() };
+        let report = StatusReport { leader: None, backlog: waits(&[("orders", 1, 700)]), ..StatusReport::default() };
         assert_eq!(report.findings().len(), 1);
         assert!(report.to_text().contains("nobody leads, and 1 message waits, the oldest for 11m 40s"));
     }

@@ -4,6 +4,7 @@ mod generated;
 mod letters;
 mod operate;
 mod settings;
+mod steer;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,7 @@ pub use generated::{completions, man};
 pub use letters::{Dead, Letters, Ls, Purge, ShowMessage, Skip};
 pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status, SupportBundle};
 pub use settings::{DatabaseSettings, Settings};
+pub use steer::{Operations, Pause, Replay, Resume, StepDown};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -79,6 +81,27 @@ pub enum Command {
     /// List and release what is held: topics that wait for something, and lanes of which a record was rejected
     #[command(subcommand)]
     Held(Held),
+    /// Stop publishing, everything or some topics, until resumed or for a while
+    ///
+    /// Whichever relay leads obeys, over restarts and takeovers. What waits is kept in the table, and published in order
+    /// afterwards; what was handed to the Kafka client before is still delivered. Without --topic dead letters wait, too.
+    Pause(Pause),
+    /// Publish again what was paused
+    Resume(Resume),
+    /// Ask the relay that leads to hand over to another
+    ///
+    /// It finishes what is in flight, gives its lease up, and bids for none for 5 s, so that a standby takes over. Where no
+    /// other relay runs, it leads again afterwards.
+    StepDown(StepDown),
+    /// Send again what was sent already
+    ///
+    /// The leader sends the rows that there are by now, in the order of their ids, with their id and a header outbox-replay,
+    /// beside what is new, which goes first. Rows that were not sent yet are not concerned, and those that housekeeping has
+    /// removed are gone. It goes on after a change of the leader; some rows may be sent more than once.
+    Replay(Replay),
+    /// List and cancel what runs for a while: replays
+    #[command(subcommand)]
+    Operations(Operations),
     /// List what operators changed, the last change first: when, what, how much, why, and who
     AuditLog(AuditLog),
     /// Gather what whoever helps you will ask for, in one archive

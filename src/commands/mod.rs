@@ -5,6 +5,8 @@
 //! - `operate`: what operators look at and change
 //! - `support`: what is sent to those who help
 //! - `doctor`: the named checks, from outside
+//! - `replay`: sending rows again
+//! - `steer`: pausing the relay that leads, and making it step down
 //! - `tools`: auditing, measuring, the configuration, the demo, what is made of the command line's description
 //! - `configured`, `runtime`: what they share
 
@@ -12,8 +14,10 @@ mod configured;
 mod doctor;
 mod letters;
 mod operate;
+mod replay;
 mod run;
 mod runtime;
+mod steer;
 mod support;
 mod tools;
 
@@ -36,6 +40,11 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Skip(arguments) => letters::skip(arguments),
         Command::Purge(arguments) => letters::purge(arguments),
         Command::Held(held) => operate::held(held),
+        Command::Pause(arguments) => steer::pause(arguments),
+        Command::Resume(arguments) => steer::resume(arguments),
+        Command::StepDown(arguments) => steer::step_down(arguments),
+        Command::Replay(arguments) => replay::replay(arguments),
+        Command::Operations(command) => replay::operations(command),
         Command::AuditLog(arguments) => operate::audit_log(&arguments),
         Command::SupportBundle(arguments) => support::bundle(&arguments),
         Command::Verify(arguments) => tools::audit(arguments),

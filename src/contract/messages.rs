@@ -58,7 +58,7 @@ pub struct Found {
 
 impl Found {
     /// What came of looking at so many rows up to the id `last`, when `limit` messages were wanted at most.
-    pub(crate) fn of(messages: Vec<FoundMessage>, limit: u32, looked_at: u64, last: Option<i64>) -> Self {
+    pub fn of(messages: Vec<FoundMessage>, limit: u32, looked_at: u64, last: Option<i64>) -> Self {
         let next = if messages.len() >= limit as usize {
             messages.last().map(|message| message.name.id)
         } else {

@@ -13,7 +13,9 @@ mod footprint;
 mod lease;
 mod messages;
 mod operate;
+mod operations;
 mod sink;
+mod steering;
 mod store;
 mod wake;
 
@@ -32,6 +34,8 @@ pub use messages::{
     Carried, Death, Found, FoundMessage, LetterSearch, Messages, Overtaken, PurgeStep, RowName, SEARCHED_ROWS, Search,
 };
 pub use operate::{AuditEntry, Operate};
+pub use operations::{Operations, ReplayPage};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
+pub use steering::Steering;
 pub use store::{Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
 pub use wake::{Arming, WakeSource};

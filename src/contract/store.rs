@@ -8,13 +8,15 @@ use crate::contract::backlog::Backlog;
 use crate::contract::error::StoreError;
 use crate::contract::footprint::Footprint;
 use crate::contract::lease::{Leader, LeaseStore};
+use crate::contract::operations::Operations;
+use crate::contract::steering::Steering;
 use crate::contract::wake::WakeSource;
 use crate::outbox::{
     Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Record, Settlement, Term, Unreadable,
 };
 
 /// Everything the relay asks of a database.
-pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes {
+pub trait Store: OutboxStore + LeaseStore + Inspect + DeadLetters + HeldLanes + Steering + Operations {
     /// A source of wake-ups, if the database has one and it is switched on. Polling alone must do without.
     fn wake(&self) -> Option<Box<dyn WakeSource>>;
 }

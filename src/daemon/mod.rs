@@ -71,15 +71,22 @@ where
     };
     let source = config.outbox.source.clone().unwrap_or(own_name);
     let letters = config.relay.dead_letter_topic.is_some().then(|| backends::dead_letter_sink(&config, source.clone()));
-    let (sink, contact) = backends::sink_and_contact(&config, source)?;
+    let replays = backends::replay_sink(&config, source.clone())?;
+    let (records, contact) = backends::sink_and_contact(&config, source)?;
     let checking = Checking::new(Arc::clone(&database), contact, &config);
-    let work = Work { store: database, sinks: (wrap(sink), letters.transpose()?), checking };
-    start_work(&mut house, config, work, &page);
+    let sinks = Sinks { records: wrap(records), dead_letters: letters.transpose()?, replays };
+    start_work(&mut house, config, Work { store: database, sinks, checking }, &page);
     house.run(patience).await
 }
 
-/// The sink of the records, and that of dead letters where they are published.
-type Sinks = (Box<dyn Sink>, Option<Box<dyn Sink>>);
+/// What the relay publishes through.
+struct Sinks {
+    records: Box<dyn Sink>,
+    /// Where they are published.
+    dead_letters: Option<Box<dyn Sink>>,
+    /// Of rows that are sent again.
+    replays: Box<dyn Sink>,
+}
 
 /// What the relay works with, and what works beside it.
 struct Work {
@@ -90,8 +97,8 @@ struct Work {
 
 /// Starts the relay and what works beside it.
 fn start_work(house: &mut Supervisor, config: Config, work: Work, page: &Page) {
-    let Work { store, sinks: (sink, dead_letters), checking } = work;
-    let mut relay = Relay::new(Arc::clone(&store), sink, config.relay);
+    let Work { store, sinks: Sinks { records, dead_letters, replays }, checking } = work;
+    let mut relay = Relay::new(Arc::clone(&store), records, config.relay).with_replays(replays);
     if let Some(sink) = dead_letters {
         relay = relay.with_dead_letters(sink);
     }

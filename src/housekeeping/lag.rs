@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::contract::Backlog;
+use crate::contract::{Backlog, TopicBacklog};
 use crate::observe::metrics::LagState;
 use crate::relay::{Phase, Status};
 
@@ -46,13 +46,25 @@ impl LagWindow {
         };
         match (self.0.front(), self.0.back()) {
             _ if !is_served => LagState::Stopped,
+            _ if status.is_paused() => LagState::Paused,
             _ if self.0.iter().any(|measured| measured.unsent == 0) => LagState::Ok,
             (Some(first), Some(last)) if now - first.at >= LAG_WINDOW && !has_moved(first, last, status.phase) => {
-                LagState::Stalled
+                if waits_only_for_pauses(backlog, status) {
+                    LagState::Paused
+                } else {
+                    LagState::Stalled
+                }
             }
             _ => LagState::Moving,
         }
     }
+}
+
+/// Whether all that waits is of topics that operators paused.
+fn waits_only_for_pauses(backlog: &Backlog, status: &Status) -> bool {
+    let is_paused = |topic: &&TopicBacklog| status.pauses.iter().any(|pause| pause.topics.matches(&topic.topic));
+    let paused: u64 = backlog.topics.iter().filter(is_paused).map(|topic| topic.unsent).sum();
+    !backlog.capped && paused == backlog.unsent
 }
 
 /// Whether something was published in between: this relay knows if it leads. A standby sees it by what waits, unless there is
@@ -67,7 +79,10 @@ fn has_moved(first: &Measured, last: &Measured, phase: Phase) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
+    use crate::outbox::Pause;
 
     const STEP: Duration = Duration::from_secs(5);
 
@@ -119,6 +134,30 @@ mod tests {
         for measured in [fewer, younger] {
             assert!(judged(Phase::Standby, true, &measured).iter().all(|state| *state == LagState::Moving));
         }
+    }
+
+    #[test]
+    fn what_operators_paused_is_not_stalled_and_what_else_waits_is() {
+        let pause = |topics: &str| Pause {
+            topics: topics.parse().expect("a pattern"),
+            since: DateTime::UNIX_EPOCH,
+            until: None,
+            reason: None,
+            actor: "anna@relay-1".to_owned(),
+        };
+        let topic = |topic: &str, unsent| TopicBacklog { topic: topic.to_owned(), unsent, oldest: LAG_WINDOW };
+        let judged = |pauses: Vec<Pause>, topics: Vec<TopicBacklog>| {
+            let (mut window, begin) = (LagWindow::default(), Instant::now());
+            let unsent = topics.iter().map(|topic| topic.unsent).sum();
+            let backlog = Backlog { unsent, oldest: LAG_WINDOW, topics, ..Backlog::default() };
+            let status = Status { phase: Phase::Leading, connected: true, pauses, ..Status::new() };
+            (0..=13).map(|at| window.judge(&backlog, true, &status, begin + at * STEP)).last()
+        };
+        assert_eq!(judged(vec![pause("*")], Vec::new()), Some(LagState::Paused), "also where nothing waits");
+        let both = || vec![topic("orders", 2), topic("users", 1)];
+        assert_eq!(judged(vec![pause("orders"), pause("us*")], both()), Some(LagState::Paused));
+        assert_eq!(judged(vec![pause("orders")], both()), Some(LagState::Stalled), "users do not move");
+        assert_eq!(judged(vec![pause("orders")], Vec::new()), Some(LagState::Ok));
     }
 
     #[test]

@@ -37,8 +37,19 @@ pub struct Settings {
     pub delivery: Delivery,
     /// Where an exactly-once sink remembers how far it is. No other sink publishes there either.
     pub progress_topic: ProgressTopic,
+    /// Whether its records are sent again, as an operator asked: then their header `outbox-replay` is the relay's.
+    pub replays: bool,
     /// To which topics records may be published. Kafka's own and that of the progress are never among them.
     pub topics: Vec<TopicPattern>,
+}
+
+/// What the relay's own headers say on every record of a sink.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp<'a> {
+    /// What `outbox-source` says.
+    pub(crate) source: &'a str,
+    /// Whether `outbox-replay` is the relay's, and not left out.
+    pub(crate) replays: bool,
 }
 
 /// Where an exactly-once sink remembers how far it is: one record for each outbox, in a compacted topic.
@@ -68,8 +79,14 @@ impl Settings {
             oldest: Duration::from_millis(500),
             delivery: Delivery::default(),
             progress_topic: ProgressTopic::default(),
+            replays: false,
             topics: vec![TopicPattern::any()],
         }
+    }
+
+    /// What the relay's own headers say on every record.
+    pub(crate) fn stamp(&self) -> Stamp<'_> {
+        Stamp { source: &self.source, replays: self.replays }
     }
 
     /// How long a transaction may be open. The client wants a request to have that long at most.
@@ -115,6 +132,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("properties", &self.properties.keys())
             .field("source", &self.source)
+            .field("replays", &self.replays)
             .field("on_missing_topic", &self.on_missing_topic)
             .field("buffer_records", &self.buffer_records)
             .field("buffer_bytes", &self.buffer_bytes)

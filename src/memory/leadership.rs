@@ -36,6 +36,11 @@ impl Leadership {
         if term.0 == self.term { Ok(()) } else { Err(StoreError::TermOver { term }) }
     }
 
+    /// Whether the latest term was not given up.
+    pub(super) fn is_held(&self) -> bool {
+        self.ends.is_some()
+    }
+
     /// Who leads.
     pub(super) fn leader(&self) -> Option<Leader> {
         let remaining = self.ends?.saturating_duration_since(Instant::now());

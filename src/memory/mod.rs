@@ -8,6 +8,7 @@
 pub mod faults;
 mod leadership;
 mod lease;
+mod operations;
 mod position;
 mod reader;
 mod row;

@@ -11,11 +11,15 @@ use crate::memory::leadership::Leadership;
 use crate::memory::position;
 use crate::memory::row::{Row, covered};
 use crate::outbox::{
-    DeadLetter, Held, Lane, Position, Proof, Proofs, ProvenPosition, Record, Settle, Settlement, Term,
+    DeadLetter, Held, Intent, Lane, Operation, OperationState, Orders, Pause, Position, Proof, Proofs, ProvenPosition,
+    Record, Settle, Settlement, Term, TopicPattern,
 };
 
 /// Rows that one round of purging removes at most.
 const PURGE_ROUND: usize = 1000;
+
+/// How long a standby is remembered that says nothing more.
+const STANDBY_REMEMBERED: Duration = Duration::from_secs(15);
 
 /// Everything behind the store's lock.
 #[derive(Debug)]
@@ -30,6 +34,11 @@ pub(super) struct State {
     stored: Stored,
     proofs: Proofs,
     dead: Vec<Dead>,
+    /// What operators ask for, pauses included that are over.
+    orders: Orders,
+    pub(super) operations: Vec<Operation>,
+    /// When each standby was heard of last.
+    standbys: BTreeMap<String, Instant>,
     pub(super) lease: Leadership,
 }
 
@@ -84,6 +93,9 @@ impl State {
             stored: Stored::default(),
             proofs: Proofs::default(),
             dead: Vec::new(),
+            orders: Orders::default(),
+            operations: Vec::new(),
+            standbys: BTreeMap::new(),
             lease: Leadership::default(),
         }
     }
@@ -233,6 +245,53 @@ impl State {
         self.dead.iter_mut().filter(|dead| ids.contains(&dead.letter.id)).for_each(|dead| dead.published = true);
     }
 
+    /// What operators ask for now.
+    pub(super) fn orders(&self) -> Orders {
+        let now = self.now();
+        let mut orders = self.orders.clone();
+        orders.pauses.retain(|pause| pause.until.is_none_or(|until| until > now));
+        let is_running = |operation: &&Operation| operation.state == OperationState::Running;
+        orders.operation = self.operations.iter().find(is_running).map(|operation| operation.id);
+        orders
+    }
+
+    pub(super) fn pause(&mut self, topics: &TopicPattern, until: Option<DateTime<Utc>>, intent: &Intent) {
+        let (reason, actor, now) = (intent.reason.clone(), intent.actor.clone(), self.now());
+        self.orders = self.orders();
+        let known = self.orders.pauses.iter_mut().find(|pause| pause.topics == *topics);
+        match known {
+            Some(pause) => *pause = Pause { until, reason, actor, ..pause.clone() },
+            None => self.orders.pauses.push(Pause { topics: topics.clone(), since: now, until, reason, actor }),
+        }
+    }
+
+    pub(super) fn resume(&mut self, topics: &TopicPattern) -> bool {
+        self.orders = self.orders();
+        let before = self.orders.pauses.len();
+        self.orders.pauses.retain(|pause| pause.topics != *topics);
+        self.orders.pauses.len() < before
+    }
+
+    pub(super) fn request_step_down(&mut self, term: Term) -> bool {
+        let leads = self.lease.check(term).is_ok() && self.lease.is_held();
+        if leads {
+            self.orders.step_down = Some(term);
+        }
+        leads
+    }
+
+    pub(super) fn attend(&mut self, holder: &str, is_standby: bool) {
+        self.standbys.remove(holder);
+        if is_standby {
+            self.standbys.insert(holder.to_owned(), Instant::now());
+        }
+    }
+
+    pub(super) fn standbys(&self) -> Vec<String> {
+        let was_heard = |(_, at): &(&String, &Instant)| at.elapsed() < STANDBY_REMEMBERED;
+        self.standbys.iter().filter(was_heard).map(|(holder, _)| holder.clone()).collect()
+    }
+
     /// Brings rows back before the reader that are due where it has passed, and says how many they were.
     pub(super) fn bring_back_late(&mut self) -> u64 {
         let is_late = |row: &&Row| !self.is_settled(row) && !self.is_ahead(row);
@@ -285,7 +344,7 @@ impl State {
     }
 
     /// Whether the row counts as published, as far as the store was told.
-    fn is_settled(&self, row: &Row) -> bool {
+    pub(super) fn is_settled(&self, row: &Row) -> bool {
         match self.settle {
             Settle::Mark | Settle::Delete => row.sent_at.is_some(),
             Settle::Checkpoint => !self.is_ahead(row),

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use crate::contract::{
     Arming, Backlog, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, StoreError, WakeSource,
+    Operations, OutboxStore, Purge, Reader, ReplayPage, Steering, StoreError, WakeSource,
 };
 use crate::memory::lease::MemoryLease;
 use crate::memory::reader::MemoryReader;
@@ -17,7 +18,8 @@ use crate::memory::shared::Shared;
 use crate::memory::state::{Dead, State};
 use crate::memory::transaction::Transaction;
 use crate::outbox::{
-    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Message, Position, Record, Settle, Settlement, Term,
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Message, Operation, OperationProgress, OperationState, Orders,
+    Position, Record, Replay, Replayable, Settle, Settlement, Term, TopicPattern,
 };
 use crate::reading::{Filling, Fit};
 
@@ -193,6 +195,72 @@ impl HeldLanes for Store {
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.shared.change(|state| state.grant_releases(lanes));
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        Ok(self.shared.state().orders())
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.shared.change(|state| state.pause(topics, until, intent));
+        Ok(())
+    }
+
+    async fn resume(&self, topics: &TopicPattern, _intent: &Intent) -> Result<bool, StoreError> {
+        Ok(self.shared.change(|state| state.resume(topics)))
+    }
+
+    async fn request_step_down(&self, term: Term, _intent: &Intent) -> Result<bool, StoreError> {
+        Ok(self.shared.change(|state| state.request_step_down(term)))
+    }
+
+    async fn attend(&self, holder: &str, is_standby: bool) -> Result<(), StoreError> {
+        self.shared.change(|state| state.attend(holder, is_standby));
+        Ok(())
+    }
+
+    async fn standbys(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.shared.state().standbys())
+    }
+}
+
+#[async_trait]
+impl Operations for Store {
+    async fn replayable(&self, replay: &Replay, look_at: u64) -> Result<Replayable, StoreError> {
+        Ok(self.shared.state().replayable(replay, look_at))
+    }
+
+    async fn start_replay(&self, replay: &Replay, intent: &Intent) -> Result<i64, StoreError> {
+        Ok(self.shared.change(|state| state.start_replay(replay, intent)))
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>, StoreError> {
+        Ok(self.shared.state().operations().iter().rev().take(limit as usize).cloned().collect())
+    }
+
+    async fn cancel_operation(&self, id: i64, _intent: &Intent) -> Result<bool, StoreError> {
+        Ok(self.shared.change(|state| state.cancel_operation(id)))
+    }
+
+    async fn next_operation(&self) -> Result<Option<Operation>, StoreError> {
+        let is_running = |operation: &&Operation| operation.state == OperationState::Running;
+        Ok(self.shared.state().operations().iter().find(is_running).cloned())
+    }
+
+    async fn replay_page(&self, operation: &Operation, limit: Limit) -> Result<ReplayPage, StoreError> {
+        Ok(self.shared.state().replay_page(operation, limit))
+    }
+
+    async fn note_progress(&self, term: Term, id: i64, progress: &OperationProgress) -> Result<bool, StoreError> {
+        self.shared.change(|state| state.note_progress(term, id, progress))
     }
 }
 

@@ -96,7 +96,7 @@ catalogue! {
         "Age of a topic's oldest unsent message by the database's clock; of the topics that wait longest"
         "One topic alone: look whether it is held (`outboxd held ls`)."
     LAG_STATE Gauge Count "lag_state" ["state"]
-        "1 for what the lag of the last minute amounts to, 0 for the others: ok, moving, stalled or stopped"
+        "1 for what the lag of the last minute amounts to, 0 for the others: ok, moving, stalled, paused or stopped"
         "`stalled`: the log and `/readyz` say what it waits for. `stopped` on every relay: nobody leads."
     COMMIT_TO_ACK Histogram Seconds "commit_to_ack_seconds" []
         "From a message's created_at to the broker's acknowledgement, by the relay's clock"
@@ -122,6 +122,9 @@ catalogue! {
     PUBLISHED Counter Count "published_total" ["topic"]
         "Messages acknowledged by the broker, by topic"
         "Nothing while something waits: see `outboxd_lag_state`."
+    REPLAYED Counter Count "replayed_total" ["topic"]
+        "Rows sent again because an operator asked for a replay, by the topic that they went to"
+        "Growing though nobody remembers why: `outboxd operations ls` says who asked for it."
     REJECTED Counter Count "rejected_total" ["topic", "cause"]
         "Messages that can never be published, by topic and cause"
         "Growing: mend the cause; the rows are dead letters, or their lanes are held."
@@ -131,6 +134,9 @@ catalogue! {
     HELD_LANES Gauge Count "held_lanes" ["cause"]
         "Lanes and topics that wait, by cause"
         "Above 0: `outboxd held ls` says what waits and for what."
+    PAUSED Gauge Count "paused" ["scope"]
+        "What operators paused: all is 1 while everything is; topics is how many patterns of topics are"
+        "Above 0 though nobody remembers why: `outboxd status` says since when and by whom, `outboxd resume` ends it."
     IN_FLIGHT Gauge Count "in_flight_messages" []
         "Messages read and not settled yet"
         "At `relay.in_flight.records` for long: the brokers, or settling, are the bottleneck."
@@ -234,6 +240,7 @@ pub fn describe() {
     set_in_flight(0);
     set_kafka_queue(0, 0);
     set_kafka_brokers(&BTreeMap::new());
+    set_paused(false, 0);
 }
 
 /// What the lag of the last minute amounts to.
@@ -245,6 +252,8 @@ pub enum LagState {
     Moving,
     /// Something waited all the time, and nothing was published.
     Stalled,
+    /// Operators paused everything, or all that waits and does not move.
+    Paused,
     /// This relay does not lead, and sees none that does.
     Stopped,
 }
@@ -255,6 +264,7 @@ pub fn set_lag_state(now: LagState) {
         (LagState::Ok, "ok"),
         (LagState::Moving, "moving"),
         (LagState::Stalled, "stalled"),
+        (LagState::Paused, "paused"),
         (LagState::Stopped, "stopped"),
     ];
     for (state, word) in states {
@@ -371,6 +381,11 @@ pub fn count_published(topic: &str, messages: u64) {
     counter!(PUBLISHED, "topic" => TOPICS.of(topic)).increment(messages);
 }
 
+/// Counts rows that were sent again.
+pub fn count_replayed(topic: &str, rows: u64) {
+    counter!(REPLAYED, "topic" => TOPICS.of(topic)).increment(rows);
+}
+
 /// Counts a message that can never be published.
 pub fn count_rejected(topic: &str, cause: &'static str) {
     counter!(REJECTED, "topic" => TOPICS.of(topic), "cause" => cause).increment(1);
@@ -379,6 +394,12 @@ pub fn count_rejected(topic: &str, cause: &'static str) {
 /// Sets how many lanes are held for one cause.
 pub fn set_held(cause: &'static str, lanes: usize) {
     gauge!(HELD_LANES, "cause" => cause).set(lanes as f64);
+}
+
+/// Sets what operators paused: everything or not, and how many patterns of topics.
+pub fn set_paused(all: bool, topics: usize) {
+    gauge!(PAUSED, "scope" => "all").set(if all { 1.0 } else { 0.0 });
+    gauge!(PAUSED, "scope" => "topics").set(topics as f64);
 }
 
 /// Sets how many messages are read and not settled.

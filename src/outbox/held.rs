@@ -102,6 +102,8 @@ words! {
         /// The broker may refuse records of the lane, and to try each alone took longer than the others are to wait: it goes
         /// on in turns.
         Suspected = "suspected",
+        /// An operator paused the topic.
+        Paused = "paused",
         /// A record of the lane can never be published as it is, and nothing may overtake it.
         Rejected = "rejected",
     }

@@ -7,7 +7,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 /// Headers that the relay writes on every record; a message cannot set them.
-pub(crate) const RESERVED_HEADERS: [&str; 4] = ["id", "outbox-id", "outbox-source", "outbox-created-at"];
+pub(crate) const RESERVED_HEADERS: [&str; 5] = ["id", "outbox-id", "outbox-source", "outbox-created-at", REPLAY_HEADER];
+
+/// The header that tells a record that is sent again as an operator asked, with the number of the operation.
+pub(crate) const REPLAY_HEADER: &str = "outbox-replay";
 
 /// The header of a record that was a dead letter and was put back: a JSON object with its first `id`, the `code` of what was
 /// wrong, when it died (`died_at`), and when it was put back (`at`), which is the same for all that were put back together.

@@ -1,5 +1,6 @@
 //! The decision about a record that can never be published, topic by topic.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::outbox::word::words;
@@ -55,6 +56,16 @@ impl TopicPattern {
         Some(&*self.0).filter(|pattern| !pattern.contains('*'))
     }
 
+    /// Whether all topics are meant.
+    pub fn is_any(&self) -> bool {
+        self.0.bytes().all(|c| c == b'*')
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether the topic is meant.
     pub fn matches(&self, topic: &str) -> bool {
         let mut parts = self.0.split('*');
@@ -68,6 +79,12 @@ impl TopicPattern {
             }
         }
         rest.ends_with(last)
+    }
+}
+
+impl fmt::Display for TopicPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

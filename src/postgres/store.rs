@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, Store as Promises, StoreError, WakeSource,
+    Operations, OutboxStore, Purge, Reader, ReplayPage, Steering, Store as Promises, StoreError, WakeSource,
 };
 use crate::outbox::{
-    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Notify, Position, ReadToken, Settle, Settlement, Term,
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Notify, Operation, OperationProgress, Orders, Position, ReadToken,
+    Replay, Replayable, Settle, Settlement, Term, TopicPattern,
 };
 use crate::postgres::address::Address;
 use crate::postgres::leading::lease::{self, PgLease};
 use crate::postgres::leading::wake::PgWake;
 use crate::postgres::operating::footprint;
 use crate::postgres::operating::inspect::{self, Sweep};
+use crate::postgres::operating::operations;
 use crate::postgres::operating::purge::{self, Purging};
+use crate::postgres::operating::steering;
 use crate::postgres::reading::reader::PgReader;
 use crate::postgres::session::{ANSWER_TIMEOUT, Guc, INDEX_ONLY_PLANS, PATIENT, bounded, configure_ttl, table_oid};
 use crate::postgres::settling::checkpoint;
@@ -262,6 +266,75 @@ impl HeldLanes for Store {
 
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.inspecting(async |conn, table| held::grant(conn, table, lanes).await).await
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        self.inspecting(async |conn, table| steering::orders(conn, table).await).await
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.operating(async |conn, table| steering::pause(conn, table, topics, until, intent).await).await
+    }
+
+    async fn resume(&self, topics: &TopicPattern, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |conn, table| steering::resume(conn, table, topics, intent).await).await
+    }
+
+    async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |conn, table| steering::request_step_down(conn, table, term, intent).await).await
+    }
+
+    async fn attend(&self, holder: &str, is_standby: bool) -> Result<(), StoreError> {
+        self.inspecting(async |conn, table| steering::attend(conn, table, holder, is_standby).await).await
+    }
+
+    async fn standbys(&self) -> Result<Vec<String>, StoreError> {
+        self.inspecting(async |conn, table| steering::standbys(conn, table).await).await
+    }
+}
+
+#[async_trait]
+impl Operations for Store {
+    async fn replayable(&self, replay: &Replay, look_at: u64) -> Result<Replayable, StoreError> {
+        self.operating(async |conn, table| {
+            operations::replayable(conn, table, self.settings.settle, replay, look_at).await
+        })
+        .await
+    }
+
+    async fn start_replay(&self, replay: &Replay, intent: &Intent) -> Result<i64, StoreError> {
+        self.operating(async |conn, table| operations::start_replay(conn, table, replay, intent).await).await
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>, StoreError> {
+        self.inspecting(async |conn, table| operations::list(conn, table, limit).await).await
+    }
+
+    async fn cancel_operation(&self, id: i64, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |conn, table| operations::cancel(conn, table, id, intent).await).await
+    }
+
+    async fn next_operation(&self) -> Result<Option<Operation>, StoreError> {
+        self.inspecting(async |conn, table| operations::next(conn, table).await).await
+    }
+
+    async fn replay_page(&self, operation: &Operation, limit: Limit) -> Result<ReplayPage, StoreError> {
+        self.inspecting(async |conn, table| {
+            operations::replay_page(conn, table, self.settings.settle, operation, limit).await
+        })
+        .await
+    }
+
+    async fn note_progress(&self, term: Term, id: i64, progress: &OperationProgress) -> Result<bool, StoreError> {
+        self.inspecting(async |conn, table| operations::note_progress(conn, table, term, id, progress).await).await
     }
 }
 

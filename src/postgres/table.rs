@@ -66,6 +66,21 @@ impl OutboxTable {
         self.beside("_audit")
     }
 
+    /// What is paused.
+    pub(super) fn pause(&self) -> String {
+        self.beside("_pause")
+    }
+
+    /// What the leader is to carry out.
+    pub(super) fn operation(&self) -> String {
+        self.beside("_operation")
+    }
+
+    /// Which relays are standby.
+    pub(super) fn standby(&self) -> String {
+        self.beside("_standby")
+    }
+
     /// Which migrations were applied.
     pub(super) fn migrations(&self) -> String {
         self.beside("_migrations")

@@ -8,14 +8,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::contract::{DueLetter, Outcome, Rejection, Sink, SinkError, Store, StoreError};
 use crate::observe::outage::Outage;
 use crate::observe::{chain, metrics};
-use crate::outbox::{DeadLetter, Lane, Limit, Record, Term, Unreadable};
+use crate::outbox::{DeadLetter, Lane, Limit, Orders, Record, Term, Unreadable};
 use crate::relay::probation::PROBE_RECORDS;
 
 /// How many are read and published at once.
@@ -65,7 +65,7 @@ impl DeadLetterPublisher {
     }
 
     /// Publishes what is due, and what becomes due. May be cancelled.
-    pub(crate) async fn run(&mut self, term: Term) -> Infallible {
+    pub(crate) async fn run(&mut self, term: Term, mut orders: watch::Receiver<Orders>) -> Infallible {
         let mut backoff = Backoff::default();
         let outage = Outage::default();
         loop {
@@ -76,7 +76,12 @@ impl DeadLetterPublisher {
                     outage.ends();
                     self.sink.close(Duration::ZERO).await;
                     sleep_until(began + ROUND_PAUSE).await;
-                    let _ = timeout_at(began + ROUND_INTERVAL, self.dead_lettered.notified()).await;
+                    // What was paused may have been resumed.
+                    tokio::select! {
+                        () = sleep_until(began + ROUND_INTERVAL) => {}
+                        () = self.dead_lettered.notified() => {}
+                        Ok(()) = orders.changed() => {}
+                    }
                 }
                 Err(error) => {
                     self.sink.abort();
@@ -95,11 +100,15 @@ impl DeadLetterPublisher {
         let mut waiting = BTreeSet::new();
         let mut after = i64::MIN;
         loop {
+            let orders = self.store.orders().await?;
+            if orders.pause_all() {
+                break;
+            }
             let records = if self.has_recorded { PAGE_RECORDS } else { PROBE_RECORDS };
             let letters = self.store.due(after, Limit { records, ..self.page }).await?;
             let Some(last) = letters.last() else { break };
             after = last.letter.id;
-            self.publish(term, letters, &mut waiting).await?;
+            self.publish(term, letters, &orders, &mut waiting).await?;
         }
         if let Some(first) = waiting.first() {
             tracing::warn!(lanes = waiting.len(), %first, "dead letters wait for their topic; they are kept in the table");
@@ -113,12 +122,17 @@ impl DeadLetterPublisher {
         &mut self,
         term: Term,
         letters: Vec<DueLetter>,
+        orders: &Orders,
         waiting: &mut BTreeSet<Lane>,
     ) -> Result<(), Interrupted> {
         let mut records = Vec::with_capacity(letters.len());
         for DueLetter { letter, read } in letters {
             match read {
-                Ok(record) => records.extend(addressed(letter, record)),
+                Ok(record) => {
+                    // Of a topic that is paused they stay due.
+                    let is_due = |record: &Record| !orders.pauses_topic(&record.topic);
+                    records.extend(addressed(letter, record).filter(is_due));
+                }
                 Err(Unreadable { code, why, .. }) => {
                     self.refused.push_back((letter.id, Rejection { code, message: why }));
                 }

@@ -185,6 +185,10 @@ impl Frontier {
 pub(crate) enum SessionEnd {
     /// The relay was told to stop.
     Stopped(Ended),
+    /// Operators paused everything.
+    Paused,
+    /// Operators want another relay to lead.
+    SteppedDown,
     /// Something was decided that another session begins with.
     Afresh,
     /// Something failed that another session may mend.
@@ -206,7 +210,7 @@ impl SessionEnd {
             SessionEnd::Refused(_) => 3,
             SessionEnd::Afresh => 2,
             SessionEnd::Again(_) => 1,
-            SessionEnd::Stopped(_) => 0,
+            SessionEnd::Stopped(_) | SessionEnd::Paused | SessionEnd::SteppedDown => 0,
         };
         if gravity(&other) > gravity(&self) { other } else { self }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::sync::Notify;
 
-use crate::outbox::{Held, HoldCause, Lane, Position, Record, Unreadable};
+use crate::outbox::{Batch, Held, HoldCause, Lane, Position, Record, Unreadable};
 use crate::relay::flow::{Before, Frontier, Row};
 
 /// What the reader must be told before its next read.
@@ -80,6 +80,28 @@ impl HeldLaneStates {
         self.entries.is_empty()
     }
 
+    /// Holds the topics that are paused of a batch that begins there, before anything is [kept back](Self::keep_back). Returns
+    /// those that were not held, with the ids from which on they are.
+    pub(crate) fn hold_paused(
+        &mut self,
+        before: &Before,
+        batch: &Batch,
+        is_paused: impl Fn(&str) -> bool,
+    ) -> Vec<(Arc<str>, i64)> {
+        self.looked_at = before.batch;
+        let records = batch.records.iter().map(|record| (&record.topic, record.id));
+        let rows = records.chain(batch.unreadable.iter().map(|row| (&row.topic, row.id)));
+        let mut held = Vec::new();
+        for (topic, id) in rows.filter(|(topic, _)| is_paused(topic)) {
+            let lane = Lane::Topic { topic: Arc::clone(topic) };
+            if !self.waits(&lane) {
+                self.hold(lane, id, HoldCause::Paused, before);
+                held.push((Arc::clone(topic), id));
+            }
+        }
+        held
+    }
+
     /// Takes out of a batch's `records`, and of its rows that are none, what belongs to a held lane, remembering from which
     /// id on it waits.
     pub(crate) fn keep_back(&mut self, batch: u64, records: &mut Vec<Record>, unreadable: &mut Vec<Unreadable>) {
@@ -126,10 +148,13 @@ impl HeldLaneStates {
         !self.is_empty() && batch <= self.under_way && rows.iter().any(waits)
     }
 
+    fn waits(&self, lane: &Lane) -> bool {
+        self.entries.get(lane).is_some_and(|entry| entry.state != State::Open)
+    }
+
     fn keeps_back(&mut self, id: i64, topic: &Arc<str>, lane: Option<Lane>) -> bool {
         let topic = Lane::Topic { topic: Arc::clone(topic) };
-        let waits = |lane: &Lane| self.entries.get(lane).is_some_and(|entry| entry.state != State::Open);
-        if !waits(&topic) && !lane.as_ref().is_some_and(waits) {
+        if !self.waits(&topic) && !lane.as_ref().is_some_and(|lane| self.waits(lane)) {
             return false;
         }
         let keeper = lane.filter(|lane| self.entries.contains_key(lane)).unwrap_or(topic);

@@ -23,12 +23,14 @@ mod lanes;
 #[cfg(feature = "microbench")]
 #[doc(hidden)]
 pub mod microbench;
+mod orders;
 mod pacer;
 mod probation;
 mod progress;
 mod publisher;
 mod recorder;
 mod rejections;
+mod replays;
 mod session;
 mod settings;
 mod settler;
@@ -48,10 +50,12 @@ use crate::backoff::Backoff;
 use crate::contract::{LeaseStore, Sink, Store};
 use crate::coordination::{Keeper, Leadership, RENEWALS};
 use crate::observe::metrics;
-use crate::outbox::Term;
+use crate::outbox::{Orders, Term};
 use crate::relay::dead_letters::DeadLetterPublisher;
 use crate::relay::flow::SessionEnd;
+use crate::relay::orders::OrderBook;
 use crate::relay::probation::Probation;
+use crate::relay::replays::ReplayPublisher;
 use crate::relay::session::Session;
 use crate::relay::status::count_held;
 
@@ -62,24 +66,41 @@ pub use status::{Phase, Status};
 /// A session that lasted this long was a success: the next failure is waited for from the beginning again.
 const LASTING_SESSION: Duration = Duration::from_secs(10);
 
+/// How long a relay that was asked to step down bids for no lease: far longer than a standby takes to take over.
+const STEPPED_DOWN_FOR: Duration = Duration::from_secs(5);
+
 /// Publishes one outbox. See the [module](self) for what it guarantees.
 pub struct Relay {
     store: Arc<dyn Store>,
     sink: Box<dyn Sink>,
     settings: Settings,
     status: watch::Sender<Status>,
+    orders: OrderBook,
     probation: Probation,
     /// Signalled when there are dead letters to publish.
     dead_lettered: Arc<Notify>,
     dead_letter_publisher: Option<DeadLetterPublisher>,
+    replay_publisher: Option<ReplayPublisher>,
 }
 
 impl Relay {
     /// A relay from this store to this sink. Nothing happens before [`run`](Self::run).
     pub fn new(store: Arc<dyn Store>, sink: Box<dyn Sink>, settings: Settings) -> Self {
         let (status, _) = watch::channel(Status::new());
-        let probation = Probation::begin(status.clone());
-        Self { store, sink, settings, status, probation, dead_lettered: Arc::default(), dead_letter_publisher: None }
+        let (orders, probation) = (OrderBook::new(status.clone()), Probation::begin(status.clone()));
+        let dead_lettered = Arc::default();
+        let (dead_letter_publisher, replay_publisher) = (None, None);
+        Self {
+            store,
+            sink,
+            settings,
+            status,
+            orders,
+            probation,
+            dead_lettered,
+            dead_letter_publisher,
+            replay_publisher,
+        }
     }
 
     /// Publishes dead letters through this sink, to [`Settings::dead_letter_topic`]. It is another sink than that of
@@ -89,6 +110,15 @@ impl Relay {
         let (store, dead_lettered) = (Arc::clone(&self.store), Arc::clone(&self.dead_lettered));
         self.dead_letter_publisher =
             Some(DeadLetterPublisher::new(store, sink, dead_lettered, self.settings.record_bytes));
+        self
+    }
+
+    /// Sends rows again through this sink, as operators ask. It is another sink than that of the records, and delivers at
+    /// least once. Without it what they ask for waits for a relay that has one.
+    #[must_use]
+    pub fn with_replays(mut self, sink: Box<dyn Sink>) -> Self {
+        let (store, Settings { record_bytes, batch, .. }) = (Arc::clone(&self.store), &self.settings);
+        self.replay_publisher = Some(ReplayPublisher::new(store, sink, *record_bytes, batch.records));
         self
     }
 
@@ -102,7 +132,12 @@ impl Relay {
     /// # Errors
     /// When something is wrong that waiting does not mend. Nothing is lost by it.
     pub async fn run(mut self, stop: CancellationToken) -> Result<Ended, Error> {
-        let ended = self.relay(&stop).await;
+        let (store, orders) = (Arc::clone(&self.store), self.orders.clone());
+        let (holder, every) = (self.settings.holder.clone(), self.settings.release_interval);
+        let ended = tokio::select! {
+            ended = self.relay(&stop) => ended,
+            never = orders.keep_asking(store.as_ref(), &holder, every) => match never {},
+        };
         self.sink.close(Duration::ZERO).await;
         metrics::set_leader(None);
         self.status.send_modify(|status| {
@@ -129,14 +164,17 @@ impl Relay {
             };
             self.begin_term(&leadership, keeper.holder());
             let shown = show_lease(&leadership, self.status.clone(), self.settings.lease_ttl / RENEWALS);
-            let mut dead_letter_publisher = self.dead_letter_publisher.take();
-            let carried = carry(dead_letter_publisher.as_mut(), leadership.term());
+            let (mut letters, mut replays) = (self.dead_letter_publisher.take(), self.replay_publisher.take());
+            let (orders, term) = (self.orders.clone(), leadership.term());
+            let carried = carry(letters.as_mut(), term, orders.subscribe());
+            let replayed = replay(replays.as_mut(), term, &orders, self.status());
             let session_end = tokio::select! {
                 session_end = self.lead(&leadership, stop) => session_end,
                 never = shown => match never {},
                 never = carried => match never {},
+                never = replayed => match never {},
             };
-            self.dead_letter_publisher = dead_letter_publisher;
+            (self.dead_letter_publisher, self.replay_publisher) = (letters, replays);
             metrics::set_leader(None);
             self.forget_session();
             if self.settings.delivery.fences() {
@@ -147,7 +185,13 @@ impl Relay {
             match session_end {
                 SessionEnd::Stopped(ended) => return Ok(ended),
                 SessionEnd::Failed(error) => return Err(error),
-                SessionEnd::Again(_) | SessionEnd::Refused(_) | SessionEnd::Afresh | SessionEnd::LeaseLost => {}
+                SessionEnd::SteppedDown if stand_by(&self.status, stop).await => return Ok(Ended::Graceful),
+                SessionEnd::Again(_)
+                | SessionEnd::Refused(_)
+                | SessionEnd::Paused
+                | SessionEnd::SteppedDown
+                | SessionEnd::Afresh
+                | SessionEnd::LeaseLost => {}
             }
         }
     }
@@ -185,6 +229,7 @@ impl Relay {
                 sink: self.sink.as_mut(),
                 settings: &self.settings,
                 status: &self.status,
+                orders: &self.orders,
                 probation: &self.probation,
                 leadership,
                 stop,
@@ -202,15 +247,17 @@ impl Relay {
                     if self.sink.has_learnt() {
                         continue;
                     }
-                    backoff.next_wait()
+                    Some(backoff.next_wait())
                 }
-                SessionEnd::Refused(error) => self.probation.refused(&error),
+                SessionEnd::Refused(error) => Some(self.probation.refused(&error)),
+                SessionEnd::Paused => None,
                 SessionEnd::Afresh => continue,
                 session_end => return session_end,
             };
             tokio::select! {
-                () = sleep(pause) => {}
+                () = self.orders.pass(pause) => {}
                 () = stop.cancelled() => return SessionEnd::Stopped(Ended::Graceful),
+                () = self.orders.ends_term(leadership.term()) => return SessionEnd::SteppedDown,
                 () = leadership.fading().cancelled() => return SessionEnd::LeaseLost,
                 () = leadership.lost().cancelled() => return SessionEnd::LeaseLost,
             }
@@ -219,9 +266,26 @@ impl Relay {
 }
 
 /// Publishes dead letters, if they are to be.
-async fn carry(dead_letter_publisher: Option<&mut DeadLetterPublisher>, term: Term) -> Infallible {
+async fn carry(
+    dead_letter_publisher: Option<&mut DeadLetterPublisher>,
+    term: Term,
+    orders: watch::Receiver<Orders>,
+) -> Infallible {
     match dead_letter_publisher {
-        Some(dead_letter_publisher) => dead_letter_publisher.run(term).await,
+        Some(dead_letter_publisher) => dead_letter_publisher.run(term, orders).await,
+        None => pending().await,
+    }
+}
+
+/// Sends rows again, if this relay can.
+async fn replay(
+    replay_publisher: Option<&mut ReplayPublisher>,
+    term: Term,
+    orders: &OrderBook,
+    status: watch::Receiver<Status>,
+) -> Infallible {
+    match replay_publisher {
+        Some(replay_publisher) => replay_publisher.run(term, orders, status).await,
         None => pending().await,
     }
 }
@@ -238,6 +302,17 @@ async fn show_lease(leadership: &Leadership, status: watch::Sender<Status>, ever
             Ok(()) = trust.changed() => {}
             () = aligned_tick(every) => {}
         }
+    }
+}
+
+/// Leaves the lease to another relay for a while. Says whether this one is to stop.
+async fn stand_by(status: &watch::Sender<Status>, stop: &CancellationToken) -> bool {
+    tracing::info!(seconds = STEPPED_DOWN_FOR.as_secs(), "stepped down, as was asked for: another relay may lead");
+    standby(status, true);
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => true,
+        () = sleep(STEPPED_DOWN_FOR) => false,
     }
 }
 

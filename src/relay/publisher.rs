@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::contract::{Receipt, Refusal, Sink};
 use crate::coordination::Leadership;
 use crate::observe::metrics;
-use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Position, ReadToken, Record, Unreadable};
+use crate::outbox::{Batch, Held, HoldCause, Lane, Limit, Orders, Position, ReadToken, Record, Unreadable};
 use crate::relay::flow::{Before, Ending, Fetched, Permit, Row, SessionEnd, Submitted};
 use crate::relay::lanes::HeldLaneStates;
 use crate::relay::progress::ProgressTracker;
@@ -38,6 +38,7 @@ pub(crate) struct Publisher<'a> {
     /// How much of what was read goes into one submission; `None`: one batch.
     pub(crate) together: Option<Limit>,
     pub(crate) tracker: ProgressTracker,
+    pub(crate) orders: watch::Receiver<Orders>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
 }
@@ -121,6 +122,7 @@ impl<'a> Publisher<'a> {
                 () = self.ending.soft.cancelled() => return Ok(()),
                 Some(answer) = questions.next(), if !questions.is_empty() => self.answered(answer, &questions),
                 _ = tick.tick(), if is_ticking && questions.is_empty() => is_ticking = self.ask(&mut questions),
+                Ok(()) = self.orders.changed() => self.release_resumed(),
                 () = news.notified(), if !is_ticking => {
                     is_ticking = true;
                     tick.reset();
@@ -183,16 +185,17 @@ impl<'a> Publisher<'a> {
     fn release_and_keep_back(&self, fetched: Fetched) -> Gathered {
         let Fetched { number, start, mut batch, heard, permit, read_at } = fetched;
         let read = batch.len();
+        let before = Before { batch: number, position: start };
         let out_of_line = {
             let mut lanes = self.lanes();
             batch.opened.iter().for_each(|lane| lanes.open(lane, heard));
+            self.hold_paused(&mut lanes, &before, &batch);
             lanes.keep_back(number, &mut batch.records, &mut batch.unreadable);
             lanes.is_out_of_line(&batch.records)
         };
         let releases = !batch.opened.is_empty() || !batch.closed.is_empty();
         let is_exceptional = releases || batch.len() < read;
         let closed = batch.closed.into_iter().map(|lane| (lane, heard)).collect();
-        let before = Before { batch: number, position: start };
         let Batch { records, unreadable, end, token, .. } = batch;
         let permits = vec![permit];
         Gathered {
@@ -208,6 +211,35 @@ impl<'a> Publisher<'a> {
             is_exceptional,
             out_of_line,
             read_at,
+        }
+    }
+
+    /// Holds the topics of a batch that operators paused.
+    fn hold_paused(&self, lanes: &mut HeldLaneStates, before: &Before, batch: &Batch) {
+        let orders = self.orders.borrow();
+        if orders.pauses.is_empty() {
+            return;
+        }
+        for (topic, from_id) in lanes.hold_paused(before, batch, |topic| orders.pauses_topic(topic)) {
+            tracing::info!(%topic, from_id, "topic is held while it is paused; other topics flow on");
+        }
+    }
+
+    /// Lets topics flow again that are no longer paused.
+    fn release_resumed(&self) {
+        let resumed: Vec<Lane> = {
+            let (lanes, orders) = (self.lanes(), self.orders.borrow());
+            let is_resumed = |held: &&Held| held.cause == HoldCause::Paused && !orders.pauses_topic(held.lane.topic());
+            lanes.waiting().filter(is_resumed).map(|held| held.lane.clone()).collect()
+        };
+        self.let_flow(&resumed);
+    }
+
+    fn let_flow(&self, accepted: &[Lane]) {
+        if let Some(first) = accepted.first() {
+            tracing::info!(lanes = accepted.len(), %first, "flow again");
+            accepted.iter().for_each(|lane| self.lanes().release(lane));
+            self.released.notify_one();
         }
     }
 
@@ -288,6 +320,7 @@ impl<'a> Publisher<'a> {
     /// Asks the sink about held lanes that may flow by themselves, and the store whose release operators ask for. Says
     /// whether anything waits.
     fn ask(&self, questions: &mut Questions) -> bool {
+        self.release_resumed();
         let (waits, asked, told) = {
             let mut lanes = self.lanes();
             let now = Utc::now();
@@ -322,7 +355,7 @@ impl<'a> Publisher<'a> {
 
     /// Whether to ask about a lane this time: the longer it is held, the more rarely.
     fn is_to_be_asked(&self, held: &Held, now: DateTime<Utc>) -> bool {
-        if held.cause == HoldCause::Rejected {
+        if matches!(held.cause, HoldCause::Rejected | HoldCause::Paused) {
             return false;
         }
         let age = (now - held.since).to_std().unwrap_or_default();
@@ -335,13 +368,7 @@ impl<'a> Publisher<'a> {
     fn answered(&self, answer: Answer, questions: &Questions) {
         match answer {
             Answer::Nothing => {}
-            Answer::Accepted(lanes) => {
-                if let Some(first) = lanes.first() {
-                    tracing::info!(lanes = lanes.len(), %first, "flow again");
-                    lanes.iter().for_each(|lane| self.lanes().release(lane));
-                    self.released.notify_one();
-                }
-            }
+            Answer::Accepted(lanes) => self.let_flow(&lanes),
             Answer::Requested(requested) => self.grant(requested, questions),
             Answer::Granted(mut granted) => {
                 let mut lanes = self.lanes();

@@ -30,6 +30,7 @@ use crate::relay::error::{Ended, Error};
 use crate::relay::fetcher::Fetcher;
 use crate::relay::flow::{Credit, Ending, Fetched, Frontier, LastCheckpoint, SessionEnd, Submitted};
 use crate::relay::lanes::HeldLaneStates;
+use crate::relay::orders::OrderBook;
 use crate::relay::pacer::Pacer;
 use crate::relay::probation::Probation;
 use crate::relay::progress::ProgressTracker;
@@ -55,6 +56,7 @@ pub(crate) struct Session<'a> {
     pub(crate) sink: &'a mut dyn Sink,
     pub(crate) settings: &'a Settings,
     pub(crate) status: &'a watch::Sender<Status>,
+    pub(crate) orders: &'a OrderBook,
     pub(crate) probation: &'a Probation,
     pub(crate) leadership: &'a Leadership,
     pub(crate) stop: &'a CancellationToken,
@@ -71,6 +73,7 @@ impl Session<'_> {
             () = self.stop.cancelled() => Err(SessionEnd::Stopped(Ended::Graceful)),
             () = self.leadership.fading().cancelled() => Err(SessionEnd::LeaseLost),
             () = self.leadership.lost().cancelled() => Err(SessionEnd::LeaseLost),
+            () = self.orders.ends_term(self.leadership.term()) => Err(SessionEnd::SteppedDown),
             opened = self.open() => opened,
         };
         let reader = match opened {
@@ -92,6 +95,11 @@ impl Session<'_> {
 
     async fn open(&mut self) -> Result<Box<dyn Reader>, SessionEnd> {
         let (term, mandate) = (self.leadership.term(), self.leadership.mandate());
+        // Before anything is published: what was asked of the leader before is asked of this one.
+        self.orders.hear(self.store.orders().await?);
+        if let Some(session_end) = self.orders.session_end(term) {
+            return Err(session_end);
+        }
         if let Some(progress) = self.sink.open(term, Some(mandate)).await? {
             recover_progress(self.store.as_ref(), term, &progress).await?;
             self.sink.progress_stored();
@@ -104,7 +112,8 @@ impl Session<'_> {
     async fn relay(&mut self, reader: Box<dyn Reader>) -> SessionEnd {
         let ending = Ending::default();
         let stop = (self.stop, self.settings.drain_deadline);
-        let watchdog = watch_ending(stop, self.leadership, self.status, &ending);
+        let (leadership, orders) = (self.leadership, self.orders);
+        let watchdog = watch_ending(stop, leadership, orders, self.status, &ending);
         let stages = Stages::start(self, reader, &ending);
         let Drained { reader, published, settled, fetched } = tokio::select! {
             drained = stages.drain() => drained,
@@ -120,7 +129,9 @@ impl Session<'_> {
             _ if self.stop.is_cancelled() && all_settled => SessionEnd::Stopped(Ended::Graceful),
             _ if self.stop.is_cancelled() => SessionEnd::Stopped(Ended::CutOff),
             Some(session_end) => session_end,
-            None => SessionEnd::LeaseLost,
+            None if leadership.fading().is_cancelled() || leadership.lost().is_cancelled() => SessionEnd::LeaseLost,
+            // What was asked for may have been taken back meanwhile.
+            None => orders.session_end(leadership.term()).unwrap_or(SessionEnd::Afresh),
         }
     }
 
@@ -167,6 +178,7 @@ impl Session<'_> {
             release_interval: self.settings.release_interval,
             together: self.settings.delivery.fences().then_some(self.settings.transaction),
             tracker: ProgressTracker::of(self.settings.delivery),
+            orders: self.orders.subscribe(),
             status: self.status.clone(),
             ending: shared.ending.clone(),
         }
@@ -301,6 +313,7 @@ async fn recover_progress(store: &dyn Store, mine: Term, progress: &Progress) ->
 async fn watch_ending(
     (stop, deadline): (&CancellationToken, Duration),
     leadership: &Leadership,
+    orders: &OrderBook,
     status: &watch::Sender<Status>,
     ending: &Ending,
 ) -> Infallible {
@@ -326,11 +339,24 @@ async fn watch_ending(
     let stopped = async {
         stop.cancelled().await;
         status.send_modify(|status| status.phase = Phase::Draining);
-        ending.soft.cancel();
-        sleep(deadline).await;
-        ending.abort.cancel();
-        ending.give_up.cancel();
+        drain_within(deadline, ending).await;
     };
-    tokio::join!(lost, fading, stopped);
+    let paused = async {
+        orders.ends_session(leadership.term()).await;
+        ending.soft.cancel();
+    };
+    let stepping_down = async {
+        orders.ends_term(leadership.term()).await;
+        drain_within(deadline, ending).await;
+    };
+    tokio::join!(lost, fading, stopped, paused, stepping_down);
     std::future::pending().await
+}
+
+/// Lets what is in flight end, for no longer than that.
+async fn drain_within(deadline: Duration, ending: &Ending) {
+    ending.soft.cancel();
+    sleep(deadline).await;
+    ending.abort.cancel();
+    ending.give_up.cancel();
 }

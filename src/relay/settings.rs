@@ -34,8 +34,8 @@ pub struct Settings {
     pub poll_idle: Duration,
     /// The longest pause between reads while a wake-up is armed.
     pub poll_armed: Duration,
-    /// How often the sink is asked whether it accepts a held topic by now, and the store whether an operator asks for a
-    /// release.
+    /// How often the sink is asked whether it accepts a held topic by now, and the store what operators ask for: a release,
+    /// a pause, another leader.
     pub release_interval: Duration,
     /// What becomes of records that can never be published.
     pub on_reject: RejectPolicy,

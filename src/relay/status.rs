@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::observe::metrics;
-use crate::outbox::{Held, HoldCause, Term};
+use crate::outbox::{Held, HoldCause, Pause, Term};
 
 /// What the relay is doing right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct Status {
     pub last_progress_at: DateTime<Utc>,
     /// Held lanes.
     pub held: Vec<Held>,
+    /// What operators paused.
+    pub pauses: Vec<Pause>,
     /// What the database refuses, so that an operator has to change something, and what that is.
     pub refusal: Option<String>,
 }
@@ -72,8 +74,14 @@ impl Status {
             last_progress: Instant::now(),
             last_progress_at: Utc::now(),
             held: Vec::new(),
+            pauses: Vec::new(),
             refusal: None,
         }
+    }
+
+    /// Whether operators paused everything.
+    pub fn is_paused(&self) -> bool {
+        self.pauses.iter().any(|pause| pause.topics.is_any())
     }
 
     pub(crate) fn progressed(&mut self) {

@@ -3,21 +3,27 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 use tokio::sync::Mutex;
 
 use crate::contract::{
     Backlog, DatabaseSettings, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, StoreError, WakeSource,
+    Operations, OutboxStore, Purge, Reader, ReplayPage, Steering, StoreError, WakeSource,
 };
-use crate::outbox::{DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Settle, Settlement, Term};
+use crate::outbox::{
+    DeadLetter, Held, HeldLane, Intent, Lane, Limit, Operation, OperationProgress, Orders, Position, Replay,
+    Replayable, Settle, Settlement, Term, TopicPattern,
+};
 use crate::sqlite::connection::{ConnectionSlot, Durability, File};
 use crate::sqlite::leading::lease::{self, SqliteLease};
 use crate::sqlite::leading::wake::SqliteWake;
 use crate::sqlite::operating::footprint;
 use crate::sqlite::operating::inspect;
+use crate::sqlite::operating::operations;
 use crate::sqlite::operating::purge;
 use crate::sqlite::operating::schema;
+use crate::sqlite::operating::steering;
 use crate::sqlite::reading::reader::SqliteReader;
 use crate::sqlite::settling::dead;
 use crate::sqlite::settling::held;
@@ -187,5 +193,76 @@ impl HeldLanes for Store {
 
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.chore(async |connection| held::grant(connection, &self.table, lanes).await).await
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        self.chore(async |connection| steering::orders(connection, &self.table).await).await
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.operating(async |connection| steering::pause(connection, &self.table, topics, until, intent).await).await
+    }
+
+    async fn resume(&self, topics: &TopicPattern, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |connection| steering::resume(connection, &self.table, topics, intent).await).await
+    }
+
+    async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |connection| steering::request_step_down(connection, &self.table, term, intent).await)
+            .await
+    }
+
+    async fn attend(&self, holder: &str, is_standby: bool) -> Result<(), StoreError> {
+        self.chore(async |connection| steering::attend(connection, &self.table, holder, is_standby).await).await
+    }
+
+    async fn standbys(&self) -> Result<Vec<String>, StoreError> {
+        self.chore(async |connection| steering::standbys(connection, &self.table).await).await
+    }
+}
+
+#[async_trait]
+impl Operations for Store {
+    async fn replayable(&self, replay: &Replay, look_at: u64) -> Result<Replayable, StoreError> {
+        self.operating(async |connection| {
+            operations::replayable(connection, &self.table, self.settle, replay, look_at).await
+        })
+        .await
+    }
+
+    async fn start_replay(&self, replay: &Replay, intent: &Intent) -> Result<i64, StoreError> {
+        self.operating(async |connection| operations::start_replay(connection, &self.table, replay, intent).await).await
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>, StoreError> {
+        self.chore(async |connection| operations::list(connection, &self.table, limit).await).await
+    }
+
+    async fn cancel_operation(&self, id: i64, intent: &Intent) -> Result<bool, StoreError> {
+        self.operating(async |connection| operations::cancel(connection, &self.table, id, intent).await).await
+    }
+
+    async fn next_operation(&self) -> Result<Option<Operation>, StoreError> {
+        self.chore(async |connection| operations::next(connection, &self.table).await).await
+    }
+
+    async fn replay_page(&self, operation: &Operation, limit: Limit) -> Result<ReplayPage, StoreError> {
+        self.chore(async |connection| {
+            operations::replay_page(connection, &self.table, self.settle, operation, limit).await
+        })
+        .await
+    }
+
+    async fn note_progress(&self, term: Term, id: i64, progress: &OperationProgress) -> Result<bool, StoreError> {
+        self.chore(async |connection| operations::note_progress(connection, &self.table, term, id, progress).await)
+            .await
     }
 }

@@ -58,6 +58,8 @@ impl Part {
 pub(crate) struct Everything {
     rows: RoaringTreemap,
     hidden: RoaringTreemap,
+    /// What was sent again, by topic.
+    replayed: HashMap<String, RoaringTreemap>,
 }
 
 impl Everything {
@@ -69,6 +71,16 @@ impl Everything {
     /// Notes a record that no `read_committed` consumer sees, because a transaction before it is open.
     pub(crate) fn note_hidden(&mut self, id: i64) {
         self.hidden.insert(id.unsigned_abs());
+    }
+
+    /// Notes a record of a row that was sent again to this topic.
+    pub(crate) fn note_replayed(&mut self, topic: &str, id: i64) {
+        self.replayed.entry(topic.to_owned()).or_default().insert(id.unsigned_abs());
+    }
+
+    /// Whether the topic holds a record of the row that was sent again.
+    pub(crate) fn is_replayed(&self, topic: &str, id: i64) -> bool {
+        self.replayed.get(topic).is_some_and(|rows| rows.contains(id.unsigned_abs()))
     }
 
     /// What is expected and was not seen: rows that the broker does not hold, and those that it still hides.

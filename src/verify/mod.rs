@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use roaring::RoaringTreemap;
 use tokio::time::{Instant, sleep};
 
-use crate::contract::Audit;
+use crate::contract::{Audit, KnownRow};
 use crate::kafka::{ConsumerError, IsolationLevel, ReadRange, Start, WatermarkSource, Watermarks};
 use crate::outbox::Settle;
 use crate::verify::judge::{Everything, Part, Pass, Seen};
@@ -196,6 +196,8 @@ impl Auditor {
 
     fn count<'a>(&mut self, chunk: &Chunk, records: impl Iterator<Item = (&'a Record, Origin)>, at: &Where) {
         self.report.foreign += chunk.foreign;
+        self.report.replayed += chunk.replayed.len() as u64;
+        chunk.replayed.iter().for_each(|id| self.everything.note_replayed(&at.topic, *id));
         self.report.records += (chunk.records.len() + chunk.illegible.len()) as u64;
         for offset in &chunk.illegible {
             self.report.unexpected.add(|| Finding::without_id(at, *offset));
@@ -219,9 +221,10 @@ impl Auditor {
             if chunk.is_empty() {
                 break;
             }
-            // Those that were removed or given up meanwhile were not lost.
+            // Those that were removed or given up meanwhile were not lost, nor are those that were sent again.
             let known = self.audit.known(&chunk).await?;
-            let mut lost: Vec<i64> = known.iter().filter(|row| !row.is_dead).map(|row| row.id).collect();
+            let is_lost = |row: &&KnownRow| !row.is_dead && !self.everything.is_replayed(&row.topic, row.id);
+            let mut lost: Vec<i64> = known.iter().filter(is_lost).map(|row| row.id).collect();
             lost.sort_unstable();
             for id in lost {
                 self.report.lost.add(|| Finding::row(id));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::kafka::{Consumed, Consumer, ConsumerError, IsolationLevel, ReadRange};
-use crate::outbox::REQUEUED_HEADER;
+use crate::outbox::{REPLAY_HEADER, REQUEUED_HEADER};
 use crate::verify::report::Where;
 use crate::verify::settings::Settings;
 
@@ -44,6 +44,8 @@ pub(crate) struct Chunk {
     pub(crate) illegible: Vec<i64>,
     /// How many are from somewhere else.
     pub(crate) foreign: u64,
+    /// The rows of those that were sent again because an operator asked for it.
+    pub(crate) replayed: Vec<i64>,
 }
 
 /// Why a partition could not be read to its end.
@@ -141,10 +143,13 @@ impl Chunk {
         if settings.since.is_some_and(|since| written < since.timestamp_millis()) {
             return;
         }
+        // The relay leaves out what a row calls so: only an operator's replay bears it.
+        let is_replayed = consumed.header(REPLAY_HEADER).is_some();
         let id = consumed.header("outbox-id").and_then(|id| id.parse().ok());
         let event_id = consumed.header("id").and_then(|id| Uuid::try_parse(id).ok());
         let requeued = consumed.header(REQUEUED_HEADER).map(requeued_at);
         match (id, event_id) {
+            (Some(id), Some(_)) if is_replayed => self.replayed.push(id),
             (Some(id), Some(event_id)) => {
                 let (key, offset) = (consumed.key, consumed.offset);
                 self.records.push(Record { id, event_id, key, offset, written, requeued });

@@ -79,6 +79,8 @@ pub struct Report {
     pub published: u64,
     /// Records of others in the same topics.
     pub foreign: u64,
+    /// Records that were sent again because an operator asked for a replay; nothing else is said of them.
+    pub replayed: u64,
     /// Rows whose records consumers with `read_committed` do not see yet, because a transaction before them is open.
     pub hidden: u64,
     /// Rows that are recorded as published and that the broker does not hold.
@@ -127,6 +129,7 @@ impl Report {
         line(format!("committed rows     {} ({} not published yet)", self.rows, self.not_published_yet));
         line(format!("records            {} of {} rows ({} foreign)", self.records, self.published, self.foreign));
         line(format!("requeued           {:<8} put back by an operator, after what was sent meanwhile", self.requeued));
+        line(format!("replayed           {}", self.replayed));
         line(format!("dead letters       {}", self.dead_letters));
         line(format!("held lanes         {}", self.held_lanes));
         for (name, meaning, findings) in self.findings() {
@@ -156,6 +159,7 @@ impl Report {
             "records": self.records,
             "published": self.published,
             "foreign": self.foreign,
+            "replayed": self.replayed,
             "hidden": self.hidden,
             "requeued": self.requeued,
             "dead_letters": self.dead_letters,

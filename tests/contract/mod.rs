@@ -14,6 +14,7 @@ mod holding;
 mod inspecting;
 mod lanes;
 mod lease;
+mod operations;
 mod purging;
 mod reading;
 mod recovering;
@@ -21,6 +22,7 @@ mod releasing;
 mod session;
 mod settling;
 mod sink;
+mod steering;
 mod wake;
 mod workload;
 
@@ -207,6 +209,14 @@ macro_rules! promises {
             lease: a_clock_that_is_set_neither_ends_a_lease_nor_prolongs_it,
             lease: a_bidder_waits_as_long_as_the_holder_may_trust_its_lease,
             lease: whoever_fences_waits_for_a_holder_that_the_broker_does_not_know_by_that_name,
+            operations: a_replay_brings_what_was_sent_in_the_order_of_its_ids_and_nothing_else,
+            operations: what_a_replay_would_send_is_told_beforehand,
+            operations: operations_are_carried_out_in_turn_and_remembered,
+            operations: the_progress_of_an_ended_term_is_refused,
+            steering: a_pause_lasts_until_it_is_resumed,
+            steering: a_pause_that_ended_by_itself_is_neither_told_nor_resumed,
+            steering: standbys_are_told_while_they_say_so,
+            steering: the_leader_of_a_term_is_asked_to_step_down_and_no_other,
             wake: a_commit_wakes_who_waits,
             wake: a_commit_between_arming_and_waiting_wakes,
             wake: each_commit_wakes_once_whoever_waits_again,

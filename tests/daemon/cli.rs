@@ -25,6 +25,9 @@ fn the_help_of_every_command_is_as_reviewed() {
     for command in operating.into_iter().chain(["verify", "bench", "config", "demo", "completions", "man"]) {
         help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
     }
+    for command in ["pause", "resume", "step-down", "replay"] {
+        help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
+    }
     for (command, part) in [
         ("dead", "ls"),
         ("dead", "show"),
@@ -32,6 +35,8 @@ fn the_help_of_every_command_is_as_reviewed() {
         ("dead", "discard"),
         ("held", "ls"),
         ("held", "release"),
+        ("operations", "ls"),
+        ("operations", "cancel"),
     ] {
         help_is_the_fixture(&[command, part, "--help"], &format!("{command}-{part}.txt"));
     }

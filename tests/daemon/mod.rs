@@ -18,10 +18,12 @@ mod panics;
 mod place;
 mod readiness;
 mod refusals;
+mod replay;
 mod searching;
 mod shutdown;
 mod small;
 mod status;
+mod steer;
 mod support;
 
 use std::process::{Command, Output, Stdio};

@@ -1,15 +1,18 @@
 //! `/readyz` in every state of a relay, over the binary: it is never wrong. That it stays right for hours is looked at by
-//! `engine::readiness`; the outage of a real Kafka by [`monitoring`](super::monitoring).
+//! `engine::readiness`.
 
 use std::net::TcpListener;
 use std::time::Duration;
+
+use outboxd::admin::health::STALLED_AFTER;
+use tokio::time::Instant;
 
 use crate::daemon::small::Small;
 use crate::support::daemon::{Daemon, Running};
 use crate::support::machine;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::scene::Scene;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, PATIENCE, SLACK};
 
 const READY_LEADER: &str = "ready: leading\n";
 const READY_STANDBY: &str = "ready: standby\n";
@@ -54,6 +57,30 @@ async fn a_relay_is_not_ready_before_the_database_has_answered_and_says_that_it_
     wait::until_true("the page is served", PATIENCE, async || relay.get("/livez").await.is_ok()).await;
     assert_eq!(readyz(&relay).await, "not ready: starting\n");
     assert_eq!(relay.stop().await, Some(0), "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_kafka_is_away_is_ready_until_work_has_waited_for_half_a_minute() {
+    let (small, idle) = (Small::new().await, Small::new().await);
+    let (leader, without_work) =
+        (small.daemon().with_long_lease().start().await, idle.daemon().with_long_lease().start().await);
+    small.write(1).await;
+    leader.reaches("outboxd_published_total", 1.0).await;
+    for broker in [&small.broker, &idle.broker] {
+        broker.down().expect("the broker goes down");
+    }
+    small.write(1).await;
+    leader.reaches("outboxd_in_flight_messages", 1.0).await;
+    let waited = Instant::now();
+    let stands = async || {
+        let said = readyz(&leader).await;
+        assert_eq!(readyz(&without_work).await, READY_LEADER, "nothing waits there");
+        said.starts_with("not ready: no progress for ") && said.ends_with(" s with 1 messages in flight\n")
+    };
+    wait::until_true("it is not ready", PATIENCE, stands).await;
+    assert!(waited.elapsed() >= STALLED_AFTER - SLACK, "after {:?}", waited.elapsed());
+    small.broker.up().expect("the broker comes back");
+    says(&leader, READY_LEADER).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,8 @@ mod leading;
 mod readiness;
 mod refusals;
 mod rejections;
+mod replays;
+mod steering;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -96,8 +96,11 @@ impl Auditor {
         (from + 1..=last).filter(move |seq| !was_seen(seq))
     }
 
-    /// Takes down one record.
+    /// Takes down one record, unless it is sent again as an operator asked.
     pub(crate) fn see(&mut self, record: &impl Message) {
+        if header(record, "outbox-replay").is_some() {
+            return;
+        }
         if let Some(forgotten) = self.forgotten.as_mut().filter(|forgotten| forgotten.holds(record)) {
             return forgotten.auditor.see(record);
         }

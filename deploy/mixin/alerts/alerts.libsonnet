@@ -80,7 +80,7 @@ local terms = import '../terms.libsonnet';
               sum by (%(by)s) (outboxd_leader{%(selector)s}) == 0
               unless on (%(by)s)
               (
-                (max by (%(by)s) (outboxd_lag_state{%(selector)s, state=~"ok|moving"}) == 1)
+                (max by (%(by)s) (outboxd_lag_state{%(selector)s, state=~"ok|moving|paused"}) == 1)
                 and on (%(target)s)
                 (min by (%(target)s) (up{%(selector)s}) == 0)
               )
@@ -137,7 +137,7 @@ local terms = import '../terms.libsonnet';
             'LanesHeld',
             'warning',
             |||
-              outboxd:held_lanes:max{cause!~"missing_topic|not_authorised"} > 0
+              outboxd:held_lanes:max{cause!~"missing_topic|not_authorised|paused"} > 0
             |||,
             'Lanes have been held for 5 minutes: their messages wait, others flow.',
             '{{ $value }} lanes of %(outbox)s are held, cause: {{ $labels.cause }}.',
@@ -245,6 +245,17 @@ local terms = import '../terms.libsonnet';
             |||,
             'Rows were changed by hand within the last hour so that they became due behind the reader.',
             'About {{ $value | humanize }} rows of %(outbox)s became due behind the reader within the last hour, and are published now.',
+          ),
+          alert(
+            // A pause is meant; that it goes on may be forgotten. Relays that are not the leader tell it, too.
+            'Paused',
+            'info',
+            |||
+              max by (%(by)s, scope) (outboxd_paused{%(selector)s}) > 0
+            |||,
+            'Operators have paused publishing for 30 minutes: everything, or some topics.',
+            'Publishing of %(outbox)s is paused, scope: {{ $labels.scope }}. `outboxd status` says since when and by whom; `outboxd resume` ends it.',
+            '30m',
           ),
           alert(
             'ReservedHeaders',

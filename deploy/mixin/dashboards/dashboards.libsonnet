@@ -28,7 +28,7 @@ local g = import 'panels.libsonnet';
   ],
   local rate(counter) = 'sum by (%%(by)s) (rate(%s{%%(relays)s}[$__rate_interval]))' % counter,
 
-  // ok 0, moving 1, stalled 2, stopped 3: of the leader, and where none leads of the others.
+  // ok 0, moving 1, stalled 2, stopped 3, paused 4: of the leader, and where none leads of the others.
   local stateNumber = |||
     max by (%(by)s) (
       (
@@ -36,6 +36,7 @@ local g = import 'panels.libsonnet';
         or (1 * (outboxd_lag_state{%(all)s, state="moving"} == 1))
         or (2 * (outboxd_lag_state{%(all)s, state="stalled"} == 1))
         or (3 * (outboxd_lag_state{%(all)s, state="stopped"} == 1))
+        or (4 * (outboxd_lag_state{%(all)s, state="paused"} == 1))
       )
       and ignoring (state) (outboxd_leader{%(all)s} == 1)
     )
@@ -53,6 +54,7 @@ local g = import 'panels.libsonnet';
         [1, 'Messages wait, and it moves', 'blue'],
         [2, 'Messages wait, and nothing moves', 'red'],
         [3, 'Nobody leads', 'red'],
+        [4, 'Paused by an operator', 'orange'],
       ]),
       noValue='No metrics',
     ), 8, 5),

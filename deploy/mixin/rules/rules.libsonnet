@@ -35,11 +35,14 @@ local terms = import '../terms.libsonnet';
           {
             // Whether the objective is missed just now. Messages of held lanes count as waiting, for days if need be, and
             // have alerts of their own. So while lanes are held the lag alone proves nothing, and the objective counts as
-            // missed only if most of what is published meanwhile is late, too.
+            // missed only if most of what is published meanwhile is late, too. While operators have paused everything, what
+            // waits is meant to wait.
             record: 'outboxd:lag_above_objective:bool',
             expr: |||
               (
                 (outboxd:lag_seconds:min > bool %(lagObjectiveSeconds)s)
+                unless on (%(by)s)
+                (max by (%(by)s) (outboxd_paused{%(selector)s, scope="all"}) == 1)
                 unless on (%(by)s)
                 (
                   (sum by (%(by)s) (outboxd:held_lanes:max) > 0)

@@ -69,7 +69,7 @@ impl Strategy for Plain {
         let Common { producer, knowledge, settings, .. } = common;
         let Some(producer) = producer else { return Err(not_open()) };
         let (submission, receipt) = Submission::begin(&producer.ledger, records.len());
-        let mut writer = Writer { producer, submission, source: &settings.source, records };
+        let mut writer = Writer { producer, submission, stamp: settings.stamp(), records };
         plan.kept.into_iter().for_each(|kept| writer.submission.set(kept.index, kept.outcome));
         writer.write(&mut knowledge.topics, plan.together.into_iter().map(|sending| (sending.index, sending))).await?;
         if !plan.alone.is_empty() {
@@ -164,7 +164,7 @@ impl Plain {
             none => none.insert(common.new_producer(Role::Quarantine, limits)?),
         };
         let (submission, receipt) = Submission::begin(&producer.ledger, wave.len());
-        let mut writer = Writer { producer, submission, source: &common.settings.source, records };
+        let mut writer = Writer { producer, submission, stamp: common.settings.stamp(), records };
         for (place, sending) in wave.iter().enumerate() {
             writer.send(place, *sending).await?;
         }

@@ -254,7 +254,7 @@ impl Transactional {
         let (submission, receipt) = Submission::begin(&producer.ledger, all);
         let transaction = Transaction::new(&producer.ledger, &transactor, all, settings.transaction_timeout());
         let receipt = transaction.ends_with(receipt, all);
-        let mut writer = Writer { producer, submission, source: &settings.source, records };
+        let mut writer = Writer { producer, submission, stamp: settings.stamp(), records };
         if let (Some(progress_log), Some(payload)) = (&self.progress_log, &payload) {
             let ticket = writer.submission.ticket(count);
             writer.put(progress_log.encode(payload, ticket)).await?;

@@ -6,6 +6,7 @@ use rdkafka::producer::BaseRecord;
 use tokio::task::yield_now;
 
 use crate::contract::SinkError;
+use crate::kafka::config::Stamp;
 use crate::kafka::errors::not_taken;
 use crate::kafka::producer::encode;
 use crate::kafka::producer::ledger::Failure;
@@ -23,7 +24,7 @@ const YIELD_EVERY: usize = 2_500;
 pub(crate) struct Writer<'a> {
     pub(crate) producer: &'a mut Producer,
     pub(crate) submission: Submission,
-    pub(crate) source: &'a str,
+    pub(crate) stamp: Stamp<'a>,
     pub(crate) records: &'a [Record],
 }
 
@@ -73,7 +74,7 @@ impl Writer<'_> {
     }
 
     async fn send_with(&mut self, place: usize, sending: Sending, ticket: usize) -> Result<(), SinkError> {
-        let record = encode::encode(&self.records[sending.index], sending, self.source, ticket);
+        let record = encode::encode(&self.records[sending.index], sending, self.stamp, ticket);
         self.put(record).await?;
         self.submission.went_to(place, sending.destination());
         Ok(())

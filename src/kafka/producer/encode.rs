@@ -7,9 +7,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
+use crate::kafka::config::Stamp;
 use crate::kafka::producer::sending::Sending;
 use crate::observe::metrics;
-use crate::outbox::{RESERVED_HEADERS, Record};
+use crate::outbox::{REPLAY_HEADER, RESERVED_HEADERS, Record};
 
 /// The header that carries the event's identity.
 const EVENT_ID: &str = RESERVED_HEADERS[0];
@@ -43,7 +44,7 @@ static SAID: [AtomicBool; RESERVED_HEADERS.len()] = [const { AtomicBool::new(fal
 pub(crate) fn encode<'a>(
     record: &'a Record,
     sending: Sending,
-    source: &str,
+    stamp: Stamp<'_>,
     opaque: usize,
 ) -> BaseRecord<'a, str, [u8], usize> {
     BaseRecord {
@@ -52,7 +53,7 @@ pub(crate) fn encode<'a>(
         payload: record.payload.as_deref(),
         key: record.key.as_deref(),
         timestamp: Some(timestamp(if sending.is_untimely { Utc::now() } else { record.created_at })),
-        headers: Some(headers(record, source, sending.is_untimely)),
+        headers: Some(headers(record, stamp, sending.is_untimely)),
         delivery_opaque: opaque,
     }
 }
@@ -62,10 +63,10 @@ fn timestamp(time: DateTime<Utc>) -> i64 {
     time.timestamp_millis().max(1)
 }
 
-fn headers(record: &Record, source: &str, is_untimely: bool) -> OwnedHeaders {
+fn headers(record: &Record, stamp: Stamp<'_>, is_untimely: bool) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + ALWAYS + usize::from(is_untimely));
     for (name, value) in &record.headers {
-        match reserved(name) {
+        match reserved(name, stamp) {
             None => headers = headers.insert(Header { key: name, value: value.as_deref() }),
             Some(place) => note_dropped(place, &record.topic),
         }
@@ -81,12 +82,12 @@ fn headers(record: &Record, source: &str, is_untimely: bool) -> OwnedHeaders {
     headers
         .insert(Header { key: EVENT_ID, value: Some(event_id) })
         .insert(Header { key: ROW_ID, value: Some(row_id) })
-        .insert(Header { key: SOURCE_HEADER, value: Some(source) })
+        .insert(Header { key: SOURCE_HEADER, value: Some(stamp.source) })
 }
 
-/// The place of a name among those of the relay's headers.
-fn reserved(name: &str) -> Option<usize> {
-    RESERVED_HEADERS.iter().position(|reserved| *reserved == name)
+/// The place of a name among those of the relay's headers that no record may bring.
+fn reserved(name: &str, stamp: Stamp<'_>) -> Option<usize> {
+    RESERVED_HEADERS.iter().position(|reserved| *reserved == name).filter(|_| !(stamp.replays && name == REPLAY_HEADER))
 }
 
 /// Counts a header of the application's that is left out, and says so once for each name.
@@ -118,12 +119,12 @@ fn decimal(number: i64, buffer: &mut [u8; LONGEST_ID]) -> &[u8] {
 
 /// Bytes of the record batch that holds this record alone, uncompressed: what the broker compares with the topic's
 /// `max.message.bytes`.
-pub(crate) fn batch_size(record: &Record, source: &str) -> usize {
+pub(crate) fn batch_size(record: &Record, stamp: Stamp<'_>) -> usize {
     let mut row_id = [0; LONGEST_ID];
     let row_id = decimal(record.id, &mut row_id).len();
-    let own = [(EVENT_ID, uuid::fmt::Hyphenated::LENGTH), (ROW_ID, row_id), (SOURCE_HEADER, source.len())];
+    let own = [(EVENT_ID, uuid::fmt::Hyphenated::LENGTH), (ROW_ID, row_id), (SOURCE_HEADER, stamp.source.len())];
     let own: usize = own.iter().map(|(name, value)| sized(name.len()) + sized(*value)).sum();
-    let kept = || record.headers.iter().filter(|(name, _)| reserved(name).is_none());
+    let kept = || record.headers.iter().filter(|(name, _)| reserved(name, stamp).is_none());
     let given: usize =
         kept().map(|(name, value)| sized(name.len()) + value.as_ref().map_or(1, |value| sized(value.len()))).sum();
     let key = record.key.as_ref().map_or(1, |key| sized(key.len()));
@@ -150,6 +151,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    const STAMP: Stamp<'_> = Stamp { source: "s", replays: false };
 
     fn record() -> Record {
         Record {
@@ -189,17 +192,22 @@ mod tests {
         let own = ("a".to_owned(), None);
         let with = |headers: Vec<_>| Record { headers, ..record() };
         let (plain, forged) = (with(vec![own.clone()]), with([&forged[..], &[own]].concat()));
-        assert_eq!(batch_size(&forged, "s"), batch_size(&plain, "s"));
+        assert_eq!(batch_size(&forged, STAMP), batch_size(&plain, STAMP));
         let names = |record: &Record| -> Vec<String> {
-            headers(record, "s", false).as_borrowed().iter().map(|header| header.key.to_owned()).collect()
+            headers(record, STAMP, false).as_borrowed().iter().map(|header| header.key.to_owned()).collect()
         };
         assert_eq!(names(&forged), ["a", EVENT_ID, ROW_ID, SOURCE_HEADER]);
+        // What is sent again bears the number of the operation, and nothing else that is forged.
+        let stamp = Stamp { replays: true, ..STAMP };
+        assert_eq!(reserved(REPLAY_HEADER, stamp), None);
+        assert!(reserved(EVENT_ID, stamp).is_some());
+        assert!(batch_size(&forged, stamp) > batch_size(&plain, stamp));
     }
 
     #[test]
     fn the_size_counts_every_byte_of_payload() {
-        let empty = batch_size(&Record { payload: Some(Vec::new()), ..record() }, "s");
-        let full = batch_size(&Record { payload: Some(vec![0; 64]), ..record() }, "s");
+        let empty = batch_size(&Record { payload: Some(Vec::new()), ..record() }, STAMP);
+        let full = batch_size(&Record { payload: Some(vec![0; 64]), ..record() }, STAMP);
         assert_eq!(full - empty, 64 + 1, "64 bytes, and their number takes one byte more");
     }
 }

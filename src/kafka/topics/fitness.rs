@@ -51,7 +51,7 @@ fn size_of(record: &Record, known: &Known, settings: &Settings) -> Result<usize,
     if most <= client_limit && known.limits.message_bytes.is_none_or(|limit| most <= limit) {
         return Ok(most);
     }
-    let size = encode::batch_size(record, &settings.source);
+    let size = encode::batch_size(record, settings.stamp());
     if size > client_limit {
         return Err(too_large(record, size, client_limit, "message.max.bytes of [kafka]"));
     }

@@ -58,6 +58,20 @@ pub enum Call {
     ReleaseRequests,
     /// [`HeldLanes::grant_releases`](crate::contract::HeldLanes::grant_releases).
     GrantReleases,
+    /// [`Steering::orders`](crate::contract::Steering::orders).
+    Orders,
+    /// [`Steering::pause`](crate::contract::Steering::pause) and [`resume`](crate::contract::Steering::resume).
+    Pause,
+    /// [`Steering::request_step_down`](crate::contract::Steering::request_step_down).
+    RequestStepDown,
+    /// [`Steering::attend`](crate::contract::Steering::attend) and [`standbys`](crate::contract::Steering::standbys).
+    Attend,
+    /// Those of [`Operations`](crate::contract::Operations) that look, and those that operators ask with.
+    Operations,
+    /// [`Operations::replay_page`](crate::contract::Operations::replay_page).
+    ReplayPage,
+    /// [`Operations::note_progress`](crate::contract::Operations::note_progress).
+    NoteProgress,
     /// [`Sink::open`](crate::contract::Sink::open).
     SinkOpen,
     /// [`Sink::examine`](crate::contract::Sink::examine).

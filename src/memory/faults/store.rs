@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use crate::contract::{
     Backlog, Bid, Checkpoint, DeadLetters, DueLetter, Footprint, HeldLanes, Inspect, Leader, LeaseSession, LeaseStore,
-    OutboxStore, Purge, Reader, StoreError, WakeSource,
+    Operations, OutboxStore, Purge, Reader, ReplayPage, Steering, StoreError, WakeSource,
 };
 use crate::memory::faults::{Call, Script};
-use crate::outbox::{Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Position, Settlement, Term};
+use crate::outbox::{
+    Batch, DeadLetter, Held, HeldLane, Intent, Lane, Limit, Operation, OperationProgress, Orders, Position, Replay,
+    Replayable, Settlement, Term, TopicPattern,
+};
 
 /// Any store, with a script between it and the relay. Its reading and lease sessions follow the script too.
 pub struct Store {
@@ -184,5 +188,69 @@ impl HeldLanes for Store {
 
     async fn grant_releases(&self, lanes: &[Lane]) -> Result<(), StoreError> {
         self.script.play(Call::GrantReleases, self.inner.grant_releases(lanes), none).await
+    }
+}
+
+#[async_trait]
+impl Steering for Store {
+    async fn orders(&self) -> Result<Orders, StoreError> {
+        self.script.play(Call::Orders, self.inner.orders(), none).await
+    }
+
+    async fn pause(
+        &self,
+        topics: &TopicPattern,
+        until: Option<DateTime<Utc>>,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        self.script.play(Call::Pause, self.inner.pause(topics, until, intent), none).await
+    }
+
+    async fn resume(&self, topics: &TopicPattern, intent: &Intent) -> Result<bool, StoreError> {
+        self.script.play(Call::Pause, self.inner.resume(topics, intent), none).await
+    }
+
+    async fn request_step_down(&self, term: Term, intent: &Intent) -> Result<bool, StoreError> {
+        self.script.play(Call::RequestStepDown, self.inner.request_step_down(term, intent), none).await
+    }
+
+    async fn attend(&self, holder: &str, is_standby: bool) -> Result<(), StoreError> {
+        self.script.play(Call::Attend, self.inner.attend(holder, is_standby), none).await
+    }
+
+    async fn standbys(&self) -> Result<Vec<String>, StoreError> {
+        self.script.play(Call::Attend, self.inner.standbys(), none).await
+    }
+}
+
+#[async_trait]
+impl Operations for Store {
+    async fn replayable(&self, replay: &Replay, look_at: u64) -> Result<Replayable, StoreError> {
+        self.script.play(Call::Operations, self.inner.replayable(replay, look_at), none).await
+    }
+
+    async fn start_replay(&self, replay: &Replay, intent: &Intent) -> Result<i64, StoreError> {
+        self.script.play(Call::Operations, self.inner.start_replay(replay, intent), none).await
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>, StoreError> {
+        self.script.play(Call::Operations, self.inner.operations(limit), none).await
+    }
+
+    async fn cancel_operation(&self, id: i64, intent: &Intent) -> Result<bool, StoreError> {
+        self.script.play(Call::Operations, self.inner.cancel_operation(id, intent), none).await
+    }
+
+    async fn next_operation(&self) -> Result<Option<Operation>, StoreError> {
+        self.script.play(Call::Operations, self.inner.next_operation(), none).await
+    }
+
+    async fn replay_page(&self, operation: &Operation, limit: Limit) -> Result<ReplayPage, StoreError> {
+        let counted = |page: &ReplayPage| page.records.len();
+        self.script.play(Call::ReplayPage, self.inner.replay_page(operation, limit), counted).await
+    }
+
+    async fn note_progress(&self, term: Term, id: i64, progress: &OperationProgress) -> Result<bool, StoreError> {
+        self.script.play(Call::NoteProgress, self.inner.note_progress(term, id, progress), none).await
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn grants(table: &OutboxTable, role: &str) -> String {
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.
-pub(super) fn needs(table: &OutboxTable) -> [Need; 7] {
+pub(super) fn needs(table: &OutboxTable) -> [Need; 10] {
     let need = |table, rights| Need { table, rights, updated: None };
     [
         Need { updated: Some(&UPDATED), ..need(table.outbox(), &["select", "update", "delete"]) },
@@ -61,6 +61,9 @@ pub(super) fn needs(table: &OutboxTable) -> [Need; 7] {
         need(table.lease(), &["select", "update"]),
         need(table.dead(), &["select", "insert", "update"]),
         need(table.audit_log(), &["select", "insert"]),
+        need(table.operation(), &["select", "insert", "update"]),
+        need(table.standby(), &["select", "insert", "update", "delete"]),
+        need(table.pause(), &["select", "insert", "update", "delete"]),
         need(table.migrations(), &["select"]),
     ]
 }
