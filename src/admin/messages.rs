@@ -38,7 +38,7 @@ pub fn to_text(messages: &[FoundMessage], held: &[HeldLane]) -> String {
 
 /// One JSON object a line, for programs. Ids are strings: they may exceed what JavaScript can tell apart.
 pub fn to_json(messages: &[FoundMessage], held: &[HeldLane]) -> String {
-    messages.iter().map(|message| format!("{}\n", object(message, held))).collect()
+    messages.iter().map(|message| format!("{}\n", described(message, held))).collect()
 }
 
 /// All that is known of a message, for people.
@@ -92,7 +92,7 @@ pub fn carried_to_text(message: &FoundMessage, carried: &Carried) -> String {
 
 /// All that is known of a message, for programs, with what it carries if that was asked for.
 pub fn story_to_json(message: &FoundMessage, held: &[HeldLane], carried: Option<&Carried>) -> String {
-    let mut object = object(message, held);
+    let mut object = described(message, held);
     if let Some(Carried { payload, headers }) = carried {
         object["headers"] = serde_json::from_str(headers).unwrap_or_else(|_| Value::String(headers.clone()));
         match payload.as_deref().map(|payload| (std::str::from_utf8(payload), payload)) {
@@ -112,7 +112,8 @@ pub fn kept_back_by<'a>(message: &FoundMessage, held: &'a [HeldLane]) -> Option<
     found.filter(|_| message.state == MessageState::Held)
 }
 
-fn object(message: &FoundMessage, held: &[HeldLane]) -> Value {
+/// All that is known of a message, as JSON.
+pub fn described(message: &FoundMessage, held: &[HeldLane]) -> Value {
     let lane = kept_back_by(message, held).map(|lane| {
         let (cause, since) = (lane.held.cause.as_str(), micros(Some(lane.held.since)));
         json!({ "cause": cause, "since": since, "release_requested": lane.release_requested })
@@ -222,7 +223,7 @@ mod tests {
         let lanes = [lane(Lane::topic_of("orders"), HoldCause::MissingTopic, 1), lane(own, HoldCause::Rejected, 1)];
         assert!(story(&message, &lanes).contains("held: rejected since 1970-01-01"), "{}", story(&message, &lanes));
         assert!(to_text(std::slice::from_ref(&message), &lanes[..1]).contains("missing_topic since"));
-        assert_eq!(object(&message, &lanes)["held"]["cause"], "rejected");
+        assert_eq!(described(&message, &lanes)["held"]["cause"], "rejected");
     }
 
     #[test]
@@ -230,7 +231,7 @@ mod tests {
         let message = message(MessageState::Unsent);
         let text = to_text(std::slice::from_ref(&message), &[]);
         assert!(!text.contains('\x1b') && text.contains("a\\u{1b}[2J"), "{text}");
-        assert_eq!(object(&message, &[])["id"], "9007199254740993");
+        assert_eq!(described(&message, &[])["id"], "9007199254740993");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 
 use crate::cli::operate::time;
-use crate::cli::{Change, DatabaseSettings, MessageFilter};
+use crate::cli::{Change, DatabaseSettings, MessageFilter, Settings};
 use crate::outbox::MessageState;
 
 /// `outboxd ls`.
@@ -48,6 +48,29 @@ pub struct ShowMessage {
     /// What it is told about its configuration.
     #[command(flatten)]
     pub settings: DatabaseSettings,
+}
+
+/// `outboxd trace`.
+#[derive(Debug, Args)]
+pub struct TraceMessage {
+    /// Its id, or its event id
+    #[arg(value_name = "ID|EVENT-ID")]
+    pub which: String,
+    /// Look for an event id among what was written since then: a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<DateTime<Utc>>,
+    /// Its topic, for a message whose row is gone
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// How many records of each partition are looked at, at most
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub records: u64,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// What it is told about its configuration.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// `outboxd dead`.

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use generated::{completions, man};
-pub use letters::{Dead, Letters, Ls, Purge, ShowMessage, Skip};
+pub use letters::{Dead, Letters, Ls, Purge, ShowMessage, Skip, TraceMessage};
 pub use operate::{AuditLog, Change, Held, LaneFilter, MessageFilter, Status, SupportBundle};
 pub use settings::{DatabaseSettings, Settings};
 pub use steer::{Operations, Pause, Replay, Resume, StepDown};
@@ -66,6 +66,11 @@ pub enum Command {
     Ls(Ls),
     /// Show where one message is, and what happened to it
     Show(ShowMessage),
+    /// Follow one message from its row to its records in Kafka
+    ///
+    /// As outboxd show, and then its topic is read from the time on at which it was written: partition, offset and time
+    /// of each of its records that consumers see. A message whose row is gone is found by its event id and --topic.
+    Trace(TraceMessage),
     /// List dead letters, put them back into the outbox, or delete them
     #[command(subcommand)]
     Dead(Dead),

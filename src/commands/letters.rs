@@ -80,6 +80,20 @@ fn tell_bound(found: &Found) {
     }
 }
 
+/// The messages of an id or an event id, and what is held.
+pub(super) async fn find(
+    database: &dyn Database,
+    which: &str,
+    since: Option<DateTime<Utc>>,
+) -> anyhow::Result<(Vec<FoundMessage>, Vec<HeldLane>)> {
+    let filter = MessageFilter { since, ..named(which)? };
+    let (found, held) = look(database, &filter, None, MOST_NAMED).await?;
+    if found.messages.is_empty() {
+        tell_bound(&found);
+    }
+    Ok((found.messages, held))
+}
+
 /// Shows where one message is, and what happened to it.
 pub(super) fn show(arguments: &cli::ShowMessage) -> anyhow::Result<ExitCode> {
     show_one(arguments, None)

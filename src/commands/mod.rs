@@ -2,6 +2,7 @@
 //!
 //! - `run`: the relay, and its tables
 //! - `letters`: single messages, dead or alive
+//! - `trace`: one message, from its row to its records
 //! - `operate`: what operators look at and change
 //! - `support`: what is sent to those who help
 //! - `doctor`: the named checks, from outside
@@ -20,6 +21,7 @@ mod runtime;
 mod steer;
 mod support;
 mod tools;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ pub fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => operate::status(&arguments),
         Command::Ls(arguments) => letters::ls(arguments),
         Command::Show(arguments) => letters::show(&arguments),
+        Command::Trace(arguments) => trace::trace(&arguments),
         Command::Dead(dead) => letters::dead(dead),
         Command::Skip(arguments) => letters::skip(arguments),
         Command::Purge(arguments) => letters::purge(arguments),

@@ -9,6 +9,7 @@ mod origin;
 mod read;
 mod report;
 mod settings;
+mod trace;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::verify::report::{Finding, Where};
 
 pub use report::{Findings, Report};
 pub use settings::Settings;
+pub use trace::{Trace, TracedRecord, Wanted, trace};
 
 /// How long open transactions are waited for, all in all: as long as a commit may take to become visible.
 const OPEN_TRANSACTION_PATIENCE: Duration = Duration::from_secs(10);

@@ -21,7 +21,7 @@ fn help_is_the_fixture(arguments: &[&str], fixture: &str) {
 fn the_help_of_every_command_is_as_reviewed() {
     help_is_the_fixture(&["--help"], "outboxd.txt");
     let operating =
-        ["run", "migrate", "status", "ls", "show", "skip", "purge", "audit-log", "support-bundle", "doctor"];
+        ["run", "migrate", "status", "ls", "show", "trace", "skip", "purge", "audit-log", "support-bundle", "doctor"];
     for command in operating.into_iter().chain(["verify", "bench", "config", "demo", "completions", "man"]) {
         help_is_the_fixture(&[command, "--help"], &format!("{command}.txt"));
     }

@@ -25,6 +25,7 @@ mod small;
 mod status;
 mod steer;
 mod support;
+mod trace;
 
 use std::process::{Command, Output, Stdio};
 
