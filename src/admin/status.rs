@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::admin::operations::{self, how_far};
@@ -199,6 +200,13 @@ pub fn resuming(topics: &TopicPattern) -> String {
         true => "outboxd resume".to_owned(),
         false => format!("outboxd resume --topic '{topics}'"),
     }
+}
+
+/// What is paused and until when, as it is typed, for the audit log.
+pub fn pause_subject(topics: &TopicPattern, until: Option<DateTime<Utc>>) -> String {
+    let topics = if topics.is_any() { "all".to_owned() } else { format!("--topic {topics}") };
+    let until = until.map(|until| format!(" --until {}", until.to_rfc3339_opts(SecondsFormat::Secs, true)));
+    format!("{topics}{}", until.unwrap_or_default())
 }
 
 /// A pause, as programs read it.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::admin::change::{Change, Decision};
-use crate::admin::status::{resuming, standbys};
+use crate::admin::status::{pause_subject, resuming, standbys};
 use crate::cli;
 use crate::commands::configured::database;
 use crate::commands::runtime::block_on;
@@ -17,7 +17,7 @@ pub(super) fn pause(cli::Pause { topic, until, change, settings }: cli::Pause) -
     let (database, change, topics) = (database(&settings)?, Change::from(change), normal(topic));
     let what = format!("{}{}", named(&topics), told(until));
     if change.decide(&format!("pause {what}"))? == Decision::Make {
-        let intent = change.intent("pause", subject(&topics, until));
+        let intent = change.intent("pause", pause_subject(&topics, until));
         block_on(database.pause(&topics, until, &intent))??;
         println!("paused {what}; the leader obeys within a second, and `{}` ends it", resuming(&topics));
     }
@@ -32,7 +32,7 @@ pub(super) fn resume(cli::Resume { topic, change, settings }: cli::Resume) -> an
         return Err(not_paused(&topics, &pauses));
     }
     if change.decide(&format!("resume {}", named(&topics)))? == Decision::Make {
-        let intent = change.intent("resume", subject(&topics, None));
+        let intent = change.intent("resume", pause_subject(&topics, None));
         if !block_on(database.resume(&topics, &intent))?? {
             anyhow::bail!("the pause of {} has ended meanwhile", named(&topics));
         }
@@ -53,7 +53,6 @@ fn not_paused(topics: &TopicPattern, pauses: &[Pause]) -> anyhow::Error {
 /// Asks the relay that leads to hand over.
 pub(super) fn step_down(cli::StepDown { change, settings }: cli::StepDown) -> anyhow::Result<ExitCode> {
     let (database, change) = (database(&settings)?, Change::from(change));
-    // Together: a session belongs to the runtime in which it was opened.
     let (leader, standbys) = block_on(async {
         let leader = database.leader().await?;
         let standbys = standbys(&*database, leader.as_ref()).await?;
@@ -88,11 +87,4 @@ fn named(topics: &TopicPattern) -> String {
 
 fn told(until: Option<DateTime<Utc>>) -> String {
     until.map_or_else(String::new, |until| format!(" until {}", until.to_rfc3339_opts(SecondsFormat::Secs, true)))
-}
-
-/// As it was typed, for the audit log.
-fn subject(topics: &TopicPattern, until: Option<DateTime<Utc>>) -> String {
-    let topics = if topics.is_any() { "all".to_owned() } else { format!("--topic {topics}") };
-    let until = until.map(|until| format!(" --until {}", until.to_rfc3339_opts(SecondsFormat::Secs, true)));
-    format!("{topics}{}", until.unwrap_or_default())
 }

@@ -30,6 +30,7 @@ pub use delivery::{Delivery, Progress};
 pub use filter::MessageFilter;
 pub use held::{Held, HeldChanges, HeldLane, HoldCause, Lane};
 pub use intent::Intent;
+#[cfg(feature = "relay")]
 pub(crate) use message::REPLAY_HEADER;
 #[cfg(feature = "kafka")]
 pub(crate) use message::RESERVED_HEADERS;

@@ -122,7 +122,10 @@ async fn the_description_names_every_path_and_needs_no_token() {
         for method in methods.as_object().expect("methods").keys() {
             let (answered, error) =
                 ask(&relay, &format!("{} /api{path}", method.to_uppercase()), &[JSON, ADMIN], "{}").await;
-            assert!(answered != 405 && !error["error"].to_string().contains("there is no"), "{method} {path}: {error}");
+            assert!(
+                answered != 405 && !error["error"].to_string().contains("openapi.json describes"),
+                "{method} {path}: {error}"
+            );
         }
     }
     let routes = include_str!("../../src/admin/api/mod.rs");
@@ -148,4 +151,70 @@ async fn a_database_that_is_away_is_said_and_a_short_token_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     let complaint = crate::daemon::stderr(&output);
     assert!(complaint.contains("http.admin_token") && !complaint.contains("hunter2"), "{complaint}");
+}
+
+const LETTERS: &str = "insert into outbox_dead (id, event_id, topic, key, payload, headers, created_at, code, message) values
+    (101, '018f5f7c-9a30-7cc3-8d2e-0c5f6f1b2a71', 'orders', 'secret-1', 'p', '{}', '2026-01-31T12:00:00Z', 'message_too_large', 'm'),
+    (102, '018f5f7c-9a30-7cc3-8d2e-0c5f6f1b2a72', 'orders', 'secret-2', 'p', '{}', '2026-01-31T12:00:00Z', 'message_too_large', 'm'),
+    (103, '018f5f7c-9a30-7cc3-8d2e-0c5f6f1b2a73', 'users', null, 'p', '{}', '2026-01-31T12:00:00Z', 'encoding', 'm')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_and_dead_letters_are_found_and_letters_go_back_or_away_as_by_the_commands() {
+    let small = Small::new().await;
+    let (_leader, relay) = standby(&small, &TOKENS).await;
+    small.run(LETTERS).await;
+    let listed = ask(&relay, "GET /api/dead?cause=message_too_large", &[READ], "").await.1;
+    assert_eq!(listed["messages"].as_array().map(Vec::len), Some(2), "{listed}");
+    assert!(listed["messages"][0].get("payload").is_none(), "payloads are never served");
+    let requeue = "POST /api/dead/requeue";
+    for (body, code) in [
+        ("{}", 400),
+        (r#"{"all": true, "topic": "orders"}"#, 400),
+        (r#"{"ids": ["x"]}"#, 400),
+        (r#"{"topic": "no"}"#, 404),
+    ] {
+        assert_eq!(ask(&relay, requeue, &[JSON, ADMIN], body).await.0, code, "{body}");
+    }
+    let (_, dry) = ask(&relay, requeue, &[JSON, ADMIN], r#"{"topic": "orders", "dry_run": true}"#).await;
+    assert_eq!(dry["would_requeue"], 2, "{dry}");
+    let (_, done) = ask(&relay, requeue, &[JSON, ADMIN], r#"{"topic": "orders", "reason": "limit raised"}"#).await;
+    assert_eq!(done["requeued"], 2, "{done}");
+    let discard = "POST /api/dead/discard";
+    assert_eq!(ask(&relay, discard, &[JSON, ADMIN], r#"{"ids": ["103"]}"#).await.0, 400, "a reason is needed");
+    let (_, done) = ask(&relay, discard, &[JSON, ADMIN], r#"{"ids": ["103"], "reason": "sent by hand"}"#).await;
+    assert_eq!(done["discarded"], 1, "{done}");
+    crate::support::wait::until_true("both are sent", crate::support::wait::PATIENCE, async || {
+        small.published().await == 2
+    })
+    .await;
+    let (_, sent) = ask(&relay, "GET /api/messages?topic=orders&limit=10", &[READ], "").await;
+    assert_eq!(sent["messages"].as_array().map(Vec::len), Some(2), "{sent}");
+    assert_eq!(ask(&relay, "GET /api/messages?state=lost", &[READ], "").await.0, 400);
+    let commands = ask(&relay, "GET /api/audit-log", &[READ], "").await.1;
+    let told: Vec<&str> =
+        commands["changes"].as_array().expect("changes").iter().filter_map(|c| c["command"].as_str()).collect();
+    assert_eq!(told, ["dead discard", "dead requeue"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_is_paused_and_resumed_and_steps_down_as_by_the_commands() {
+    let small = Small::new().await;
+    let (leader, relay) = standby(&small, &TOKENS).await;
+    let (pause, resume) = ("POST /api/pause", "POST /api/resume");
+    assert_eq!(ask(&relay, pause, &[JSON, READ], "{}").await.0, 401);
+    assert_eq!(ask(&relay, pause, &[JSON, ADMIN], r#"{"until": "2026-01-31T12:00:00Z"}"#).await.0, 400, "it is over");
+    assert_eq!(ask(&relay, pause, &[JSON, ADMIN], r#"{"topic": "ord*", "reason": "a migration"}"#).await.0, 200);
+    let (_, pauses) = ask(&relay, "GET /api/pauses", &[READ], "").await;
+    assert_eq!(
+        (&pauses["pauses"][0]["topics"], &pauses["pauses"][0]["actor"]),
+        (&"ord*".into(), &"admin over HTTP".into())
+    );
+    assert_eq!(ask(&relay, resume, &[JSON, ADMIN], "{}").await.0, 404, "everything is not paused");
+    assert_eq!(ask(&relay, resume, &[JSON, ADMIN], r#"{"topic": "ord*"}"#).await.0, 200);
+    assert_eq!(ask(&relay, "GET /api/operations", &[READ], "").await.1["operations"], Value::Array(Vec::new()));
+    assert_eq!(ask(&relay, "POST /api/operations/cancel", &[JSON, ADMIN], r#"{"id": "1"}"#).await.0, 404);
+    let (code, asked) = ask(&relay, "POST /api/step-down", &[JSON, ADMIN], r#"{"reason": "maintenance"}"#).await;
+    assert_eq!((code, &asked["term"]), (200, &1.into()), "{asked}");
+    relay.reaches("outboxd_leader", 1.0).await;
+    drop(leader);
 }

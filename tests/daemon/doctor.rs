@@ -58,7 +58,7 @@ async fn check_of(relay: &Running, name: &str) -> Value {
 async fn comes_out(relay: &Running, name: &str, status: &str) {
     wait::until_true(&format!("{name} is {status}"), PATIENCE, async || {
         let metrics = relay.get("/metrics").await.map(|answer| answer.body).unwrap_or_default();
-        let series = |status: &str| format!("outboxd_check{{check=\"{name}\",status=\"{status}\"}} ");
+        let series = |status: &str| format!(",check=\"{name}\",status=\"{status}\"}} ");
         let others = ["ok", "warning", "failed", "unknown"].into_iter().filter(|other| *other != status);
         check_of(relay, name).await["status"] == status
             && metrics.contains(&(series(status) + "1\n"))

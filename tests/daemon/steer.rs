@@ -100,7 +100,7 @@ fn pauses_are_told_and_ended_by_their_pattern(url: &str) {
 
 /// What a relay that is paused shows: over HTTP and as a metric.
 async fn a_relay_shows_what_is_paused(relay: &Running, scope: &str) {
-    let label = format!("outboxd_paused{{scope=\"{scope}\"}} 1");
+    let label = format!(",scope=\"{scope}\"}} 1");
     wait::until_true("the metric tells", PATIENCE, async || {
         relay.get("/metrics").await.is_ok_and(|answer| answer.body.contains(&label))
     })

@@ -157,6 +157,6 @@ async fn no_other_role_can_put_the_owners_functions_on_a_table_of_its_own() {
         assert_eq!(outbox.number(callable).await, 0);
         let owned = "select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
             where n.nspname = 't_strangers' and p.prosecdef";
-        assert_eq!(outbox.number(owned).await, 2);
+        assert_eq!(outbox.number(owned).await, 3);
     }
 }

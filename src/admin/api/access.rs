@@ -7,7 +7,11 @@ use subtle::ConstantTimeEq;
 
 use crate::admin::api::answer::Refusal;
 use crate::admin::api::state::{Api, Tokens};
+use crate::outbox::Intent;
 use crate::secret::Secret;
+
+/// What stands for a key that the caller may not see.
+pub(super) const HIDDEN_KEY: &str = "…";
 
 /// A caller that may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,13 @@ pub(super) enum Reader {
 /// A caller that may change things.
 #[derive(Debug)]
 pub(super) struct Admin;
+
+impl Admin {
+    /// What the audit log is told of a change that came over HTTP.
+    pub(super) fn intent(command: &'static str, subject: impl ToString, reason: Option<String>) -> Intent {
+        Intent { command, subject: subject.to_string(), reason, actor: "admin over HTTP".to_owned() }
+    }
+}
 
 impl FromRequestParts<Api> for Reader {
     type Rejection = Refusal;

@@ -6,14 +6,11 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::admin::api::access::{Admin, Reader};
+use crate::admin::api::access::{Admin, HIDDEN_KEY, Reader};
 use crate::admin::api::answer::{Answer, Refusal};
 use crate::admin::api::state::Api;
 use crate::admin::held::{self, LaneFilter};
-use crate::outbox::{HeldLane, Intent, Lane};
-
-/// What stands for a key that the caller may not see.
-const HIDDEN_KEY: &str = "…";
+use crate::outbox::{HeldLane, Lane};
 
 /// What is asked for of the held lanes.
 #[derive(Debug, Deserialize)]
@@ -76,8 +73,7 @@ pub(super) async fn release(
     if dry_run {
         return Ok(Json(json!({ "would_release": lanes.len() })));
     }
-    let (command, subject, actor) = ("held release", which.to_string(), "admin over HTTP".to_owned());
-    let asked = database.request_release(&lanes, &Intent { command, subject, reason, actor }).await?;
+    let asked = database.request_release(&lanes, &Admin::intent("held release", which, reason)).await?;
     Ok(Json(json!({ "asked_for_release": asked })))
 }
 

@@ -7,8 +7,10 @@
 mod access;
 mod answer;
 mod held;
+mod messages;
 mod outbox;
 mod state;
+mod steering;
 
 use axum::Router;
 use axum::http::header;
@@ -28,6 +30,16 @@ pub fn router(api: Api) -> Router {
         .route("/held", get(held::list))
         .route("/held/release", post(held::release))
         .route("/audit-log", get(outbox::audit_log))
+        .route("/messages", get(messages::list))
+        .route("/dead", get(messages::dead))
+        .route("/dead/requeue", post(messages::requeue))
+        .route("/dead/discard", post(messages::discard))
+        .route("/pauses", get(steering::pauses))
+        .route("/pause", post(steering::pause))
+        .route("/resume", post(steering::resume))
+        .route("/step-down", post(steering::step_down))
+        .route("/operations", get(steering::operations))
+        .route("/operations/cancel", post(steering::cancel))
         .fallback(answer::not_found)
         .method_not_allowed_fallback(answer::not_allowed)
         .with_state(api)

@@ -57,7 +57,7 @@ async fn role(conn: &mut PgConnection, needs: &[Need]) -> Result<Role, StoreErro
     Ok(Role { name: row.get(0), attributes: attributes.map(|(attribute, _)| attribute).collect() })
 }
 
-/// Whether the role owns the table, and what it may do with it, or with any column of it, that it need not.
+/// Whether the role owns the table, and what it may do with it, or with any column of it, that neither it nor operators need.
 async fn of_table(conn: &mut PgConnection, need: &Need) -> Result<(bool, Vec<String>), StoreError> {
     let statement = "/* outboxd: excess_rights */
         select pg_has_role(c.relowner, 'usage'), array(
@@ -70,7 +70,8 @@ async fn of_table(conn: &mut PgConnection, need: &Need) -> Result<(bool, Vec<Str
                         and (r.name <> 'update' or a.attname <> all($3)) and has_column_privilege(c.oid, a.attnum, r.name)))
             order by r.at)
         from pg_catalog.pg_class c where c.oid = to_regclass($1)";
-    let statement = sqlx::query(statement).bind(&need.table).bind(need.rights).bind(need.updated);
+    let granted = [need.rights, need.for_operators].concat();
+    let statement = sqlx::query(statement).bind(&need.table).bind(granted).bind(need.updated);
     let found = ask("checking rights", statement.fetch_optional(conn)).await?;
     Ok(found.map(|row| (row.get(0), row.get(1))).unwrap_or_default())
 }

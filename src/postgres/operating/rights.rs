@@ -27,6 +27,8 @@ pub(super) struct Need {
     pub(super) rights: &'static [&'static str],
     /// The columns that are updated, where that is not all of them.
     pub(super) updated: Option<&'static [&'static str]>,
+    /// What commands of operators need besides; the relay works without.
+    pub(super) for_operators: &'static [&'static str],
 }
 
 impl Need {
@@ -44,22 +46,23 @@ impl Need {
 pub(crate) fn grants(table: &OutboxTable, role: &str) -> String {
     let grant = |need: &Need| format!("grant {} on {} to {role};\n", need.named(need.rights), need.table);
     let mut grants: String = needs(table).iter().map(grant).collect();
-    let (dead, requeue) = (table.dead(), table.beside(REQUEUE));
     writeln!(grants, "-- For operators, who may delete dead letters, and put them back.").expect("a string");
-    writeln!(grants, "grant delete on {dead} to {role};\ngrant execute on function {requeue} to {role};")
-        .expect("a string");
+    for Need { table, for_operators, .. } in needs(table).iter().filter(|need| !need.for_operators.is_empty()) {
+        writeln!(grants, "grant {} on {table} to {role};", for_operators.join(", ")).expect("a string");
+    }
+    writeln!(grants, "grant execute on function {} to {role};", table.beside(REQUEUE)).expect("a string");
     grants
 }
 
 /// What the relay does, whatever its settings: in every mode rows are moved to the dead letters and stamped anew.
 pub(super) fn needs(table: &OutboxTable) -> [Need; 10] {
-    let need = |table, rights| Need { table, rights, updated: None };
+    let need = |table, rights| Need { table, rights, updated: None, for_operators: &[] };
     [
         Need { updated: Some(&UPDATED), ..need(table.outbox(), &["select", "update", "delete"]) },
         need(table.checkpoint(), &["select", "insert", "update"]),
         need(table.held(), &["select", "insert", "update", "delete"]),
         need(table.lease(), &["select", "update"]),
-        need(table.dead(), &["select", "insert", "update"]),
+        Need { for_operators: &["delete"], ..need(table.dead(), &["select", "insert", "update"]) },
         need(table.audit_log(), &["select", "insert"]),
         need(table.operation(), &["select", "insert", "update"]),
         need(table.standby(), &["select", "insert", "update", "delete"]),
