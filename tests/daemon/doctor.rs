@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection};
 
 use crate::daemon::small::{Small, TOPIC};
 use crate::daemon::{ran, stderr, stdout};
+use crate::support::children;
 use crate::support::daemon::Running;
 use crate::support::database::Database;
 use crate::support::kafka::Topic;
@@ -207,7 +208,7 @@ async fn brokers_that_are_away_are_told_with_what_the_client_says() {
     let relay = small.daemon().start().await;
     small.write(1).await;
     comes_out(&relay, "brokers", "ok").await;
-    small.broker.down().expect("the broker obeys");
+    children::take_down(&small.broker).expect("the broker obeys");
     small.write(1).await;
     comes_out(&relay, "brokers", "failed").await;
     let output = small_doctor(&small, &["--quick"]);

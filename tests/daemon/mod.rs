@@ -29,6 +29,8 @@ mod trace;
 
 use std::process::{Command, Output, Stdio};
 
+use crate::support::children;
+
 /// The binary with these arguments, and none of this process's settings in its environment.
 fn outboxd(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
@@ -44,7 +46,7 @@ fn outboxd(arguments: &[&str]) -> Command {
 
 /// Runs it to its end.
 fn ran(arguments: &[&str]) -> Output {
-    outboxd(arguments).output().expect("the binary starts")
+    children::run(&mut outboxd(arguments)).expect("the binary starts")
 }
 
 fn stdout(output: &Output) -> String {

@@ -8,6 +8,7 @@ use outboxd::admin::health::STALLED_AFTER;
 use tokio::time::Instant;
 
 use crate::daemon::small::Small;
+use crate::support::children;
 use crate::support::daemon::{Daemon, Running};
 use crate::support::machine;
 use crate::support::proxy::{Mode, Proxy};
@@ -67,7 +68,7 @@ async fn a_leader_whose_kafka_is_away_is_ready_until_work_has_waited_for_half_a_
     small.write(1).await;
     leader.reaches("outboxd_published_total", 1.0).await;
     for broker in [&small.broker, &idle.broker] {
-        broker.down().expect("the broker goes down");
+        children::take_down(broker).expect("the broker goes down");
     }
     small.write(1).await;
     leader.reaches("outboxd_in_flight_messages", 1.0).await;
@@ -167,7 +168,7 @@ async fn a_relay_that_stops_is_not_ready_whatever_it_did() {
     let mut leader = small.daemon().with("relay.shutdown.deadline", "10m").with_long_lease().start().await;
     small.write(1).await;
     leader.reaches("outboxd_published_total", 1.0).await;
-    small.broker.down().expect("the broker goes down");
+    children::take_down(&small.broker).expect("the broker goes down");
     small.write(1).await;
     leader.reaches("outboxd_in_flight_messages", 1.0).await;
     leader.signal("TERM");

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use crate::daemon::small::Small;
 use crate::daemon::{ran, stderr};
+use crate::support::children;
 use crate::support::wait::{self, PATIENCE, SLACK};
 
 const BACKLOG: usize = 30_000;
@@ -32,7 +33,7 @@ async fn the_deadline_cuts_a_drain_off_and_the_exit_code_says_so() {
     let mut relay = small.daemon().with("relay.shutdown.deadline", "1s").start().await;
     small.write(10).await;
     relay.reaches("outboxd_published_total", 10.0).await;
-    small.broker.down().expect("the broker goes down");
+    children::take_down(&small.broker).expect("the broker goes down");
     small.write(10).await;
     relay.reaches("outboxd_in_flight_messages", 1.0).await;
     assert_eq!(relay.stop().await, Some(3), "{}", relay.log());
@@ -45,7 +46,7 @@ async fn a_second_signal_stops_at_once() {
     let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
     small.write(10).await;
     relay.reaches("outboxd_published_total", 10.0).await;
-    small.broker.down().expect("the broker goes down");
+    children::take_down(&small.broker).expect("the broker goes down");
     small.write(10).await;
     relay.reaches("outboxd_in_flight_messages", 1.0).await;
     relay.signal("INT");
@@ -60,7 +61,7 @@ async fn a_second_signal_stops_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_a_broker_to_which_nothing_was_handed_over() {
     let small = Small::new().await;
-    small.broker.down().expect("the broker goes down");
+    children::take_down(&small.broker).expect("the broker goes down");
     small.write(10).await;
     let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
     relay.reaches("outboxd_in_flight_messages", 10.0).await;
@@ -76,7 +77,7 @@ async fn the_page_is_served_until_the_drain_is_over() {
     let mut relay = small.daemon().with("relay.shutdown.deadline", "10m").start().await;
     small.write(10).await;
     relay.reaches("outboxd_published_total", 10.0).await;
-    small.broker.down().expect("the broker goes down");
+    children::take_down(&small.broker).expect("the broker goes down");
     small.write(10).await;
     relay.reaches("outboxd_in_flight_messages", 1.0).await;
     relay.signal("TERM");

@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 use outboxd::contract::{Outcome, Sink as _, SinkError};
 
 use super::*;
+use crate::support::children;
 
 /// Long enough for something that waits for nothing.
 const SHORTLY: Duration = Duration::from_millis(300);
@@ -18,7 +19,7 @@ async fn an_outage_costs_time_and_nothing_else() {
     let mut sink = open(settings(&properties)).await;
     assert!(publish(&mut sink, &records(0..300, "t", 7)).await.iter().all(is_delivered));
 
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let mut receipts = Vec::new();
     for begin in (300..3_000).step_by(300) {
         receipts.push(within(sink.submit(&records(begin..begin + 300, "t", 7), None)).await.expect("taken over"));
@@ -37,7 +38,7 @@ async fn nothing_more_is_handed_over_while_the_broker_is_behind() {
     let oldest = Duration::from_secs(2);
     let mut sink = open(Settings { oldest, ..settings(&properties) }).await;
     assert!(publish(&mut sink, &records(0..300, "t", 7)).await.iter().all(is_delivered));
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let late = records(300..600, "t", 7);
     within(sink.prepare(&late)).await.expect("nothing is under way yet");
     let began = tokio::time::Instant::now();
@@ -59,7 +60,7 @@ async fn nothing_more_is_handed_over_while_the_broker_is_behind() {
 #[tokio::test]
 async fn a_broker_that_is_away_at_the_start_is_waited_for() {
     let (broker, properties) = in_process("t", 1);
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let mut sink = open(settings(&properties)).await;
     let first = [record(1, "t", "a")];
     let mut submitting = sink.submit(&first, None);
@@ -82,7 +83,7 @@ async fn the_first_record_on_a_partition_is_acknowledged_before_another_is_hande
     broker.delay(Duration::ZERO).expect("fast");
     assert!(within(receipt).await.iter().all(is_delivered));
 
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let second = records(100..200, "t", 3);
     let receipt = tokio::time::timeout(SHORTLY, sink.submit(&second, None))
         .await
@@ -126,7 +127,7 @@ async fn a_full_client_is_waited_for_and_nothing_is_dropped() {
     let (broker, properties) = in_process("t", 3);
     let mut sink = open(Settings { buffer_records: 50, ..settings(&properties) }).await;
     assert!(publish(&mut sink, &records(0..30, "t", 7)).await.iter().all(is_delivered));
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let many = records(30..1_000, "t", 7);
     let mut submitting = sink.submit(&many, None);
     assert!(tokio::time::timeout(SHORTLY, &mut submitting).await.is_err(), "there is room for 50");
@@ -141,7 +142,7 @@ async fn aborting_resolves_every_receipt_at_once_and_the_sink_can_be_opened_agai
     let (broker, properties) = in_process("t", 1);
     let mut sink = open(settings(&properties)).await;
     assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let receipt = within(sink.submit(&records(1..100, "t", 3), None)).await.expect("taken over");
     sink.abort();
     assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 99]));
@@ -158,7 +159,7 @@ async fn a_dropped_sink_resolves_its_receipts() {
     let (broker, properties) = in_process("t", 1);
     let mut sink = open(settings(&properties)).await;
     assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let receipt = within(sink.submit(&records(1..10, "t", 3), None)).await.expect("taken over");
     drop(sink);
     assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 9]));
@@ -213,7 +214,7 @@ async fn opening_again_is_cheap_when_all_is_well_and_forgets_what_is_under_way_w
     let mut sink = open(settings(&properties)).await;
     assert!(publish(&mut sink, &[record(0, "t", "a")]).await.iter().all(is_delivered));
     assert!(sink.open(Term(2), None).now_or_never().is_some(), "nothing to do");
-    broker.down().expect("down");
+    children::take_down(&broker).expect("down");
     let receipt = within(sink.submit(&records(1..10, "t", 3), None)).await.expect("taken over");
     within(sink.open(Term(3), None)).await.expect("opens");
     assert_eq!(receipt.now_or_never(), Some(vec![Outcome::Unknown; 9]));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
+use crate::support::children;
 use crate::support::scrape::{self, Metrics};
 use crate::support::services::variable;
 use crate::support::wait;
@@ -75,7 +76,7 @@ impl Daemon {
         command.args(["--http", &format!("127.0.0.1:{port}")]).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
         command.stdout(appending(&log)).stderr(appending(&log));
-        Running { child: command.spawn().expect("the binary starts"), port, log }
+        Running { child: children::start(&mut command).expect("the binary starts"), port, log }
     }
 
     /// Starts it and waits until it says that it is ready.
@@ -142,7 +143,8 @@ impl Running {
     /// Sends a signal by name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
-        let sent = Command::new("sh").args(["-c", &kill]).status().expect("a shell starts");
+        let sent =
+            children::run(Command::new("sh").args(["-c", &kill])).map(|output| output.status).expect("a shell starts");
         assert!(sent.success(), "{kill} failed");
     }
 

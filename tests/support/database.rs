@@ -5,6 +5,7 @@ use std::process::Command;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
+use crate::support::children;
 use crate::support::services::Server;
 
 /// A fresh database, dropped with this value unless the test failed.
@@ -121,6 +122,6 @@ pub(crate) fn migrate_for(url: &str, table: &str, (application, relay): (&str, &
 fn migrate_with(url: &str, table: &str, arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
     command.args(["migrate", "--database-url", url, "--table", table]).args(arguments);
-    let output = command.output().expect("the binary starts");
+    let output = children::run(&mut command).expect("the binary starts");
     assert!(output.status.success(), "outboxd migrate failed: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -4,6 +4,7 @@
 //! Everything waits on a condition with a deadline, and everything random says which seed replays it.
 
 pub(crate) mod audit;
+pub(crate) mod children;
 pub(crate) mod daemon;
 pub(crate) mod database;
 pub(crate) mod hostile;

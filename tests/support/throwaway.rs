@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::children;
 use crate::support::services::{Server, variable};
 
 /// A PostgreSQL cluster of one's own.
@@ -181,7 +182,7 @@ impl Service {
 
     fn run_with(&self, command: &str, arguments: &[&str]) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed").join(self.script);
-        let ran = Command::new(&script).arg(command).arg(&self.folder).args(arguments).output();
+        let ran = children::run(Command::new(&script).arg(command).arg(&self.folder).args(arguments));
         let output = ran.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
         let said = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
@@ -195,7 +196,7 @@ impl Drop for Service {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed").join(self.script);
         // Brokers without a quorum take a minute to stop, and no test wants what they hold.
         let command = if self.script == "kafka.sh" { "kill" } else { "stop" };
-        let _nothing_runs = Command::new(script).arg(command).arg(&self.folder).output();
+        let _nothing_runs = children::run(Command::new(script).arg(command).arg(&self.folder));
         if std::thread::panicking() {
             return eprintln!("{} is left for a look", self.folder.display());
         }
