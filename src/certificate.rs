@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     /// Made with `openssl ca -startdate … -enddate …`.
-    const UNTIL_2025: &str = include_str!("../tests/daemon/ended.pem");
+    const UNTIL_2025: &str = include_str!("certificate/ended.pem");
 
     fn told(pem: &str) -> Result<Vec<String>, BadCertificate> {
         ends(pem.as_bytes()).map(|ends| ends.iter().map(DateTime::to_rfc3339).collect())

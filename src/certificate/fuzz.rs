@@ -70,7 +70,7 @@ fn damaged_certificates_are_read_or_refused() {
 
 #[test]
 fn damaged_files_are_read_or_refused() {
-    let file = Just(include_bytes!("../../tests/daemon/ended.pem").to_vec());
+    let file = Just(include_bytes!("ended.pem").to_vec());
     feed(&damaged(file, WORDS), 2_000, |Bytes(pem)| {
         let read = ends(&pem);
         prop_assert!(read.is_err() || read.is_ok_and(|ends| !ends.is_empty()));

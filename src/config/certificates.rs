@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_tells_who_the_relay_is_ends_with_the_first_and_what_tells_whom_to_trust_with_the_last() {
-        let both = format!("{}{}", include_str!("../../tests/daemon/ended.pem"), certificate::UNTIL_2061);
+        let both = format!("{}{}", include_str!("../certificate/ended.pem"), certificate::UNTIL_2061);
         let until = |purpose| {
             let place = Place::Here(both.clone());
             NamedCertificates { setting: "kafka.ssl.ca.pem", purpose, place }.valid_until().expect("two of them")

@@ -306,7 +306,7 @@ async fn rows_that_are_kept_beyond_their_retention_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_has_ended_fails_and_its_end_is_a_metric() {
     let small = Small::new().await;
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/daemon/ended.pem");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/certificate/ended.pem");
     let property = format!("ssl.ca.location={}", file.display());
     let output = small_doctor(&small, &["-X", &property]);
     assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
