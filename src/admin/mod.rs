@@ -8,6 +8,7 @@ pub mod checks;
 pub mod health;
 pub mod held;
 pub mod http;
+pub mod letters;
 pub mod messages;
 pub mod operations;
 pub mod scrape;

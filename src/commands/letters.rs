@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use uuid::Uuid;
 
 use crate::admin::change::{Change, Decision};
+use crate::admin::letters::{self, BATCH, MeantLetters};
 use crate::admin::messages;
 use crate::cli;
 use crate::commands::configured::database;
@@ -14,9 +15,6 @@ use crate::commands::runtime::block_on;
 use crate::contract::{Database, Found, FoundMessage, LetterSearch, RowName, Search};
 use crate::observe::grouped;
 use crate::outbox::{HeldLane, HoldCause, MessageFilter, MessageState};
-
-/// Messages that one transaction moves.
-const BATCH: usize = 500;
 
 /// Bytes of a payload, and characters of headers, that are shown.
 const SHOWN: u32 = 1 << 20;
@@ -164,64 +162,27 @@ pub(super) fn dead(command: cli::Dead) -> anyhow::Result<ExitCode> {
 }
 
 /// The dead letters that a command means.
-struct Meant {
-    letters: Vec<RowName>,
-    /// As it was typed, for the audit log.
-    subject: String,
-    /// Whether there are more than the command may touch.
-    are_more: bool,
+async fn meant(database: &dyn Database, which: cli::Letters) -> anyhow::Result<MeantLetters> {
+    let cli::Letters { all, cause, filter, limit } = which;
+    let filter = MessageFilter::from(filter);
+    if !all && cause.is_none() && filter.means_all() {
+        bail!("say which: --all, --cause, --topic, --key, --partition, --since, --until, --id or --event-id");
+    }
+    let meant = letters::meant(database, filter, cause, limit).await?;
+    if meant.letters.is_empty() {
+        bail!("no dead letter is meant by that; `outboxd dead ls` lists them");
+    }
+    Ok(meant)
 }
 
-impl Meant {
-    async fn gather(database: &dyn Database, which: cli::Letters) -> anyhow::Result<Self> {
-        let cli::Letters { all, cause, filter, limit } = which;
-        let filter = MessageFilter::from(filter);
-        if !all && cause.is_none() && filter.means_all() {
-            bail!("say which: --all, --cause, --topic, --key, --partition, --since, --until, --id or --event-id");
-        }
-        let subject = match &cause {
-            None => filter.to_string(),
-            Some(cause) if filter.means_all() => format!("--cause {cause}"),
-            Some(cause) => format!("--cause {cause} {filter}"),
-        };
-        let mut letters = all_letters(database, filter, cause, limit.saturating_add(1)).await?;
-        let are_more = letters.len() > limit as usize;
-        letters.truncate(limit as usize);
-        if letters.is_empty() {
-            bail!("no dead letter is meant by that; `outboxd dead ls` lists them");
-        }
-        Ok(Self { letters, subject, are_more })
-    }
-
-    /// How many they are, and whether they are all.
-    fn counted(&self) -> String {
-        let letters = letters_of(self.letters.len() as u64);
-        if self.are_more { format!("the oldest {letters} of more (--limit)") } else { letters }
-    }
-}
-
-/// The oldest dead letters of a search, however many rows have to be looked at.
-async fn all_letters(
-    database: &dyn Database,
-    filter: MessageFilter,
-    cause: Option<String>,
-    limit: u32,
-) -> anyhow::Result<Vec<RowName>> {
-    let mut letters = Vec::new();
-    let mut search = LetterSearch { filter, cause, oldest_first: true, from: None, limit };
-    loop {
-        let found = database.dead_letters(&search).await?;
-        letters.extend(found.messages.iter().map(|message| message.name));
-        search.limit = limit.saturating_sub(u32::try_from(letters.len()).unwrap_or(u32::MAX));
-        search.from = found.next;
-        if found.next.is_none() || search.limit == 0 {
-            return Ok(letters);
-        }
-    }
+/// How many they are, and whether they are all.
+fn counted(MeantLetters { letters, are_more, .. }: &MeantLetters) -> String {
+    let letters = letters_of(letters.len() as u64);
+    if *are_more { format!("the oldest {letters} of more (--limit)") } else { letters }
 }
 
 async fn requeue(database: &dyn Database, which: cli::Letters, change: &Change) -> anyhow::Result<ExitCode> {
-    let meant = Meant::gather(database, which).await?;
+    let meant = meant(database, which).await?;
     let overtaken = database.overtaken(&meant.letters).await?;
     if overtaken.lanes > 0 {
         let (lanes, floor) = (grouped(overtaken.lanes), if overtaken.is_floor { " or more" } else { "" });
@@ -233,15 +194,12 @@ async fn requeue(database: &dyn Database, which: cli::Letters, change: &Change) 
             "warning: later messages of their lanes may have been sent already, and removed since: the letters come after those"
         );
     }
-    if change.decide(&format!("put {} back", meant.counted()))? == Decision::Leave {
+    if change.decide(&format!("put {} back", counted(&meant)))? == Decision::Leave {
         return Ok(ExitCode::SUCCESS);
     }
     let intent = change.intent("dead requeue", &meant.subject);
-    let mut done = 0;
-    for batch in meant.letters.chunks(BATCH) {
-        done += database.requeue(batch, &intent).await?;
-        tell_progress("put back", done, meant.letters.len());
-    }
+    let told = |done| tell_progress("put back", done, meant.letters.len());
+    let done = letters::requeue(database, &meant.letters, &intent, told).await?;
     let stay = meant.letters.len() as u64 - done;
     if stay > 0 {
         eprintln!(
@@ -257,16 +215,13 @@ async fn requeue(database: &dyn Database, which: cli::Letters, change: &Change) 
 }
 
 async fn discard(database: &dyn Database, which: cli::Letters, change: &Change) -> anyhow::Result<ExitCode> {
-    let meant = Meant::gather(database, which).await?;
-    if change.decide(&format!("delete {} for good", meant.counted()))? == Decision::Leave {
+    let meant = meant(database, which).await?;
+    if change.decide(&format!("delete {} for good", counted(&meant)))? == Decision::Leave {
         return Ok(ExitCode::SUCCESS);
     }
     let intent = change.intent("dead discard", &meant.subject);
-    let mut done = 0;
-    for batch in meant.letters.chunks(BATCH) {
-        done += database.discard(batch, &intent).await?;
-        tell_progress("deleted", done, meant.letters.len());
-    }
+    let told = |done| tell_progress("deleted", done, meant.letters.len());
+    let done = letters::discard(database, &meant.letters, &intent, told).await?;
     println!("deleted {}", letters_of(done));
     Ok(ExitCode::SUCCESS)
 }

@@ -78,7 +78,7 @@ pub(super) fn step_down(cli::StepDown { change, settings }: cli::StepDown) -> an
 
 /// A pattern of all topics is one, however it is written.
 fn normal(topic: Option<TopicPattern>) -> TopicPattern {
-    topic.filter(|topic| !topic.is_any()).unwrap_or_else(TopicPattern::any)
+    topic.map_or_else(TopicPattern::any, TopicPattern::normal)
 }
 
 fn named(topics: &TopicPattern) -> String {

@@ -61,6 +61,11 @@ impl TopicPattern {
         self.0.bytes().all(|c| c == b'*')
     }
 
+    /// The pattern that means the same, written in one way where all topics are meant.
+    pub fn normal(self) -> Self {
+        if self.is_any() { Self::any() } else { self }
+    }
+
     /// As it is written.
     pub fn as_str(&self) -> &str {
         &self.0

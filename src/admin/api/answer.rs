@@ -1,6 +1,7 @@
 //! What is answered: JSON, errors too.
 
 use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -32,6 +33,18 @@ pub(super) enum Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(problem: QueryRejection) -> Self {
+        Self::Misused(problem.body_text())
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(problem: JsonRejection) -> Self {
+        Self::Misused(problem.body_text())
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn list(
     State(Api { database, .. }): State<Api>,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Answer {
-    let Query(Which { topic, key, partition }) = which.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Query(Which { topic, key, partition }) = which?;
     let lanes = held::list(&*database, &filter(topic, key, partition)?).await?;
     let described = |lane: &HeldLane| {
         let mut described = held::described(lane);
@@ -59,8 +59,7 @@ pub(super) async fn release(
     State(Api { database, .. }): State<Api>,
     body: Result<Json<Release>, JsonRejection>,
 ) -> Answer {
-    let Json(Release { all, topic, key, partition, dry_run, reason }) =
-        body.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Json(Release { all, topic, key, partition, dry_run, reason }) = body?;
     if all == topic.is_some() {
         return Err(Refusal::Misused("name either a topic or \"all\": true".to_owned()));
     }

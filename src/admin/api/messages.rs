@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::admin::api::access::{Admin, HIDDEN_KEY, Reader};
 use crate::admin::api::answer::{Answer, Refusal};
 use crate::admin::api::state::Api;
+use crate::admin::letters::{self, MeantLetters};
 use crate::admin::messages;
 use crate::contract::{Database, Found, FoundMessage, LetterSearch, RowName, Search};
 use crate::outbox::{HeldLane, Intent, MessageFilter, MessageState};
@@ -20,9 +21,6 @@ const LARGEST_LIMIT: u32 = 1_000;
 
 /// What is listed where no limit is named.
 const DEFAULT_LIMIT: u32 = 50;
-
-/// Letters that one transaction moves.
-const BATCH: usize = 500;
 
 /// Which messages are looked for.
 #[derive(Debug, Deserialize)]
@@ -68,7 +66,7 @@ pub(super) async fn list(
     State(Api { database, .. }): State<Api>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Answer {
-    let Query(wanted) = wanted.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Query(wanted) = wanted?;
     if wanted.cause.is_some() {
         return Err(Refusal::Misused("only dead letters have a cause: ask /api/dead".to_owned()));
     }
@@ -84,7 +82,7 @@ pub(super) async fn dead(
     State(Api { database, .. }): State<Api>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Answer {
-    let Query(mut wanted) = wanted.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Query(mut wanted) = wanted?;
     if wanted.state.is_some() {
         return Err(Refusal::Misused("dead letters are in one state: leave it out".to_owned()));
     }
@@ -106,10 +104,7 @@ pub(super) async fn requeue(
         answer["would_requeue"] = meant.letters.len().into();
         return Ok(Json(answer));
     }
-    let mut done = 0;
-    for batch in meant.letters.chunks(BATCH) {
-        done += database.requeue(batch, &meant.intent).await?;
-    }
+    let done = letters::requeue(&*database, &meant.letters, &meant.intent, |_| {}).await?;
     answer["requeued"] = done.into();
     Ok(Json(answer))
 }
@@ -127,10 +122,7 @@ pub(super) async fn discard(
     if meant.dry_run {
         return Ok(Json(json!({ "would_discard": meant.letters.len() })));
     }
-    let mut done = 0;
-    for batch in meant.letters.chunks(BATCH) {
-        done += database.discard(batch, &meant.intent).await?;
-    }
+    let done = letters::discard(&*database, &meant.letters, &meant.intent, |_| {}).await?;
     Ok(Json(json!({ "discarded": done })))
 }
 
@@ -147,7 +139,7 @@ impl Meant {
         body: Result<Json<Letters>, JsonRejection>,
         command: &'static str,
     ) -> Result<Self, Refusal> {
-        let Json(body) = body.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+        let Json(body) = body?;
         let Letters { all, cause, limit: wanted, dry_run, reason, .. } = &body;
         let (all, cause, dry_run, reason) = (*all, cause.clone(), *dry_run, reason.clone());
         let limit = limit(Some(wanted.unwrap_or(LARGEST_LIMIT)))?;
@@ -155,22 +147,7 @@ impl Meant {
         if all == (cause.is_some() || !filter.means_all()) {
             return Err(Refusal::Misused("name either conditions or \"all\": true".to_owned()));
         }
-        let subject = match &cause {
-            Some(cause) if filter.means_all() => format!("--cause {cause}"),
-            Some(cause) => format!("--cause {cause} {filter}"),
-            None => filter.to_string(),
-        };
-        let mut search = LetterSearch { filter, cause, oldest_first: true, from: None, limit };
-        let mut letters: Vec<RowName> = Vec::new();
-        loop {
-            let found = database.dead_letters(&search).await?;
-            letters.extend(found.messages.iter().map(|message| message.name));
-            search.limit = limit.saturating_sub(u32::try_from(letters.len()).unwrap_or(u32::MAX));
-            search.from = found.next;
-            if found.next.is_none() || search.limit == 0 {
-                break;
-            }
-        }
+        let MeantLetters { letters, subject, .. } = letters::meant(database, filter, cause, limit).await?;
         if letters.is_empty() {
             return Err(Refusal::Nothing("no dead letter is meant by that".to_owned()));
         }

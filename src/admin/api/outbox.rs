@@ -39,7 +39,7 @@ pub(super) async fn audit_log(
     State(Api { database, .. }): State<Api>,
     latest: Result<Query<Latest>, QueryRejection>,
 ) -> Answer {
-    let Query(Latest { limit }) = latest.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Query(Latest { limit }) = latest?;
     if !(1..=LARGEST_LIMIT).contains(&limit) {
         return Err(Refusal::Misused(format!("limit is to be between 1 and {LARGEST_LIMIT}")));
     }

@@ -52,7 +52,7 @@ pub(super) async fn pause(
     State(Api { database, .. }): State<Api>,
     body: Result<Json<Topics>, JsonRejection>,
 ) -> Answer {
-    let Json(Topics { topic, until, reason }) = body.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Json(Topics { topic, until, reason }) = body?;
     if until.is_some_and(|until| until <= Utc::now()) {
         return Err(Refusal::Misused("until is over already".to_owned()));
     }
@@ -68,7 +68,7 @@ pub(super) async fn resume(
     State(Api { database, .. }): State<Api>,
     body: Result<Json<Topics>, JsonRejection>,
 ) -> Answer {
-    let Json(Topics { topic, until, reason }) = body.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Json(Topics { topic, until, reason }) = body?;
     if until.is_some() {
         return Err(Refusal::Misused("a pause is ended now: leave until out".to_owned()));
     }
@@ -86,7 +86,7 @@ pub(super) async fn step_down(
     State(Api { database, .. }): State<Api>,
     body: Result<Json<Reason>, JsonRejection>,
 ) -> Answer {
-    let Json(Reason { reason }) = body.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Json(Reason { reason }) = body?;
     let nobody = || Refusal::Nothing("nobody leads: there is none that could step down".to_owned());
     let leader = database.leader().await?.ok_or_else(nobody)?;
     let standbys = status::standbys(&*database, Some(&leader)).await?;
@@ -109,7 +109,7 @@ pub(super) async fn cancel(
     State(Api { database, .. }): State<Api>,
     body: Result<Json<Cancel>, JsonRejection>,
 ) -> Answer {
-    let Json(Cancel { id, reason }) = body.map_err(|problem| Refusal::Misused(problem.body_text()))?;
+    let Json(Cancel { id, reason }) = body?;
     let number = id.parse().map_err(|_| Refusal::Misused(format!("{id:?} is no id, such as \"17\"")))?;
     if !database.cancel_operation(number, &Admin::intent("operations cancel", &id, reason)).await? {
         return Err(Refusal::Nothing(format!("no operation {id} is running")));
@@ -121,5 +121,5 @@ pub(super) async fn cancel(
 fn pattern(topic: Option<String>) -> Result<TopicPattern, Refusal> {
     let Some(topic) = topic else { return Ok(TopicPattern::any()) };
     let topics: TopicPattern = topic.parse().map_err(|error| Refusal::Misused(format!("{error}")))?;
-    Ok(if topics.is_any() { TopicPattern::any() } else { topics })
+    Ok(topics.normal())
 }
