@@ -15,7 +15,7 @@ use crate::support::prometheus::{Prometheus, deployed, program};
 use crate::support::scene::Scene;
 use crate::support::services;
 use crate::support::throwaway::Kafka;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, LONG_PATIENCE, PATIENCE};
 
 /// Queries of the dashboard that find nothing in this scene, by panel and letter, and why.
 const FIND_NOTHING: &[(&str, &str, &str)] =
@@ -127,7 +127,7 @@ async fn find_data(prometheus: &Prometheus, queries: &[Query]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_kafka_fires_its_alert_which_resolves_and_every_panel_finds_data() {
+async fn an_outage_of_kafka_fires_its_alert_and_that_of_a_stall_which_resolve_and_every_panel_finds_data() {
     let _machine = machine::half().await;
     let kafka = Kafka::start();
     let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
@@ -141,11 +141,12 @@ async fn an_outage_of_kafka_fires_its_alert_which_resolves_and_every_panel_finds
     let users = Daemon::new(database.url(), kafka.brokers()).start().await;
     let prometheus = Prometheus::start(&[&orders, &users]).await;
     let fires = async || prometheus.fires("OutboxdKafkaDown", "orders").await;
+    let stalls = async || prometheus.fires("OutboxdStalled", "orders").await;
     scene.insert("k", "v").await;
     orders.reaches("outboxd_published_total", 1.0).await;
     write_a_dead_letter(&scene, &orders, &prometheus).await;
     write_a_dead_letter(&scene, &orders, &prometheus).await;
-    assert!(!fires().await);
+    assert!(!fires().await && !stalls().await);
 
     kafka.kill_broker(1);
     scene.insert("k", "waits").await;
@@ -154,8 +155,9 @@ async fn an_outage_of_kafka_fires_its_alert_which_resolves_and_every_panel_finds
     find_data(&prometheus, &queries(&dashboard)).await;
     assert_eq!(offered(&prometheus, &dashboard, "outbox").await, ["orders", &format!("{}.outbox", database.name())]);
 
+    wait::until_true("the alert of a stall fires", LONG_PATIENCE, stalls).await;
     kafka.restart();
-    wait::until_true("the alert resolves", PATIENCE, async || !fires().await).await;
+    wait::until_true("both alerts resolve", PATIENCE, async || !fires().await && !stalls().await).await;
     orders.reaches("outboxd_published_total", 2.0).await;
     let muddled = "ALERTS{alertname=\"OutboxdTwoLeaders\", alertstate=\"firing\"}";
     assert_eq!(prometheus.ask_of_all_time(muddled).await, Vec::<Value>::new());
