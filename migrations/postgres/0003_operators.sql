@@ -1,4 +1,7 @@
--- What operators do to an outbox.
+-- What operators do to an outbox, and what they are told.
+
+-- Where the record is, once the row is sent, with the setting outbox.record_position.
+alter table outbox add column sent_partition int, add column sent_offset bigint;
 
 -- Every change by a command or over HTTP, written in the transaction that makes it.
 create table outbox_audit (
@@ -17,7 +20,9 @@ create table outbox_audit (
 
 alter table outbox_checkpoint
     -- What was sent before may have been removed by an operator: no audit wonders at it.
-    add column purged_before timestamptz;
+    add column purged_before timestamptz,
+    -- What the leader had read, settled or not, for people who look.
+    add column read_position text;
 
 -- Puts dead letters back, and returns their ids: not those that the outbox would refuse, whose id another row has, or that are
 -- locked. The relay's role may call it and still insert nothing else. The transaction is the current one's, so that the

@@ -1,4 +1,8 @@
--- What operators do to an outbox.
+-- What operators do to an outbox, and what they are told.
+
+-- Where the record is, once the row is sent, with the setting outbox.record_position.
+alter table outbox add column sent_partition integer;
+alter table outbox add column sent_offset integer;
 
 -- Every change by a command or over HTTP, written in the transaction that makes it.
 create table outbox_audit (
@@ -16,6 +20,8 @@ create table outbox_audit (
 
 -- What was sent before may have been removed by an operator: no audit wonders at it.
 alter table outbox_checkpoint add column purged_before text;
+-- What the leader had read, settled or not, for people who look.
+alter table outbox_checkpoint add column read_position integer not null default 0;
 
 -- What is paused. The relay that leads publishes nothing of these topics.
 create table outbox_pause (

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::admin::table;
 use crate::contract::{Carried, FoundMessage};
 use crate::observe::grouped;
-use crate::outbox::{HeldLane, Lane, MessageState};
+use crate::outbox::{HeldLane, Lane, MessageState, RecordMetadata};
 
 /// A table for people.
 pub fn to_text(messages: &[FoundMessage], held: &[HeldLane]) -> String {
@@ -57,6 +57,12 @@ pub fn story(message: &FoundMessage, held: &[HeldLane]) -> String {
     line("state", Some(state_told(message, held)));
     line("written", Some(micros(message.created_at).unwrap_or_else(|| "cannot be read".to_owned())));
     line("sent", micros(message.sent_at));
+    line(
+        "record",
+        message.metadata.map(|RecordMetadata { partition, offset }| {
+            format!("partition {partition} of {}, offset {offset}", message.topic)
+        }),
+    );
     if let Some(death) = &message.death {
         line("died", micros(death.died_at));
         line("because", Some(format!("{}: {}", death.code, death.message)));
@@ -136,6 +142,9 @@ pub fn described(message: &FoundMessage, held: &[HeldLane]) -> Value {
         "state": message.state.as_str(),
         "created_at": micros(message.created_at),
         "sent_at": micros(message.sent_at),
+        "record": message.metadata.map(|RecordMetadata { partition, offset }| {
+            json!({ "partition": partition, "offset": offset.to_string() })
+        }),
         "payload_bytes": message.payload_bytes,
         "held": lane,
         "dead": death,
@@ -145,7 +154,10 @@ pub fn described(message: &FoundMessage, held: &[HeldLane]) -> Value {
 /// Where it is, and what would move it.
 fn state_told(message: &FoundMessage, held: &[HeldLane]) -> String {
     match message.state {
-        MessageState::Unsent => "unsent: it waits, or a relay is sending it, which only that one knows".to_owned(),
+        MessageState::Unsent => "unsent: it waits to be read".to_owned(),
+        MessageState::InFlight => {
+            "in-flight: the leader has read it and not recorded yet that it was sent, by its last checkpoint".to_owned()
+        }
         MessageState::Sent if message.sent_at.is_none() => {
             "sent: the checkpoint is beyond it; rows are not marked".to_owned()
         }
@@ -205,6 +217,7 @@ mod tests {
             payload_bytes: Some(3),
             state,
             sent_at: None,
+            metadata: None,
             death: None,
         }
     }
@@ -232,6 +245,21 @@ mod tests {
         let text = to_text(std::slice::from_ref(&message), &[]);
         assert!(!text.contains('\x1b') && text.contains("a\\u{1b}[2J"), "{text}");
         assert_eq!(described(&message, &[])["id"], "9007199254740993");
+    }
+
+    #[test]
+    fn where_a_record_is_is_told_if_it_was_recorded() {
+        let unknown = message(MessageState::Sent);
+        assert!(!story(&unknown, &[]).contains("offset"));
+        assert_eq!(described(&unknown, &[])["record"], Value::Null);
+        let metadata = Some(RecordMetadata { partition: 2, offset: 9_007_199_254_740_993 });
+        let known = FoundMessage { metadata, ..unknown };
+        assert!(
+            story(&known, &[]).contains("partition 2 of orders, offset 9007199254740993"),
+            "{}",
+            story(&known, &[])
+        );
+        assert_eq!(described(&known, &[])["record"], json!({ "partition": 2, "offset": "9007199254740993" }));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::outbox::MessageState;
 /// `outboxd ls`.
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Only those that are there: unsent, sent, held or dead [default: anywhere]
+    /// Only those that are there: unsent, in-flight, sent, held or dead [default: anywhere]
     #[arg(long, value_name = "STATE")]
     pub state: Option<MessageState>,
     /// Which of them.

@@ -61,6 +61,11 @@ impl<'a> Judge<'a> {
             .unwrap_or_default()
     }
 
+    /// Whether something is on.
+    pub(crate) fn switch(&mut self, key: &str) -> bool {
+        self.bounded(key, values::switch, |_| true, "").unwrap_or_default()
+    }
+
     /// One of a few words.
     pub(crate) fn word<T>(&mut self, key: &str, choices: Vec<(&str, T)>) -> Option<T> {
         let word = self.text(key);

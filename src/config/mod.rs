@@ -26,7 +26,7 @@ use crate::config::raw::{Flag, Raw, Sources};
 use crate::contract::DatabaseSettings;
 use crate::kafka::{self, OnMissingTopic, ProgressTopic};
 use crate::observe::logging;
-use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, TopicPattern, is_topic_name};
+use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Settle, TopicPattern, is_topic_name};
 use crate::relay;
 use crate::secret::Secret;
 
@@ -233,6 +233,7 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
         batch,
         in_flight,
         record_bytes: judge.size("relay.record.bytes", 4096),
+        record_position: record_position(judge),
         delivery,
         transaction: limit(judge, "relay.transaction"),
         drain_deadline: judge.duration("relay.shutdown.deadline", Duration::ZERO..=HOUR),
@@ -241,6 +242,15 @@ fn relay(judge: &mut Judge<'_>) -> relay::Settings {
         dead_letter_topic,
         ..relay::Settings::default()
     }
+}
+
+fn record_position(judge: &mut Judge<'_>) -> bool {
+    const KEY: &str = "outbox.record_position";
+    let records = judge.switch(KEY);
+    if records && judge.text("outbox.settle") != Settle::Mark.as_str() {
+        judge.complain(KEY, "needs outbox.settle = \"mark\": rows that are deleted or not touched tell nothing");
+    }
+    records
 }
 
 fn on_reject(judge: &mut Judge<'_>) -> RejectPolicy {

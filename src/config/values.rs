@@ -42,6 +42,15 @@ pub(crate) fn whole(value: &Scalar) -> Result<i64, String> {
     .ok_or_else(|| format!("{:?} is no whole number; write it in digits, without quotes", value.text))
 }
 
+/// Reads what is on or off.
+pub(crate) fn switch(value: &Scalar) -> Result<bool, String> {
+    let wrong = || format!("{:?} is neither true nor false; write one of them, without quotes", value.text);
+    match value.kind {
+        Kind::Switch | Kind::Loose => value.text.trim().parse().map_err(|_| wrong()),
+        _ => Err(wrong()),
+    }
+}
+
 /// Reads text.
 pub(crate) fn text(value: &Scalar) -> Result<&str, String> {
     match value.kind {
@@ -100,6 +109,15 @@ mod tests {
         assert!(whole(&written("5", Kind::Text)).is_err());
         assert_eq!(whole(&written("5", Kind::Loose)), Ok(5));
         assert!(text(&written("5", Kind::Number)).is_err());
+    }
+
+    #[test]
+    fn a_switch_is_true_or_false_and_no_text() {
+        assert_eq!(switch(&written("true", Kind::Switch)), Ok(true));
+        assert_eq!(switch(&written(" false", Kind::Loose)), Ok(false));
+        for value in [written("true", Kind::Text), written("yes", Kind::Loose), written("1", Kind::Number)] {
+            assert!(switch(&value).expect_err("no switch").contains("true nor false"), "{value:?}");
+        }
     }
 
     #[test]

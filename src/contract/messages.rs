@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::contract::error::StoreError;
-use crate::outbox::{Intent, Lane, MessageFilter, MessageState};
+use crate::outbox::{Intent, Lane, MessageFilter, MessageState, RecordMetadata};
 
 /// Rows that one search looks at, at most: some hundred milliseconds, whatever the table holds.
 pub const SEARCHED_ROWS: u32 = 50_000;
@@ -87,6 +87,8 @@ pub struct FoundMessage {
     pub state: MessageState,
     /// When it was marked as sent. Where rows are not marked nothing tells.
     pub sent_at: Option<DateTime<Utc>>,
+    /// Where its record is in Kafka, if that was [recorded](crate::outbox::Settlement::push_with_metadata).
+    pub metadata: Option<RecordMetadata>,
     /// Why it was given up, of a dead letter.
     pub death: Option<Death>,
 }

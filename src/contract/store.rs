@@ -133,6 +133,8 @@ pub struct Checkpoint {
     pub term: Term,
     /// Every record up to here is settled, or belongs to a lane in `held`.
     pub position: Position,
+    /// What is read, settled or not, for people who look.
+    pub read_to: Position,
     /// All held lanes.
     pub held: Vec<Held>,
 }

@@ -43,7 +43,7 @@ pub use proof::{InvalidPlace, Proof, Proofs, ProvenPosition};
 pub use record::{Headers, InvalidHeaders, Record, headers_from_json};
 pub use reject::{InvalidTopicPattern, OnReject, RejectPolicy, TopicPattern};
 pub use row::{Content, Fault, Head, LONGEST_TOPIC, Unreadable, partition_of};
-pub use settlement::{ReadToken, Settle, Settlement};
+pub use settlement::{ReadToken, RecordMetadata, Settle, Settlement};
 pub use state::MessageState;
 pub use table::{InvalidTable, Table};
 pub use term::Term;

@@ -15,8 +15,19 @@ use crate::outbox::word::words;
 pub struct Settlement {
     ids: Vec<i64>,
     event_ids: Vec<Uuid>,
+    /// Empty where none is known, and otherwise beside `ids`.
+    metadata: Vec<Option<RecordMetadata>>,
     out_of_line: bool,
     token: Option<ReadToken>,
+}
+
+/// Where a record is in Kafka, in the topic that its row names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordMetadata {
+    /// The partition.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
 }
 
 /// What a store hands out with a [batch](crate::outbox::Batch), and gets back, unread, with the settlement of its rows: it
@@ -78,6 +89,17 @@ impl Settlement {
     pub fn push_row(&mut self, id: i64, event_id: Uuid) {
         self.ids.push(id);
         self.event_ids.push(event_id);
+        if !self.metadata.is_empty() {
+            self.metadata.push(None);
+        }
+    }
+
+    /// Adds a delivered record by the names of its row, and where it is, to be recorded with it.
+    pub fn push_with_metadata(&mut self, id: i64, event_id: Uuid, metadata: RecordMetadata) {
+        self.metadata.resize(self.ids.len(), None);
+        self.ids.push(id);
+        self.event_ids.push(event_id);
+        self.metadata.push(Some(metadata));
     }
 
     /// The rows' ids, in the order they were added.
@@ -107,21 +129,33 @@ impl Settlement {
         &self.event_ids
     }
 
+    /// Where the records are, beside [`ids`](Self::ids); `None` where that is known of none of them.
+    pub fn metadata(&self) -> Option<&[Option<RecordMetadata>]> {
+        (!self.metadata.is_empty()).then_some(&self.metadata)
+    }
+
     /// Both halves of it.
     pub fn halves(&self) -> [Self; 2] {
-        let (ids, event_ids) = (self.ids.split_at(self.len() / 2), self.event_ids.split_at(self.len() / 2));
-        [(ids.0, event_ids.0), (ids.1, event_ids.1)].map(|(ids, event_ids)| Self {
-            ids: ids.to_vec(),
-            event_ids: event_ids.to_vec(),
+        let half = |of: std::ops::Range<usize>| Self {
+            ids: self.ids[of.clone()].to_vec(),
+            event_ids: self.event_ids[of.clone()].to_vec(),
+            metadata: self.metadata.get(of).unwrap_or_default().to_vec(),
             out_of_line: self.out_of_line,
             token: self.token,
-        })
+        };
+        let middle = self.len() / 2;
+        [half(0..middle), half(middle..self.len())]
     }
 
     /// Adds the records of another settlement, and its token as [`add_token`](Self::add_token) does.
     pub fn extend(&mut self, other: &Self) {
         self.add_token(other.token);
         self.out_of_line |= other.out_of_line;
+        if !self.metadata.is_empty() || !other.metadata.is_empty() {
+            self.metadata.resize(self.ids.len(), None);
+            self.metadata.extend(&other.metadata);
+            self.metadata.resize(self.ids.len() + other.ids.len(), None);
+        }
         self.ids.extend(&other.ids);
         self.event_ids.extend(&other.event_ids);
     }
@@ -177,6 +211,29 @@ mod tests {
         assert_eq!((first.len(), second.len()), (2, 3));
         first.extend(&second);
         assert_eq!(first, settlement);
+    }
+
+    #[test]
+    fn where_a_record_is_stays_with_its_row() {
+        let at = |offset| RecordMetadata { partition: 3, offset };
+        let mut settlement = Settlement::default();
+        assert_eq!(settlement.metadata(), None);
+        settlement.push_row(1, Uuid::nil());
+        assert_eq!(settlement.metadata(), None, "nothing is known of any");
+        settlement.push_with_metadata(2, Uuid::nil(), at(20));
+        settlement.push_row(3, Uuid::nil());
+        assert_eq!(settlement.metadata(), Some(&[None, Some(at(20)), None][..]));
+
+        let [first, second] = settlement.halves();
+        assert_eq!(first.metadata(), Some(&[None][..]));
+        assert_eq!(second.metadata(), Some(&[Some(at(20)), None][..]));
+        let mut unknown = Settlement::default();
+        unknown.push_row(7, Uuid::nil());
+        let mut together = unknown.clone();
+        together.extend(&second);
+        together.extend(&unknown);
+        assert_eq!(together.ids(), [7, 2, 3, 7]);
+        assert_eq!(together.metadata(), Some(&[None, Some(at(20)), None, None][..]));
     }
 
     #[test]

@@ -117,7 +117,7 @@ pub(super) struct NeededColumn {
 }
 
 /// What is needed of the columns.
-pub(super) const NEEDED: [NeededColumn; 10] = [
+pub(super) const NEEDED: [NeededColumn; 12] = [
     NeededColumn { name: "id", kind: "bigint", not_null: true },
     NeededColumn { name: "event_id", kind: "uuid", not_null: true },
     NeededColumn { name: "topic", kind: "text", not_null: true },
@@ -128,12 +128,21 @@ pub(super) const NEEDED: [NeededColumn; 10] = [
     NeededColumn { name: "created_at", kind: "timestamp with time zone", not_null: true },
     NeededColumn { name: "xid", kind: "xid8", not_null: true },
     NeededColumn { name: MARK, kind: "timestamp with time zone", not_null: false },
+    NeededColumn { name: SENT_PARTITION, kind: "integer", not_null: false },
+    NeededColumn { name: SENT_OFFSET, kind: "bigint", not_null: false },
 ];
 
-/// The column that marks a row as sent: the only one that the relay updates.
+/// The column that marks a row as sent.
 pub(super) const MARK: &str = "sent_at";
 
-/// Expressions over a row of the outbox, or of the dead letters, which have the same columns but for the last two.
+/// The columns that tell where the record of a row that was sent is.
+const SENT_PARTITION: &str = "sent_partition";
+const SENT_OFFSET: &str = "sent_offset";
+
+/// The columns that the relay updates.
+pub(super) const UPDATED: [&str; 3] = [MARK, SENT_PARTITION, SENT_OFFSET];
+
+/// Expressions over a row of the outbox, or of the dead letters, which have the same columns but for the last four.
 pub(super) struct Columns {
     pub(super) id: String,
     pub(super) event_id: String,
@@ -147,6 +156,9 @@ pub(super) struct Columns {
     pub(super) xid: String,
     /// When it was marked as sent; null until then.
     pub(super) sent_at: String,
+    /// The partition of its record, and the offset there, where that was recorded.
+    pub(super) sent_partition: String,
+    pub(super) sent_offset: String,
 }
 
 impl Columns {
@@ -168,6 +180,8 @@ impl Columns {
             created_at: column("created_at"),
             xid: column("xid"),
             sent_at: column(MARK),
+            sent_partition: column(SENT_PARTITION),
+            sent_offset: column(SENT_OFFSET),
         }
     }
 

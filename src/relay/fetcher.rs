@@ -62,6 +62,7 @@ struct Reached {
 struct Stored {
     number: u64,
     position: Position,
+    read_to: Position,
     held: Vec<Held>,
 }
 
@@ -215,8 +216,8 @@ impl Fetcher {
             saved = self.reader.save(&checkpoint) => saved?,
             () = self.ending.abort.cancelled() => return Err(cut_short("storing the checkpoint")),
         }
-        let Checkpoint { position, held, .. } = checkpoint;
-        reached.stored = Some(Stored { number, position, held });
+        let Checkpoint { position, read_to, held, .. } = checkpoint;
+        reached.stored = Some(Stored { number, position, read_to, held });
         reached.stored_at = Instant::now();
         Ok(())
     }
@@ -232,10 +233,11 @@ fn due(
     let settled = progress.borrow().clone();
     // With nothing in flight everything up to the latest read is settled or held.
     let is_all = settled.covers(reached.sent);
-    let position = if is_all { reached.position.clone() } else { settled.position.clone() };
+    let read_to = reached.position.clone();
+    let position = if is_all { read_to.clone() } else { settled.position.clone() };
     let held = lanes.lock().stored(&settled);
-    let news = |stored: &Stored| stored.position != position || stored.held != held;
-    reached.stored.as_ref().is_none_or(news).then_some(Checkpoint { term, position, held })
+    let news = |stored: &Stored| stored.position != position || stored.read_to != read_to || stored.held != held;
+    reached.stored.as_ref().is_none_or(news).then_some(Checkpoint { term, position, read_to, held })
 }
 
 /// Records how long messages waited to be read: of some of each batch, so that it costs next to nothing a row.

@@ -6,7 +6,7 @@ use crate::contract::Outcome;
 use crate::outbox::{Held, Position, Record, Settlement};
 use crate::relay::flow::{Before, Row, Submitted};
 use crate::relay::lanes::HeldLaneStates;
-use crate::relay::settler::SettlementBatch;
+use crate::relay::settler::{SettlementBatch, SettlingMode};
 
 /// The held lanes of a session.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub fn fold(batches: Vec<Delivered>) -> Settlement {
             closed: Vec::new(),
             permits: Vec::new(),
         };
-        together.add(submitted, outcomes, false);
+        together.add(submitted, outcomes, SettlingMode::default());
     }
     together.into_settlement()
 }

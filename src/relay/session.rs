@@ -38,7 +38,7 @@ use crate::relay::publisher::Publisher;
 use crate::relay::recorder::Recorder;
 use crate::relay::rejections::Rejections;
 use crate::relay::settings::Settings;
-use crate::relay::settler::Settler;
+use crate::relay::settler::{Settler, SettlingMode};
 use crate::relay::status::{Phase, Status, count_held};
 
 /// Batches read ahead of the publisher; their records are bounded by the credit.
@@ -196,7 +196,7 @@ impl Session<'_> {
             recorder,
             lanes: Arc::clone(&shared.lanes),
             rejections: self.rejections(shared),
-            exactly_once: self.is_exactly_once(),
+            mode: SettlingMode { exactly_once: self.is_exactly_once(), record_position: self.settings.record_position },
             submitted,
             progress,
             beyond: None,

@@ -19,6 +19,9 @@ pub struct Settings {
     pub in_flight: Limit,
     /// Bytes of key, payload and headers that a row may have to be loaded; a larger one is rejected unseen.
     pub record_bytes: usize,
+    /// Whether the partition and the offset of each record are recorded with its row, for people who look. Only a store that
+    /// [marks](crate::outbox::Settle::Mark) rows does it.
+    pub record_position: bool,
     /// How strong the delivery is. The sink must be set up for the same.
     pub delivery: Delivery,
     /// How much that was read already goes into one submission of a sink that works in transactions.
@@ -51,6 +54,7 @@ impl Default for Settings {
             batch: Limit { records: 10_000, bytes: 8 << 20 },
             in_flight: Limit { records: 40_000, bytes: 48 << 20 },
             record_bytes: 32 << 20,
+            record_position: false,
             delivery: Delivery::default(),
             transaction: Limit { records: 10_000, bytes: 16 << 20 },
             drain_deadline: Duration::from_secs(20),

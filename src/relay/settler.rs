@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::contract::Outcome;
 use crate::observe::metrics;
-use crate::outbox::{HoldCause, Lane, Position, Settlement};
+use crate::outbox::{HoldCause, Lane, Position, RecordMetadata, Settlement};
 use crate::relay::flow::{Before, Ending, Frontier, Permit, Row, SessionEnd, Submitted};
 use crate::relay::lanes::HeldLaneStates;
 use crate::relay::recorder::Recorder;
@@ -39,14 +39,22 @@ pub(crate) struct Settler {
     pub(crate) recorder: Recorder,
     pub(crate) lanes: Arc<Mutex<HeldLaneStates>>,
     pub(crate) rejections: Rejections,
-    /// Whether the broker remembers a position, which stands still once a record waits.
-    pub(crate) exactly_once: bool,
+    pub(crate) mode: SettlingMode,
     pub(crate) submitted: mpsc::Receiver<Submitted>,
     pub(crate) progress: watch::Sender<Frontier>,
     /// How far the session would be without what was set aside.
     pub(crate) beyond: Option<Position>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ending: Ending,
+}
+
+/// How records are settled.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SettlingMode {
+    /// Whether the broker remembers a position, which stands still once a record waits.
+    pub(crate) exactly_once: bool,
+    /// Whether it is recorded where each record is.
+    pub(crate) record_position: bool,
 }
 
 /// Submissions whose outcomes are known, about to be settled together.
@@ -147,7 +155,7 @@ impl Settler {
         submitted.out_of_line |=
             outcomes.iter().any(waits) || self.lanes().came_to_wait(submitted.number, &submitted.rows);
         let before = submitted.before.clone();
-        let held = batch.add(submitted, outcomes, self.exactly_once);
+        let held = batch.add(submitted, outcomes, self.mode);
         held.iter().for_each(|(row, cause)| self.hold(row, *cause, &before));
         if batch.session_end.is_err() {
             self.ending.soft.cancel();
@@ -257,7 +265,7 @@ impl SettlementBatch {
         &mut self,
         submitted: Submitted,
         outcomes: Vec<Outcome>,
-        exactly_once: bool,
+        mode: SettlingMode,
     ) -> Vec<(Row, HoldCause)> {
         if submitted.out_of_line {
             self.settlement.set_out_of_line();
@@ -271,7 +279,12 @@ impl SettlementBatch {
         for (row, outcome) in submitted.rows.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered { partition, offset } => {
-                    self.settlement.push_row(row.id, row.event_id);
+                    if mode.record_position {
+                        let metadata = RecordMetadata { partition, offset };
+                        self.settlement.push_with_metadata(row.id, row.event_id, metadata);
+                    } else {
+                        self.settlement.push_row(row.id, row.event_id);
+                    }
                     if told {
                         tell_published(&row, partition, offset);
                     }
@@ -280,7 +293,7 @@ impl SettlementBatch {
                 }
                 Outcome::Held(cause) => {
                     held.push((row, cause));
-                    if exactly_once && self.session_end.is_ok() {
+                    if mode.exactly_once && self.session_end.is_ok() {
                         self.session_end = Err(SessionEnd::Afresh);
                     }
                 }

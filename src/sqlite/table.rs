@@ -97,7 +97,7 @@ impl fmt::Display for OutboxTable {
     }
 }
 
-/// Expressions over a row of the outbox, or of the dead letters, which have the same columns but for the last.
+/// Expressions over a row of the outbox, or of the dead letters, which have the same columns but for the last three.
 pub(super) struct Columns {
     pub(super) id: String,
     pub(super) event_id: String,
@@ -109,6 +109,9 @@ pub(super) struct Columns {
     pub(super) created_at: String,
     /// When it was marked as sent; null until then.
     pub(super) sent_at: String,
+    /// The partition of its record, and the offset there, where that was recorded.
+    pub(super) sent_partition: String,
+    pub(super) sent_offset: String,
 }
 
 impl Columns {
@@ -129,6 +132,8 @@ impl Columns {
             partition: column("partition"),
             created_at: column("created_at"),
             sent_at: column("sent_at"),
+            sent_partition: column("sent_partition"),
+            sent_offset: column("sent_offset"),
         }
     }
 

@@ -66,7 +66,7 @@ impl Session {
 
     pub(crate) fn checkpoint(&self, term: Term, held: Vec<Held>) -> Checkpoint {
         let position = self.end.clone().expect("a batch was fetched");
-        Checkpoint { term, position, held }
+        Checkpoint { term, read_to: position.clone(), position, held }
     }
 }
 

@@ -274,6 +274,20 @@ fn all_words_of_the_settings_that_scripts_rely_on_are_there() {
 }
 
 #[test]
+fn positions_of_records_are_recorded_only_in_rows_that_are_marked() {
+    let records = |text: &str| judged(text, &[]).expect("in order").relay.record_position;
+    assert!(!records(""));
+    assert!(records("[outbox]\nrecord_position = true\n"));
+    assert!(!records("[outbox]\nrecord_position = false\nsettle = \"delete\"\n"));
+    for settle in ["delete", "checkpoint"] {
+        let said = complaints(&format!("[outbox]\nrecord_position = true\nsettle = \"{settle}\"\n"), &[]);
+        assert!(said.iter().any(|said| said.contains("outbox.settle = \"mark\"")), "{said:?}");
+    }
+    let said = complaints("[outbox]\nrecord_position = \"yes\"\n", &[]);
+    assert!(said.iter().any(|said| said.contains("neither true nor false")), "{said:?}");
+}
+
+#[test]
 fn the_topics_of_an_outbox_are_a_list_and_that_of_the_progress_takes_no_dead_letters() {
     let topics = |text: &str, environment: &[(&str, &str)]| {
         let config = judged(text, environment).expect("in order");

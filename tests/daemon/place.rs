@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use outboxd::contract::{DatabaseSettings, Messages};
+use outboxd::contract::{DatabaseSettings, Messages, OutboxStore};
 use outboxd::kafka::{Consumed, IsolationLevel, read_to_end};
 use outboxd::outbox::{Settle, Table};
 use outboxd::secret::Secret;
@@ -61,6 +61,15 @@ impl Place {
 
     /// The outbox without the binary.
     pub(super) fn store(&self) -> Box<dyn Messages> {
+        let settings = DatabaseSettings::new(Secret::new(self.url()), Table::default(), Settle::Mark);
+        match self {
+            Place::File(_) => Box::new(sqlite::Store::new(settings).expect("a store")),
+            Place::Server(_) => Box::new(postgres::Store::new(settings).expect("a store")),
+        }
+    }
+
+    /// What a relay records in, without the binary.
+    pub(super) fn outbox_store(&self) -> Box<dyn OutboxStore> {
         let settings = DatabaseSettings::new(Secret::new(self.url()), Table::default(), Settle::Mark);
         match self {
             Place::File(_) => Box::new(sqlite::Store::new(settings).expect("a store")),

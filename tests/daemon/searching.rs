@@ -1,10 +1,16 @@
 //! `outboxd ls` and `outboxd show`: where a message is, and what happened to it.
 
-use serde_json::Value;
+use outboxd::kafka::Broker;
+use outboxd::outbox::{RecordMetadata, Settlement};
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::daemon::place::Place;
 use crate::daemon::{ran, stderr};
+use crate::support::children;
+use crate::support::daemon::Daemon;
 use crate::support::machine;
+use crate::support::wait;
 
 const EVENT: &str = "018f5f7c-0000-7000-8000-00000000000";
 
@@ -102,7 +108,7 @@ async fn what_is_not_there_is_said_with_what_may_have_become_of_it() {
         assert_eq!(place.said(&["ls", "--topic", "another"]), "nothing of that was found\n");
         let wrong = ran(&["ls", "--state", "lost", "--database-url", &place.url()]);
         assert_eq!(wrong.status.code(), Some(2));
-        assert!(stderr(&wrong).contains("unsent, sent, held or dead"), "{}", stderr(&wrong));
+        assert!(stderr(&wrong).contains("unsent, in-flight, sent, held or dead"), "{}", stderr(&wrong));
     }
 }
 
@@ -132,6 +138,85 @@ async fn a_search_that_did_not_look_at_everything_says_so_and_a_time_leads_it_fu
         assert_eq!(ids(&place.objects(&since)), ["50000"]);
         let listed = place.outboxd(&["ls", "--limit", "3"]);
         assert!(stderr(&listed).contains("these are the first 3; --limit shows more"), "{}", stderr(&listed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_record_is_is_told_if_the_relay_was_to_record_it() {
+    let _machine = machine::shared().await;
+    let [file, server] = Place::both().await;
+    is_told_if_it_was_to_be_recorded(&file, "at-least-once").await;
+    is_told_if_it_was_to_be_recorded(&server, "at-least-once").await;
+    is_told_if_it_was_to_be_recorded(&Place::server().await, "exactly-once").await;
+}
+
+async fn is_told_if_it_was_to_be_recorded(place: &Place, delivery: &str) {
+    place.write(6, 3).await;
+    let relay = place.relay().with("relay.delivery", delivery).with("outbox.record_position", "true");
+    let mut relay = relay.start().await;
+    place.all_settled().await;
+    assert_eq!(relay.stop().await, Some(0));
+    let records = place.records().await;
+    let told = place.objects(&["ls", "--state", "sent"]);
+    assert_eq!((records.len(), told.len()), (6, 6), "{delivery}");
+    for row in told {
+        let id = row["id"].as_str().expect("an id");
+        let record = records.iter().find(|record| record.header("outbox-id") == Some(id)).expect("it is there");
+        let (partition, offset) = (record.partition, record.offset.to_string());
+        assert_eq!(row["record"], json!({ "partition": partition, "offset": offset }), "{delivery}");
+        let story = place.said(&["show", id]);
+        assert!(story.contains(&format!("partition {partition} of {}, offset {offset}\n", place.topic())), "{story}");
+    }
+    let mut relay = place.relay().with("relay.delivery", delivery).start().await;
+    place.write(1, 1).await;
+    place.all_settled().await;
+    assert_eq!(relay.stop().await, Some(0));
+    assert_eq!(place.objects(&["show", "7"])[0]["record"], Value::Null, "it was not asked for any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_record_is_is_recorded_with_no_other_row() {
+    let _machine = machine::shared().await;
+    for place in Place::both().await {
+        place.write(4, 1).await;
+        let event_ids: Vec<Uuid> = {
+            let told = place.objects(&["ls", "--state", "unsent"]);
+            told.iter().map(|row| row["event_id"].as_str().expect("it has one").parse().expect("a UUID")).collect()
+        };
+        let at = |offset| RecordMetadata { partition: 2, offset };
+        let mut settlement = Settlement::default();
+        settlement.push_with_metadata(1, event_ids[0], at(10));
+        settlement.push_row(2, event_ids[1]);
+        settlement.push_with_metadata(3, Uuid::from_u128(7), at(30));
+        place.outbox_store().settle(&settlement).await.expect("rows that are others are no matter");
+        let told: Vec<(String, Value)> = (1..=4)
+            .map(|id: i32| place.objects(&["show", &id.to_string()]).remove(0))
+            .map(|row| (row["state"].as_str().expect("a state").to_owned(), row["record"].clone()))
+            .collect();
+        let record = json!({ "partition": 2, "offset": "10" });
+        let expected = [("sent", record), ("sent", Value::Null), ("unsent", Value::Null), ("unsent", Value::Null)];
+        assert_eq!(told, expected.map(|(state, record)| (state.to_owned(), record)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_has_read_and_not_sent_is_in_flight() {
+    for place in Place::both().await {
+        let broker = Broker::start(1).expect("a broker starts in this process");
+        broker.create_topic(&place.topic(), 1).expect("the topic can be created");
+        let relay = Daemon::new(&place.url(), broker.bootstrap_servers()).with_long_lease().start().await;
+        place.write(1, 1).await;
+        place.all_settled().await;
+        children::take_down(&broker).expect("the broker goes down");
+        place.write(1, 1).await;
+        let found = |state: &str| ids(&place.objects(&["ls", "--state", state])).join(" ");
+        wait::until_true("the row is in flight", wait::PATIENCE, async || found("in-flight") == "2").await;
+        assert_eq!((found("unsent"), found("sent")), (String::new(), "1".to_owned()));
+        assert!(place.said(&["show", "2"]).contains("state         in-flight: the leader has read it"));
+        broker.up().expect("the broker comes back");
+        place.all_settled().await;
+        assert_eq!((found("in-flight"), found("sent")), (String::new(), "2 1".to_owned()));
+        drop(relay);
     }
 }
 

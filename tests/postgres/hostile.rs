@@ -120,7 +120,7 @@ async fn operate(shared: &Shared, store: &Store) {
         until: Some(Utc::now()),
         ..MessageFilter::default()
     };
-    for state in [None, Some(MessageState::Unsent), Some(MessageState::Held)] {
+    for state in [None, Some(MessageState::Unsent), Some(MessageState::InFlight), Some(MessageState::Held)] {
         store.search(&Search { filter: filter.clone(), state, limit: 10 }).await.unwrap();
     }
     let found = store.dead_letters(&LetterSearch { filter, limit: 10, ..LetterSearch::default() }).await.unwrap();

@@ -70,8 +70,9 @@ async fn every_right_that_is_missing_is_told_with_the_grant_that_mends_it() {
             let table = format!("{}{suffix}", guarded.outbox.table);
             guarded.run(&format!("revoke {right} on outbox{suffix} from RELAY")).await;
             let said = guarded.refusal().await.replace('"', "");
-            // Of the outbox it updates one column.
-            let right = if (right, suffix) == ("update", "") { "update (sent_at)" } else { right };
+            // Of the outbox it updates these columns alone.
+            let right =
+                if (right, suffix) == ("update", "") { "update (sent_at, sent_partition, sent_offset)" } else { right };
             assert!(said.contains(&format!("grant {right} on {} to", table.replace('"', ""))), "{said}");
             guarded.run(&format!("grant {right} on outbox{suffix} to RELAY")).await;
         }
@@ -79,8 +80,11 @@ async fn every_right_that_is_missing_is_told_with_the_grant_that_mends_it() {
         let said = guarded.refusal().await;
         assert!(said.contains("lacks update") && said.contains("lacks insert"), "all at once: {said}");
         guarded.run("grant update (topic, xid) on outbox to RELAY; grant insert on outbox_dead to RELAY").await;
-        assert!(guarded.refusal().await.contains("lacks update (sent_at)"), "other columns are no help");
-        guarded.run("grant update (sent_at) on outbox to RELAY").await;
+        assert!(
+            guarded.refusal().await.contains("lacks update (sent_at, sent_partition, sent_offset)"),
+            "other columns are no help"
+        );
+        guarded.run("grant update (sent_at, sent_partition, sent_offset) on outbox to RELAY").await;
         guarded.check(Settle::Mark).await.unwrap();
         guarded.run("revoke usage on schema t_rights from RELAY").await;
         assert!(guarded.refusal().await.contains("grant usage on schema"));

@@ -67,7 +67,9 @@ async fn no_search_reads_the_tables_from_end_to_end_or_looks_at_more_than_it_may
         let old = Utc::now() - TimeDelta::hours(60);
         let between =
             MessageFilter { since: Some(old), until: Some(old + TimeDelta::minutes(1)), ..MessageFilter::default() };
-        let states = [None, Some(MessageState::Sent), Some(MessageState::Unsent), Some(MessageState::Held)];
+        let states = [None]
+            .into_iter()
+            .chain([MessageState::Sent, MessageState::Unsent, MessageState::InFlight, MessageState::Held].map(Some));
         for state in states {
             let search = Search { filter: keyed.clone(), state, limit: 50 };
             let (full, fetched, found) = scans(&outbox, async |store| {

@@ -122,7 +122,7 @@ pub(super) async fn drain(reader: &mut dyn Reader, limit: Limit) -> Vec<Record> 
 }
 
 pub(super) fn checkpoint(term: Term, batch: &Batch, held: &[Held]) -> Checkpoint {
-    Checkpoint { term, position: batch.end.clone(), held: held.to_vec() }
+    Checkpoint { term, position: batch.end.clone(), read_to: batch.end.clone(), held: held.to_vec() }
 }
 
 pub(super) fn keys(records: &[Record]) -> Vec<&str> {

@@ -17,7 +17,7 @@ async fn settle(store: &Store, records: &[Record]) {
 }
 
 async fn save(reader: &mut Box<dyn Reader>, term: Term, held: Vec<Held>) {
-    let checkpoint = Checkpoint { term, position: reader.position(), held };
+    let checkpoint = Checkpoint { term, position: reader.position(), read_to: reader.position(), held };
     reader.save(&checkpoint).await.expect("the checkpoint is stored");
 }
 

@@ -10,10 +10,7 @@ use crate::contract::StoreError;
 use crate::outbox::Settle;
 use crate::postgres::errors::unusable;
 use crate::postgres::session::ask;
-use crate::postgres::table::{MARK, OutboxTable};
-
-/// The outbox's column that the relay updates.
-const UPDATED: [&str; 1] = [MARK];
+use crate::postgres::table::{OutboxTable, UPDATED};
 
 /// Triggers of ours; others may swallow what the relay records, or raise.
 const OUR_TRIGGERS: [&str; 4] = ["wake", "stamp_restored", "stamp_corrected", "stamp_late"];

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::contract::{Carried, Death, Found, FoundMessage, LetterSearch, RowName, SEARCHED_ROWS, Search, StoreError};
-use crate::outbox::{MessageFilter, MessageState, Settle};
+use crate::outbox::{MessageFilter, MessageState, RecordMetadata, Settle};
 use crate::postgres::errors::classify;
 use crate::postgres::reading::holds::{Holds, left_to_a_lane};
 use crate::postgres::reading::position::ReadPosition;
@@ -36,14 +36,14 @@ pub(crate) async fn search(
     let mut bound = Bound::default();
     let Some(walk) = Walk::of(conn, table, &stored, &holds, search).await? else { return Ok(Found::default()) };
     let o = table.columns_of("o");
-    let state = state(&o, &holds, stored.settling(settle), &mut bound);
+    let state = state(&o, &holds, &stored, settle, &mut bound);
     let mut wanted = conditions(&o, &search.filter, &mut bound);
     wanted.extend(search.state.map(|wanted| format!("{state} = {}", bound.text(wanted.as_str().to_owned()))));
     let text = format!(
         "/* outboxd: search */
          with looked_at as materialized ({rows}),
          found as materialized (
-             select {selected}, {sent_at} as sent_at, {state} as state
+             select {selected}, {state} as state, {sent_at} as sent_at, {sent_partition}, {sent_offset}
              from looked_at l cross join lateral (select * from {outbox} where {id} = l.id offset 0) o where {wanted} order by {o_id} {direction} limit {limit}
          )
          select (select count(*) from looked_at), (select {last}(id) from looked_at), f.*
@@ -51,6 +51,8 @@ pub(crate) async fn search(
         rows = walk.rows(table, &mut bound),
         selected = selected(&o),
         sent_at = finite(&o.sent_at),
+        sent_partition = o.sent_partition,
+        sent_offset = o.sent_offset,
         outbox = table.outbox(),
         id = table.columns().id,
         o_id = o.id,
@@ -61,9 +63,11 @@ pub(crate) async fn search(
     );
     let rows = ask(DOING, sqlx::query_with(sql(text), bound.arguments).fetch_all(conn)).await?;
     found(&rows, search.limit, |row| {
-        let state: &str = row.try_get(AFTER_SELECTED + 1)?;
+        let state: &str = row.try_get(AFTER_SELECTED)?;
         let state = state.parse::<MessageState>().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok((state, row.try_get(AFTER_SELECTED)?, None))
+        let (partition, offset) = (row.try_get(AFTER_SELECTED + 2)?, row.try_get(AFTER_SELECTED + 3)?);
+        let metadata = Option::zip(partition, offset).map(|(partition, offset)| RecordMetadata { partition, offset });
+        Ok(Rest { state, sent_at: row.try_get(AFTER_SELECTED + 1)?, metadata, death: None })
     })
 }
 
@@ -116,7 +120,7 @@ pub(crate) async fn dead_letters(
             topic: row.try_get(topic)?,
             published_at: row.try_get(published_at)?,
         };
-        Ok((MessageState::Dead, None, Some(death)))
+        Ok(Rest { state: MessageState::Dead, sent_at: None, metadata: None, death: Some(death) })
     })
 }
 
@@ -169,7 +173,9 @@ impl Walk {
         }
         Ok(match state {
             Some(MessageState::Held) => holds.lowest().map(Walk::From),
-            Some(MessageState::Unsent) => Some(stored.at.clone().map_or(Walk::From(i64::MIN), Walk::Unread)),
+            Some(MessageState::Unsent | MessageState::InFlight) => {
+                Some(stored.at.clone().map_or(Walk::From(i64::MIN), Walk::Unread))
+            }
             _ => between(conn, table, filter).await?.map(|(above, below)| Walk::Newest { above, below }),
         })
     }
@@ -267,14 +273,16 @@ async fn first_since(
 }
 
 /// Where a row of the outbox is, in SQL.
-fn state(o: &Columns, holds: &Holds, settling: Option<&ReadPosition>, bound: &mut Bound) -> String {
+fn state(o: &Columns, holds: &Holds, stored: &Stored, settle: Settle, bound: &mut Bound) -> String {
     let held = bound.bind(holds.to_told_json().map(Json));
-    let first = told::bind_values(bound, settling);
+    let mut is_read = |at| told::is_read(o, told::bind_values(bound, at));
+    let (settled, checkpoint) = (is_read(stored.settling(settle)), is_read(stored.at.as_ref()));
+    let read = is_read(stored.read_to.as_ref());
     format!(
-        "case when not {unsent} then 'sent' when {left} then 'held' when {is_read} then 'sent' else 'unsent' end",
+        "case when not {unsent} then 'sent' when {left} then 'held' when {settled} then 'sent'
+             when {read} and not {checkpoint} then 'in-flight' else 'unsent' end",
         unsent = o.unsent(),
         left = left_to_a_lane(o, &held),
-        is_read = told::is_read(o, first)
     )
 }
 
@@ -309,8 +317,13 @@ fn finite(time: &str) -> String {
     format!("case when isfinite({time}) then {time} end")
 }
 
-/// Where the message of a row is, when it was sent, and why it died.
-type Rest = (MessageState, Option<DateTime<Utc>>, Option<Death>);
+/// Where the message of a row is, and what is known of its end.
+struct Rest {
+    state: MessageState,
+    sent_at: Option<DateTime<Utc>>,
+    metadata: Option<RecordMetadata>,
+    death: Option<Death>,
+}
 
 /// Reads what was found.
 fn found(rows: &[PgRow], limit: u32, rest: impl Fn(&PgRow) -> Result<Rest, sqlx::Error>) -> Result<Found, StoreError> {
@@ -318,7 +331,7 @@ fn found(rows: &[PgRow], limit: u32, rest: impl Fn(&PgRow) -> Result<Rest, sqlx:
         let mut messages = Vec::new();
         for row in rows {
             let Some(id) = row.try_get::<Option<i64>, _>(2)? else { continue };
-            let (state, sent_at, death) = rest(row)?;
+            let Rest { state, sent_at, metadata, death } = rest(row)?;
             messages.push(FoundMessage {
                 name: RowName { id, event_id: row.try_get::<Option<Uuid>, _>(3)? },
                 topic: row.try_get::<Option<String>, _>(4)?.unwrap_or_default(),
@@ -328,6 +341,7 @@ fn found(rows: &[PgRow], limit: u32, rest: impl Fn(&PgRow) -> Result<Rest, sqlx:
                 payload_bytes: row.try_get::<Option<i32>, _>(8)?.map(|bytes| u64::from(bytes.unsigned_abs())),
                 state,
                 sent_at,
+                metadata,
                 death,
             });
         }

@@ -21,6 +21,8 @@ pub(crate) struct Stored {
     pub saved_at: Option<DateTime<Utc>>,
     /// What [`Stored::settling`] tells where rows are marked or deleted.
     settled: Option<ReadPosition>,
+    /// What the leader had read when it stored it.
+    pub read_to: Option<ReadPosition>,
     /// The held lanes.
     pub held: Vec<Held>,
 }
@@ -38,7 +40,7 @@ pub(crate) async fn load(conn: &mut PgConnection, table: &OutboxTable) -> Result
     let text = format!(
         "/* outboxd: load_checkpoint */
          select c.position, c.system, c.settled_position, c.saved_at,
-             h.topic, h.key, h.partition, h.from_id, h.cause, h.since, h.after_position
+             c.read_position, h.topic, h.key, h.partition, h.from_id, h.cause, h.since, h.after_position
          from (select 1) one left join {checkpoint} c on true left join {held} h on not h.settled order by h.from_id",
         checkpoint = table.checkpoint(),
         held = table.held()
@@ -50,9 +52,10 @@ pub(crate) async fn load(conn: &mut PgConnection, table: &OutboxTable) -> Result
         stored.at = Some(ReadPosition::from_stored(position)?);
         (stored.system, stored.saved_at) = (row.get(1), row.get(3));
         stored.settled = row.get::<Option<&str>, _>(2).map(ReadPosition::from_stored).transpose()?;
+        stored.read_to = row.get::<Option<&str>, _>(4).map(ReadPosition::from_stored).transpose()?;
     }
-    let held = rows.iter().filter(|row| row.get::<Option<&str>, _>(4).is_some());
-    stored.held = held.map(|row| held::read_held(row, 4)).collect::<Result<_, _>>()?;
+    let held = rows.iter().filter(|row| row.get::<Option<&str>, _>(5).is_some());
+    stored.held = held.map(|row| held::read_held(row, 5)).collect::<Result<_, _>>()?;
     Ok(stored)
 }
 
@@ -77,7 +80,7 @@ pub(crate) async fn save(
 ) -> Result<(), StoreError> {
     let at = ReadPosition::from_stored(checkpoint.position.as_str())?;
     bounded("storing the checkpoint", ANSWER_TIMEOUT, async {
-        store(conn, place, checkpoint.term, &checkpoint.position, at.highest, changes).await?;
+        store(conn, place, checkpoint, at.highest, changes).await?;
         if changes.settled.is_empty() { Ok(()) } else { held::forget(conn, &place.table).await }
     })
     .await
@@ -91,7 +94,8 @@ pub(crate) async fn save_position(
     position: &Position,
     highest: i64,
 ) -> Result<(), StoreError> {
-    store(conn, place, term, position, highest, &HeldChanges::default()).await
+    let checkpoint = Checkpoint { term, position: position.clone(), read_to: position.clone(), held: Vec::new() };
+    store(conn, place, &checkpoint, highest, &HeldChanges::default()).await
 }
 
 /// Stores the position and the changes in one statement, which is one transaction: no relay that vanishes leaves the lease's
@@ -101,11 +105,11 @@ pub(crate) async fn save_position(
 async fn store(
     conn: &mut PgConnection,
     CheckpointTarget { table, system, settle }: &CheckpointTarget,
-    term: Term,
-    position: &Position,
+    checkpoint: &Checkpoint,
     highest: i64,
     changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
+    let Checkpoint { term, position, read_to, .. } = checkpoint;
     let text = format!(
         "/* outboxd: save_checkpoint */
          with ours as materialized (select from {checkpoint} for update),
@@ -117,10 +121,10 @@ async fn store(
          ),
          settled as ({settle_lanes}),
          remembered as ({remember})
-         insert into {checkpoint} as c (position, highest_id, system, term, saved_at, settled_position)
-         select $1, $2, $3, term, clock_timestamp(), $5 from leader
+         insert into {checkpoint} as c (position, highest_id, system, term, saved_at, settled_position, read_position)
+         select $1, $2, $3, term, clock_timestamp(), $5, $16 from leader
          on conflict (only_row) do update set position = excluded.position, highest_id = excluded.highest_id,
-             system = excluded.system, term = excluded.term, saved_at = excluded.saved_at,
+             system = excluded.system, term = excluded.term, saved_at = excluded.saved_at, read_position = excluded.read_position,
              settled_position = coalesce(excluded.settled_position, c.settled_position)",
         checkpoint = table.checkpoint(),
         lease = table.lease(),
@@ -131,6 +135,7 @@ async fn store(
     let settles = (*settle == Settle::Checkpoint).then(|| position.as_str());
     let statement =
         sqlx::query(sql(text)).bind(position.as_str()).bind(highest).bind(system).bind(term.0).bind(settles);
-    let done = ask("storing the checkpoint", held::bind_changes(statement, changes).execute(conn)).await?;
-    if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
+    let statement = held::bind_changes(statement, changes).bind(read_to.as_str());
+    let done = ask("storing the checkpoint", statement.execute(conn)).await?;
+    if done.rows_affected() == 0 { Err(StoreError::TermOver { term: *term }) } else { Ok(()) }
 }

@@ -136,7 +136,7 @@ pub(crate) fn remember_lanes(table: &OutboxTable) -> String {
     )
 }
 
-/// Binds what changes, as the parameters from `$6` on of the checkpoint's statement.
+/// Binds what changes, as the parameters `$6` to `$15` of the checkpoint's statement.
 pub(crate) fn bind_changes<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     HeldChanges { held, settled }: &'q HeldChanges<'_>,

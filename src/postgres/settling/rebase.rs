@@ -144,7 +144,7 @@ async fn replace_position(
          insert into {checkpoint} (position, highest_id, system, term, saved_at, settled_position)
          values ($1, $2, $3, 0, clock_timestamp(), $4)
          on conflict (only_row) do update set position = excluded.position, system = excluded.system,
-             saved_at = excluded.saved_at, settled_position = excluded.settled_position",
+             saved_at = excluded.saved_at, settled_position = excluded.settled_position, read_position = null",
         checkpoint = table.checkpoint(),
         held = table.held()
     );

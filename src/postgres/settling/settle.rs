@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::contract::StoreError;
-use crate::outbox::{ReadToken, Settle, Settlement};
+use crate::outbox::{ReadToken, RecordMetadata, Settle, Settlement};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{NO_LOCK, classify, has_code, unusable};
 use crate::postgres::session::{Guc, INDEX_ONLY_PLANS, ask, missing, sql, table_oid};
 use crate::postgres::table::{Columns, OutboxTable};
+use crate::postgres::values::{Bound, Values};
 
 /// Settlements need no flush of their own: the next stored checkpoint flushes the log up to itself. What a crash of
 /// the database forgets in between is delivered again, and nothing after it is settled before that: see [`SettlingSlot`].
@@ -145,37 +146,23 @@ impl Settling {
         settle(&mut self.conn, table, how, settlement).await
     }
 
-    /// Settles by ids alone, and returns how many rows there were. Ids without a gap are named by their ends: a statement
-    /// of forty kilobytes can take forty milliseconds longer, since the driver does not switch Nagle's algorithm off.
+    /// Settles by ids alone, and returns how many rows there were.
     async fn by_id(&mut self, table: &OutboxTable, how: Settle, settlement: &Settlement) -> Result<u64, StoreError> {
         let outbox = table.outbox();
-        let columns = table.columns();
-        let Columns { id, sent_at, .. } = &columns;
-        let unsent = columns.unsent();
-        let runs = settlement.runs();
-        let has_runs = runs.len() <= settlement.len() / 2;
-        let (runs_of, which) = match has_runs {
-            true => {
-                ("unnest($3::bigint[], $4::bigint[]) run (first, last)", format!("{id} between run.first and run.last"))
-            }
-            false => ("", format!("{id} = any($3)")),
-        };
-        let with = |word: &str| if has_runs { format!("{word} {runs_of}") } else { String::new() };
+        let unsent = table.columns_of("o").unsent();
+        let mut bound = Bound::default();
+        let Relation { oid, filenode } = self.table;
+        let (oid, filenode) = (bound.number(oid), bound.number(filenode));
+        let ById { from, is_named, set } = ById::of(settlement, how, table, &mut bound);
+        let with = |word: &str| from.as_ref().map_or_else(String::new, |from| format!("{word} {from}"));
         let by_id = match how {
-            Settle::Delete => format!("delete from {outbox} {} where {which}", with("using")),
-            _ => format!("update {outbox} set {sent_at} = now() {} where {which} and {unsent}", with("from")),
+            Settle::Delete => format!("delete from {outbox} o {} where {is_named}", with("using")),
+            _ => format!("update {outbox} o set {set} {} where {is_named} and {unsent}", with("from")),
         };
         let text = format!(
-            "/* outboxd: settle_by_id */ {by_id} and pg_relation_filenode($1::bigint::oid::regclass)::bigint = $2"
+            "/* outboxd: settle_by_id */ {by_id} and pg_relation_filenode({oid}::bigint::oid::regclass)::bigint = {filenode}"
         );
-        let Relation { oid, filenode } = self.table;
-        let statement = sqlx::query(sql(text)).bind(oid).bind(filenode);
-        let statement = if has_runs {
-            let (firsts, lasts): (Vec<i64>, Vec<i64>) = runs.into_iter().map(RangeInclusive::into_inner).unzip();
-            statement.bind(firsts).bind(lasts)
-        } else {
-            statement.bind(settlement.ids())
-        };
+        let statement = sqlx::query_with(sql(text), bound.arguments);
         let done: Result<PgQueryResult, StoreError> = ask("settling", statement.execute(&mut self.conn)).await;
         match done {
             Err(error) if has_code(&error, &[NO_LOCK]) => {
@@ -187,6 +174,58 @@ impl Settling {
     }
 }
 
+/// Which rows a settlement by ids alone is of, in SQL, and what is set of each.
+struct ById {
+    from: Option<String>,
+    is_named: String,
+    set: String,
+}
+
+impl ById {
+    /// Ids without a gap are named by their ends: a statement of forty kilobytes can take forty milliseconds longer, since the
+    /// driver does not switch Nagle's algorithm off.
+    fn of(settlement: &Settlement, how: Settle, table: &OutboxTable, bound: &mut Bound) -> Self {
+        let id = table.columns_of("o").id;
+        let set = |tells_where| set(&table.columns(), tells_where);
+        if let Some(metadata) = settlement.metadata().filter(|_| how == Settle::Mark) {
+            let ids = bound.bind(settlement.ids());
+            let (partitions, offsets) = apart(metadata);
+            let (partitions, offsets) = (bound.bind(partitions), bound.bind(offsets));
+            return Self {
+                from: Some(format!("unnest({ids}, {partitions}, {offsets}) s (id, sent_partition, sent_offset)")),
+                is_named: format!("{id} = s.id"),
+                set: set(true),
+            };
+        }
+        let runs = settlement.runs();
+        if runs.len() > settlement.len() / 2 {
+            let is_named = format!("{id} = any({})", bound.bind(settlement.ids()));
+            return Self { from: None, is_named, set: set(false) };
+        }
+        let (firsts, lasts): (Vec<i64>, Vec<i64>) = runs.into_iter().map(RangeInclusive::into_inner).unzip();
+        let (firsts, lasts) = (bound.bind(firsts), bound.bind(lasts));
+        Self {
+            from: Some(format!("unnest({firsts}, {lasts}) run (first, last)")),
+            is_named: format!("{id} between run.first and run.last"),
+            set: set(false),
+        }
+    }
+}
+
+/// What is set of a row that is marked; where its record is, if `s` tells.
+fn set(columns: &Columns, tells_where: bool) -> String {
+    let Columns { sent_at, sent_partition, sent_offset, .. } = columns;
+    match tells_where {
+        true => format!("{sent_at} = now(), {sent_partition} = s.sent_partition, {sent_offset} = s.sent_offset"),
+        false => format!("{sent_at} = now()"),
+    }
+}
+
+/// Partitions and offsets, as arrays.
+fn apart(metadata: &[Option<RecordMetadata>]) -> (Vec<Option<i32>>, Vec<Option<i64>>) {
+    metadata.iter().map(|known| known.map(|RecordMetadata { partition, offset }| (partition, offset)).unzip()).unzip()
+}
+
 /// Carries out a settlement, comparing event ids. Rows that are settled or gone already are no matter.
 pub(crate) async fn settle(
     conn: &mut PgConnection,
@@ -194,14 +233,19 @@ pub(crate) async fn settle(
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
+    let metadata = settlement.metadata().filter(|_| how == Settle::Mark);
     let text = match how {
         Settle::Checkpoint if !settlement.is_out_of_line() => return Ok(()),
-        Settle::Checkpoint | Settle::Mark => mark(table),
+        Settle::Checkpoint | Settle::Mark => mark(table, metadata.is_some()),
         Settle::Delete => delete(table),
     };
     // A row that was left out because it was locked may be free by the time that its lock is looked for.
     for _ in 0..2 {
         let statement = sqlx::query(sql(text.clone())).bind(settlement.ids()).bind(settlement.event_ids());
+        let statement = match metadata.map(apart) {
+            Some((partitions, offsets)) => statement.bind(partitions).bind(offsets),
+            None => statement,
+        };
         let done = ask("settling", statement.execute(&mut *conn)).await?;
         if done.rows_affected() == settlement.len() as u64 {
             return Ok(());
@@ -304,12 +348,17 @@ pub(crate) async fn settle_flushed(
     ask(doing, transaction.commit()).await
 }
 
-fn mark(table: &OutboxTable) -> String {
-    let Columns { id, sent_at, .. } = table.columns();
+fn mark(table: &OutboxTable, tells_where: bool) -> String {
+    let places = match tells_where {
+        true => "join unnest($1::bigint[], $3::int[], $4::bigint[]) s (id, sent_partition, sent_offset) using (id)",
+        false => "",
+    };
     format!(
-        "/* outboxd: mark */ {free} update {outbox} o set {sent_at} = now() from free where o.{id} = free.{id}",
+        "/* outboxd: mark */ {free} update {outbox} o set {set} from free {places} where o.{id} = free.{id}",
         free = free(table, Settle::Mark),
-        outbox = table.outbox()
+        outbox = table.outbox(),
+        set = set(&table.columns(), tells_where),
+        id = table.columns().id
     )
 }
 

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Before, SettlementBatch, Submitted};
+use super::{Before, SettlementBatch, SettlingMode, Submitted};
 use crate::contract::{Outcome, Rejection};
-use crate::outbox::{HoldCause, Position, Record};
+use crate::outbox::{HoldCause, Position, Record, RecordMetadata};
 
 /// What becomes of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +21,9 @@ enum Fate {
 }
 
 impl Fate {
-    fn outcome(self) -> Outcome {
+    fn outcome(self, offset: i64) -> Outcome {
         match self {
-            Fate::Delivered => Outcome::Delivered { partition: 0, offset: 0 },
+            Fate::Delivered => Outcome::Delivered { partition: 3, offset },
             Fate::Held => Outcome::Held(HoldCause::MissingTopic),
             Fate::Rejected => Outcome::Rejected(Box::new(Rejection { code: "test", message: "too bad".to_owned() })),
             Fate::Unknown => Outcome::Unknown,
@@ -63,6 +63,7 @@ proptest! {
     fn what_was_delivered_is_settled_and_the_position_passes_nothing_else(
         batches in vec(batch(), 1..12),
         exactly_once in any::<bool>(),
+        record_position in any::<bool>(),
     ) {
         let mut ids = 1..;
         let mut settled_together = vec![SettlementBatch::after(Ok(()))];
@@ -86,9 +87,9 @@ proptest! {
                 closed: Vec::new(),
                 permits: Vec::new(),
             };
-            let outcomes = fates.iter().map(|fate| fate.outcome()).collect();
+            let outcomes = submitted.rows.iter().zip(fates).map(|(row, fate)| fate.outcome(10 * row.id)).collect();
             let batch = settled_together.last_mut().expect("begun with one");
-            held.extend(batch.add(submitted, outcomes, exactly_once).iter().map(|(row, _)| row.id));
+            held.extend(batch.add(submitted, outcomes, SettlingMode { exactly_once, record_position }).iter().map(|(row, _)| row.id));
         }
 
         let all: Vec<Fate> = batches.iter().flat_map(|(fates, _)| fates.clone()).collect();
@@ -98,6 +99,11 @@ proptest! {
         let settled: Vec<i64> = settled_together.iter().flat_map(|batch| batch.settlement.ids().to_vec()).collect();
         let rejected: Vec<i64> = settled_together.iter().flat_map(|batch| &batch.rejected).map(|row| row.id).collect();
         prop_assert_eq!(settled, of(Fate::Delivered));
+        for settlement in settled_together.iter().map(|batch| &batch.settlement).filter(|settled| !settled.is_empty()) {
+            let at = |id: &i64| Some(RecordMetadata { partition: 3, offset: 10 * id });
+            let expected: Vec<Option<RecordMetadata>> = settlement.ids().iter().map(at).collect();
+            prop_assert_eq!(settlement.metadata(), record_position.then_some(&*expected));
+        }
         prop_assert_eq!(rejected, of(Fate::Rejected));
         prop_assert_eq!(held, of(Fate::Held));
         prop_assert_eq!(settled_together.iter().map(|batch| batch.read).sum::<usize>(), all.len());

@@ -6,7 +6,7 @@ use sqlx::{Arguments, AssertSqlSafe, Encode, Row, Sqlite, SqliteConnection, Type
 use uuid::Uuid;
 
 use crate::contract::{Carried, Death, Found, FoundMessage, LetterSearch, RowName, SEARCHED_ROWS, Search, StoreError};
-use crate::outbox::{MessageFilter, MessageState, Settle};
+use crate::outbox::{MessageFilter, MessageState, RecordMetadata, Settle};
 use crate::reading::FirstSince;
 use crate::sqlite::errors::classify;
 use crate::sqlite::reading::holds::covered;
@@ -47,7 +47,7 @@ pub(crate) async fn search(
              select {id} as id from {outbox} {index} where {rows} order by {id} {direction} limit {SEARCHED_ROWS}
          ),
          found as materialized (
-             select {selected}, {sent_at} as sent_at, {state} as state
+             select {selected}, {state} as state, {sent_at} as sent_at, {sent_partition}, {sent_offset}
              from looked_at as l cross join {outbox} as o on {o_id} = l.id
              where {wanted} order by {o_id} {direction} limit {limit}
          )
@@ -58,6 +58,8 @@ pub(crate) async fn search(
         index = walk.index,
         selected = selected(&o),
         sent_at = millis(&o.sent_at),
+        sent_partition = o.sent_partition,
+        sent_offset = o.sent_offset,
         outbox = table.outbox(),
         o_id = o.id,
         wanted = wanted.join(" and "),
@@ -65,9 +67,11 @@ pub(crate) async fn search(
     );
     let rows = sqlx::query_with(AssertSqlSafe(sql), bound.0).fetch_all(connection).await.map_err(doing)?;
     let found = found(&rows, search.limit, |row| {
-        let state: &str = row.try_get(AFTER_SELECTED + 1)?;
+        let state: &str = row.try_get(AFTER_SELECTED)?;
         let state = state.parse::<MessageState>().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok((state, time(row, AFTER_SELECTED), None))
+        let (partition, offset) = (row.try_get(AFTER_SELECTED + 2)?, row.try_get(AFTER_SELECTED + 3)?);
+        let metadata = Option::zip(partition, offset).map(|(partition, offset)| RecordMetadata { partition, offset });
+        Ok(Rest { state, sent_at: time(row, AFTER_SELECTED + 1), metadata, death: None })
     });
     found.map_err(doing)
 }
@@ -120,7 +124,7 @@ pub(crate) async fn dead_letters(
             topic: row.try_get(topic)?,
             published_at: time(row, published_at),
         };
-        Ok((MessageState::Dead, None, Some(death)))
+        Ok(Rest { state: MessageState::Dead, sent_at: None, metadata: None, death: Some(death) })
     });
     found.map_err(doing)
 }
@@ -174,7 +178,7 @@ impl Walk {
                 let rows = format!("{unsent} and {id} >= (select min(from_id) from {})", table.held());
                 Self { rows, is_newest_first: false, index: "" }
             }
-            Some(MessageState::Unsent) => {
+            Some(MessageState::Unsent | MessageState::InFlight) => {
                 let rows = format!("{unsent} and {id} > {}", settled_to(table, settle));
                 Self { rows, is_newest_first: false, index: "" }
             }
@@ -245,7 +249,10 @@ fn settled_to(table: &OutboxTable, settle: Settle) -> String {
 fn state(table: &OutboxTable, settle: Settle) -> String {
     let o = table.columns_of("o");
     format!(
-        "case when not {unsent} then 'sent' when {covered} then 'held' when {id} <= {settled_to} then 'sent' else 'unsent' end",
+        "case when not {unsent} then 'sent' when {covered} then 'held' when {id} <= {settled_to} then 'sent'
+             when {id} > (select position from {checkpoint}) and {id} <= (select read_position from {checkpoint}) then 'in-flight'
+             else 'unsent' end",
+        checkpoint = table.checkpoint(),
         unsent = o.unsent(),
         covered = covered(table),
         id = o.id,
@@ -294,8 +301,13 @@ fn time(row: &SqliteRow, column: usize) -> Option<DateTime<Utc>> {
     row.try_get::<Option<i64>, _>(column).ok().flatten().and_then(DateTime::from_timestamp_millis)
 }
 
-/// Where the message of a row is, when it was sent, and why it died.
-type Rest = (MessageState, Option<DateTime<Utc>>, Option<Death>);
+/// Where the message of a row is, and what is known of its end.
+struct Rest {
+    state: MessageState,
+    sent_at: Option<DateTime<Utc>>,
+    metadata: Option<RecordMetadata>,
+    death: Option<Death>,
+}
 
 /// Reads what was found. What SQLite keeps in a column though it is no text there is left out.
 fn found(
@@ -307,7 +319,7 @@ fn found(
     let mut messages = Vec::new();
     for row in rows {
         let Some(id) = row.try_get::<Option<i64>, _>(2)? else { continue };
-        let (state, sent_at, death) = rest(row)?;
+        let Rest { state, sent_at, metadata, death } = rest(row)?;
         let event_id = text(row, 3).and_then(|text| Uuid::try_parse(&text).ok());
         let payload_bytes = row.try_get::<Option<i64>, _>(8)?.map(i64::unsigned_abs);
         messages.push(FoundMessage {
@@ -319,6 +331,7 @@ fn found(
             payload_bytes,
             state,
             sent_at,
+            metadata,
             death,
         });
     }

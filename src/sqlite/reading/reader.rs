@@ -13,7 +13,7 @@ use crate::sqlite::connection::{Durability, File};
 use crate::sqlite::errors::classify;
 use crate::sqlite::reading::position;
 use crate::sqlite::reading::rows::{Read, Rows};
-use crate::sqlite::settling::checkpoint;
+use crate::sqlite::settling::checkpoint::{self, StoredPositions};
 use crate::sqlite::settling::held;
 use crate::sqlite::settling::recover;
 use crate::sqlite::table::{Columns, OutboxTable};
@@ -213,10 +213,13 @@ impl Reader for SqliteReader {
     }
 
     async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let position = position::parse(&checkpoint.position)?.at;
+        let at = StoredPositions {
+            settled: position::parse(&checkpoint.position)?.at,
+            read: position::parse(&checkpoint.read_to)?.at,
+        };
         let held = checkpoint.held.iter().map(held::as_stored).collect::<Vec<_>>();
         let changes = HeldChanges::between(&self.held, &held);
-        checkpoint::save(&mut self.connection, &self.table, self.settle, checkpoint, position, &changes).await?;
+        checkpoint::save(&mut self.connection, &self.table, self.settle, checkpoint, &at, &changes).await?;
         self.held = held;
         Ok(())
     }

@@ -17,18 +17,26 @@ pub(crate) async fn stored_position(
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await
 }
 
+/// The positions of a checkpoint, as ids.
+pub(crate) struct StoredPositions {
+    /// Every row up to here is settled, or belongs to a held lane.
+    pub(crate) settled: i64,
+    /// Every row up to here is read.
+    pub(crate) read: i64,
+}
+
 /// Stores the checkpoint, and what changed of the held lanes. The connection must be one whose commits are flushed.
 pub(crate) async fn save(
     connection: &mut SqliteConnection,
     table: &OutboxTable,
     mode: Settle,
     checkpoint: &Checkpoint,
-    position: i64,
+    at: &StoredPositions,
     changes: &HeldChanges<'_>,
 ) -> Result<(), StoreError> {
     let doing = |error| classify("storing the checkpoint", error);
     let mut transaction = connection.begin_with("begin immediate").await.map_err(doing)?;
-    move_checkpoint(&mut transaction, table, checkpoint.term, position, settled_to(mode)).await?;
+    move_checkpoint(&mut transaction, table, checkpoint.term, at, settled_to(mode)).await?;
     held::store(&mut transaction, table, changes).await?;
     transaction.commit().await.map_err(doing)
 }
@@ -47,17 +55,17 @@ async fn move_checkpoint(
     connection: &mut SqliteConnection,
     table: &OutboxTable,
     term: Term,
-    position: i64,
+    at: &StoredPositions,
     settled_to: &'static str,
 ) -> Result<(), StoreError> {
     let sql = format!(
         "/* outboxd: move_checkpoint */ update {checkpoint}
-         set position = ?1, settled_to = {settled_to}, term = ?2, saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
+         set position = ?1, settled_to = {settled_to}, read_position = ?3, term = ?2, saved_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
          where (select term from {lease}) = ?2",
         checkpoint = table.checkpoint(),
         lease = table.lease()
     );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(position).bind(term.0);
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(at.settled).bind(term.0).bind(at.read);
     let done = query.execute(connection).await.map_err(|error| classify("storing the checkpoint", error))?;
     if done.rows_affected() == 0 { Err(StoreError::TermOver { term }) } else { Ok(()) }
 }

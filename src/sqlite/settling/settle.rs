@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::contract::StoreError;
-use crate::outbox::{Settle, Settlement};
+use crate::outbox::{RecordMetadata, Settle, Settlement};
 use crate::sqlite::errors::{classify, unusable};
 use crate::sqlite::table::{Columns, OutboxTable};
 
@@ -57,15 +57,29 @@ async fn mark(
     settlement: &Settlement,
 ) -> Result<u64, sqlx::Error> {
     let columns = table.columns();
-    let Columns { id, sent_at, .. } = &columns;
-    let unsent = columns.unsent();
+    let Columns { id, sent_at, sent_partition, sent_offset, .. } = &columns;
+    let outbox = table.outbox();
+    let now = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
+    let Some(metadata) = settlement.metadata() else {
+        let (unsent, named) = (columns.unsent(), named(table));
+        let sql =
+            format!("/* outboxd: mark */ update {outbox} set {sent_at} = {now} where {unsent} and {id} in ({named})");
+        return in_immediate(connection, sql, names(settlement)).await;
+    };
+    let named = table.columns_of("o");
     let sql = format!(
-        "/* outboxd: mark */ update {outbox} set {sent_at} = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
-         where {unsent} and {id} in ({named})",
-        outbox = table.outbox(),
-        named = named(table)
+        "/* outboxd: mark_with_metadata */
+         update {outbox} as m set {sent_at} = {now}, {sent_partition} = s.partition, {sent_offset} = s.record_offset
+         from (select {o_id} as id, d.value ->> 1 as partition, d.value ->> 2 as record_offset
+               from json_each(?) as d
+               cross join {outbox} as o on {o_id} = cast(d.key as integer) and {event_id} = d.value ->> 0
+               where {unsent}) as s
+         where m.{id} = s.id",
+        o_id = named.id,
+        event_id = named.event_id,
+        unsent = named.unsent()
     );
-    in_immediate(connection, sql, settlement).await
+    in_immediate(connection, sql, names_with_metadata(settlement, metadata)).await
 }
 
 async fn delete(
@@ -79,7 +93,7 @@ async fn delete(
         outbox = table.outbox(),
         named = named(table)
     );
-    in_immediate(connection, sql, settlement).await
+    in_immediate(connection, sql, names(settlement)).await
 }
 
 /// The ids of rows that are named by id and event id alike. The cross join has SQLite look each one up by its id.
@@ -92,13 +106,9 @@ fn named(table: &OutboxTable) -> String {
     )
 }
 
-async fn in_immediate(
-    connection: &mut SqliteConnection,
-    sql: String,
-    settlement: &Settlement,
-) -> Result<u64, sqlx::Error> {
+async fn in_immediate(connection: &mut SqliteConnection, sql: String, names: String) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin_with("begin immediate").await?;
-    let done = sqlx::query(AssertSqlSafe(sql)).bind(names(settlement)).execute(&mut *transaction).await?;
+    let done = sqlx::query(AssertSqlSafe(sql)).bind(names).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(done.rows_affected())
 }
@@ -108,4 +118,14 @@ fn names(settlement: &Settlement) -> String {
     let pairs = settlement.ids().iter().zip(settlement.event_ids());
     let pairs: Vec<String> = pairs.map(|(id, event_id)| format!("\"{id}\":\"{event_id}\"")).collect();
     format!("{{{}}}", pairs.join(","))
+}
+
+/// The same, with partition and offset of each record beside its event id.
+fn names_with_metadata(settlement: &Settlement, metadata: &[Option<RecordMetadata>]) -> String {
+    let rows = settlement.ids().iter().zip(settlement.event_ids()).zip(metadata);
+    let rows = rows.map(|((id, event_id), known)| match known {
+        Some(RecordMetadata { partition, offset }) => format!("\"{id}\":[\"{event_id}\",{partition},{offset}]"),
+        None => format!("\"{id}\":[\"{event_id}\",null,null]"),
+    });
+    format!("{{{}}}", rows.collect::<Vec<String>>().join(","))
 }
