@@ -2,7 +2,7 @@
 # An Apache Kafka of one's own: kafka.sh start DIR [--brokers N] [NAME=VALUE]…
 #                               kafka.sh stop|kill|restart|pause|resume|running DIR [--broker I]
 # `start` prints the bootstrap addresses, which are also in DIR/bootstrap, and in DIR/secure those that want TLS and a
-# password; brokers are numbered from 1, and the process id of each is in DIR/broker-I/pid. KAFKA_HEAP is their heap, 512m when not set.
+# password; brokers are numbered from 1, and the process id of each is in DIR/broker-I/pid. KAFKA_JVM are the options of their Java, "-Xmx512m -XX:+UseG1GC" when not set.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 
@@ -24,8 +24,44 @@ kafka_class() {
     java -Xshare:auto -cp "$home/*" "$@"
 }
 
+# An id as Kafka draws them. None begins with what begins an option.
+random_uuid() {
+    local uuid=-
+    while [ "${uuid#-}" != "$uuid" ]; do uuid=$(head -c 16 /dev/urandom | basenc --base64url | cut -c1-22); done
+    echo "$uuid"
+}
+
+# What makes the start of a broker cheap, since tests start so many: a formatted folder to copy, and the classes as Java has them in
+# memory once Kafka runs. Both are made once.
+prepared() {
+    local home part broker
+    home=$(jars)-prepared
+    [ -d "$home" ] && { echo "$home"; return; }
+    part=$(part "$home")
+    broker=$part/broker-1
+    configure "$part" 1
+    kafka_class kafka.tools.StorageTool format -t "$(random_uuid)" \
+        --add-scram 'SCRAM-SHA-512=[name=outboxd,password=outboxd]' \
+        -c "$broker/server.properties" >"$part/format.log" 2>&1 || die "formatting failed, see $part/format.log"
+    cp -a "$broker/data" "$part/data"
+    launch "$broker" "-XX:ArchiveClassesAtExit=$part/classes.jsa"
+    wait_for 90 "the start of Kafka (see $broker/log)" answers "$broker"
+    stop "$broker"
+    rm -rf "$broker"
+    complete "$part" "$home"
+    echo "$home"
+}
+
+# Formats a broker's folder, as `kafka-storage format` does.
+format() {
+    local broker=$1 number=$2 cluster=$3
+    cp -a "$(prepared)/data" "$broker/data"
+    printf '%s\n' version=1 "cluster.id=$cluster" "node.id=$number" "directory.id=$(random_uuid)" >"$broker/data/meta.properties"
+}
+
+# Writes the properties of brokers that are not formatted yet.
 configure() {
-    local dir=$1 brokers=$2 replicas=$(($2 < 3 ? 1 : 3)) addresses="" secure="" voters="" i ports=() tls
+    local dir=$1 brokers=$2 replicas=$(($2 < 3 ? 1 : 3)) secure="" voters="" i ports=() tls
     shift 2
     tls=$(certificates)
     # What an interrupted start left.
@@ -35,7 +71,6 @@ configure() {
         for ((i = 1; i <= 3 * brokers; i++)); do ports[i]=$(free_port); done
     done
     for ((i = 1; i <= brokers; i++)); do
-        addresses+=,127.0.0.1:${ports[i]}
         voters+=,$i@127.0.0.1:${ports[i + brokers]}
         secure+=,127.0.0.1:${ports[i + 2 * brokers]}
     done
@@ -73,23 +108,16 @@ controlled.shutdown.enable=true
 $(printf '%s\n' "$@")
 CONF
     done
-    kafka_class kafka.tools.StorageTool random-uuid 2>/dev/null | tail -n 1 >"$dir/cluster"
-    for ((i = 1; i <= brokers; i++)); do
-        kafka_class kafka.tools.StorageTool format -t "$(cat "$dir/cluster")" \
-            --add-scram 'SCRAM-SHA-512=[name=outboxd,password=outboxd]' \
-            -c "$dir/broker-$i/server.properties" >"$dir/broker-$i/format.log" 2>&1 ||
-            die "formatting failed, see $dir/broker-$i/format.log"
-    done
     echo "${secure#,}" >"$dir/secure"
-    echo "${addresses#,}" >"$dir/bootstrap"
 }
 
 running() { alive "$1/pid" "$1/server.properties"; }
 
 launch() {
-    local broker=$1
+    local broker=$1 archive=${2:-"-XX:SharedArchiveFile=$(prepared)/classes.jsa"}
     claim_port "$(port "$broker")" "$broker"
-    setsid nohup java "-Xmx${KAFKA_HEAP:-512m}" -XX:+UseG1GC -cp "$(jars)/*" kafka.Kafka "$broker/server.properties" \
+    # shellcheck disable=SC2086 # They are several options.
+    setsid nohup java ${KAFKA_JVM:--Xmx512m -XX:+UseG1GC} "$archive" -cp "$(jars)/*" kafka.Kafka "$broker/server.properties" \
         >"$broker/log" 2>&1 </dev/null &
     echo $! >"$broker/pid"
 }
@@ -109,6 +137,15 @@ serve() {
     done
 }
 
+# Makes a cluster. Only one that is whole says where it listens.
+make() {
+    local dir=$1 brokers=$2 cluster i
+    configure "$@"
+    cluster=$(random_uuid)
+    for ((i = 1; i <= brokers; i++)); do format "$dir/broker-$i" "$i" "$cluster"; done
+    sed -n 's/^advertised.listeners=PLAINTEXT:..\([^,]*\),.*/\1/p' "$dir"/broker-*/server.properties | paste -sd, >"$dir/bootstrap"
+}
+
 start() {
     local dir=$1 brokers=1 settings=()
     shift
@@ -119,7 +156,7 @@ start() {
             *) die "unknown option $1" ;;
         esac
     done
-    [ -f "$dir/bootstrap" ] || configure "$dir" "$brokers" "${settings[@]}"
+    [ -f "$dir/bootstrap" ] || make "$dir" "$brokers" "${settings[@]}"
     serve "$dir"/broker-*
     cat "$dir/bootstrap"
 }

@@ -40,7 +40,7 @@ init() {
     mktemp -d /tmp/outboxd-socket-XXXXXX >"$dir/socket"
     echo outboxd >"$dir/password"
     own "$dir" "$(cat "$dir/socket")"
-    $as_user "$home/bin/initdb" -D "$dir/data" -U outboxd --pwfile="$dir/password" \
+    $as_user "$home/bin/initdb" --no-sync -D "$dir/data" -U outboxd --pwfile="$dir/password" \
         -A scram-sha-256 -E UTF8 --locale=C.UTF-8 >"$dir/initdb.log" 2>&1 || die "initdb failed, see $dir/initdb.log"
     cp "$tls/server.crt" "$tls/server.key" "$dir/data/"
     chmod 600 "$dir/data/server.key"

@@ -16,7 +16,7 @@ pub(crate) const TABLE: &str = "bench.outbox";
 /// What a server of this size is given; `wal_level` for those who read the write-ahead log.
 const POSTGRES: [&str; 4] =
     ["wal_level=logical", "shared_buffers=512MB", "max_wal_size=8GB", "max_replication_slots=4"];
-const KAFKA_HEAP: &str = "1g";
+const KAFKA_JVM: &str = "-Xmx1g -XX:+UseG1GC";
 
 /// Rows of a transaction that fills the table.
 const CHUNK: u64 = 1_000;
@@ -213,7 +213,7 @@ impl Service {
             .arg(command)
             .arg(&self.folder)
             .args(settings)
-            .env("KAFKA_HEAP", KAFKA_HEAP)
+            .env("KAFKA_JVM", KAFKA_JVM)
             .stderr(Stdio::inherit())
             .output()?;
         if !output.status.success() {

@@ -8,6 +8,9 @@ use std::process::Command;
 use crate::support::children;
 use crate::support::services::{Server, variable};
 
+/// Options of a Java that is over before its best code would pay.
+const SHORT_LIVED_JVM: &str = "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
+
 /// A PostgreSQL cluster of one's own.
 pub(crate) struct Postgres {
     service: Service,
@@ -182,7 +185,9 @@ impl Service {
 
     fn run_with(&self, command: &str, arguments: &[&str]) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed").join(self.script);
-        let ran = children::run(Command::new(&script).arg(command).arg(&self.folder).args(arguments));
+        let mut script_and_command = Command::new(&script);
+        script_and_command.arg(command).arg(&self.folder).args(arguments).env("KAFKA_JVM", SHORT_LIVED_JVM);
+        let ran = children::run(&mut script_and_command);
         let output = ran.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
         let said = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
