@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::contract::{
-    BrokersProbe, Contact, Database, DatabaseKind, DatabaseSettings, Roles, Sink, SinkError, StoreError,
+    BrokersProbe, Contact, Database, DatabaseKind, DatabaseSettings, Roles, Sink, SinkError, StoreError, Tail,
 };
 use crate::kafka;
 use crate::secret::Secret;
@@ -73,6 +73,11 @@ pub fn sink_and_contact(config: &Config, source: String) -> Result<SinkAndContac
 /// When the client cannot be set up like this.
 pub fn brokers_probe(config: &Config) -> Result<Box<dyn BrokersProbe>, SinkError> {
     Ok(Box::new(kafka::Probe::new(&config.kafka.properties)?))
+}
+
+/// What hears a topic from its end on, as soon as a broker answers.
+pub fn tail(config: &Config, topic: &str) -> Box<dyn Tail> {
+    Box::new(kafka::Tail::open(&config.kafka.properties, topic))
 }
 
 /// The sink of dead letters, which may be published again and need no fence. The operator has named their topic.

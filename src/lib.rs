@@ -2,7 +2,7 @@
 //!
 //! Rooms, from the ground up (`tests/architecture/` keeps who may import whom):
 //! words ([`outbox`]), promises ([`contract`]), wings ([`postgres`], [`sqlite`], [`kafka`], [`memory`]),
-//! the work ([`coordination`], [`relay`], [`housekeeping`]), the roof ([`config`], [`admin`], [`daemon`]).
+//! the work ([`coordination`], [`relay`], [`housekeeping`], [`canary`]), the roof ([`config`], [`admin`], [`daemon`]).
 
 #[cfg(feature = "relay")]
 pub mod aligned_tick;
@@ -40,6 +40,8 @@ pub mod admin;
 pub mod backends;
 #[cfg(feature = "daemon")]
 pub mod bench;
+#[cfg(feature = "daemon")]
+pub mod canary;
 #[cfg(feature = "daemon")]
 pub mod certificate;
 #[cfg(feature = "daemon")]

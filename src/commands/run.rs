@@ -80,8 +80,12 @@ pub(super) fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
     }
     let database = config.outbox.database;
     let roles = migration.grants.as_ref();
-    let roles =
-        roles.map(|cli::Roles { application, relay }| Roles { application: application.clone(), relay: relay.clone() });
+    let relay_inserts = database.inserts;
+    let roles = roles.map(|cli::Roles { application, relay }| Roles {
+        application: application.clone(),
+        relay: relay.clone(),
+        relay_inserts,
+    });
     if migration.print {
         print!("{}", backends::migration_sql(&database, roles.as_ref())?);
     } else {
@@ -93,7 +97,7 @@ pub(super) fn migrate(migration: &Migrate) -> anyhow::Result<ExitCode> {
 
 /// What was done.
 fn migration_text(table: &Table, Migrated { applied }: &Migrated, roles: Option<&Roles>) -> String {
-    let granted = roles.map_or_else(String::new, |Roles { application, relay }| {
+    let granted = roles.map_or_else(String::new, |Roles { application, relay, .. }| {
         format!("\ngranted {application} and {relay} what they need")
     });
     match applied.is_empty() {

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::canary;
 use crate::config::complaint::Complaints;
 use crate::config::judge::Judge;
 use crate::config::raw::{Flag, Raw, Sources};
@@ -41,6 +42,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const SHORTEST_LEASE: Duration = Duration::from_millis(250);
 /// A token of fewer characters can be guessed.
 const SHORTEST_TOKEN: usize = 16;
+/// Rows of a canary that come faster load what they measure.
+const SHORTEST_CANARY_INTERVAL: Duration = Duration::from_millis(100);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a command cannot do without.
@@ -63,6 +66,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// How the relay works.
     pub relay: relay::Settings,
+    /// The canary, where one is wanted.
+    pub canary: Option<canary::Settings>,
     /// The operator's page.
     pub http: Http,
     /// How and what is logged.
@@ -142,13 +147,11 @@ impl Config {
     /// Everything that is wrong with them, all at once.
     pub fn judge(raw: &Raw, needs: Needs) -> Result<Self, Complaints> {
         let mut judge = Judge::new(raw);
-        let config = Self {
-            outbox: outbox(&mut judge, needs),
-            kafka: brokers(&mut judge, raw, needs),
-            relay: relay(&mut judge),
-            http: http(&mut judge),
-            log: log(&mut judge),
-        };
+        let (mut outbox, kafka) = (outbox(&mut judge, needs), brokers(&mut judge, raw, needs));
+        let relay = relay(&mut judge);
+        let canary = canary(&mut judge, &outbox, &relay);
+        outbox.database.inserts = canary.is_some();
+        let config = Self { outbox, kafka, relay, canary, http: http(&mut judge), log: log(&mut judge) };
         judge.verdict(config)
     }
 }
@@ -166,6 +169,7 @@ fn outbox(judge: &mut Judge<'_>, needs: Needs) -> Outbox {
             settle: judge.parsed("outbox.settle").unwrap_or_default(),
             notify: judge.parsed("outbox.notify").unwrap_or_default(),
             prepared_transactions: judge.parsed("outbox.prepared_transactions").unwrap_or_default(),
+            inserts: false,
         },
         source: (!source.is_empty()).then_some(source),
         topics: judge.list("outbox.topics", "use [\"*\"] for every topic"),
@@ -283,6 +287,42 @@ fn limit(judge: &mut Judge<'_>, key: &str) -> Limit {
         records: usize::try_from(judge.count(&format!("{key}.records"), 1..=1_000_000)).unwrap_or(1),
         bytes: judge.size(&format!("{key}.bytes"), 4096),
     }
+}
+
+fn canary(judge: &mut Judge<'_>, outbox: &Outbox, relay: &relay::Settings) -> Option<canary::Settings> {
+    const EVERY: &str = "canary.every";
+    const TOPIC: &str = "canary.topic";
+    const LOST_AFTER: &str = "canary.lost_after";
+    let every = judge.duration(EVERY, Duration::ZERO..=24 * HOUR);
+    let lost_after = judge.duration(LOST_AFTER, SECOND..=24 * HOUR);
+    let topic = judge.text(TOPIC);
+    if !is_topic_name(&topic) {
+        judge.complain(TOPIC, format!("{topic:?} cannot name a topic; use letters, digits, '.', '_' and '-'"));
+    }
+    if every.is_zero() {
+        return None;
+    }
+    if every < SHORTEST_CANARY_INTERVAL {
+        judge.complain(
+            EVERY,
+            "is less than 100ms, so that it would load what it measures; use more, or \"0s\" for none",
+        );
+    } else if lost_after > every * canary::MOST_AWAITED {
+        let most = canary::MOST_AWAITED;
+        judge.complain(
+            LOST_AFTER,
+            format!("is more than {most} times canary.every; lower it, or let rows come less often"),
+        );
+    }
+    if lost_after < relay.lease_ttl {
+        judge.complain(LOST_AFTER, "is less than lease.ttl: each takeover would count as a loss; raise it above that");
+    }
+    if topic == judge.text("relay.progress_topic") || topic.starts_with("__") {
+        judge.complain(TOPIC, "is no topic for rows: it is relay.progress_topic, or one of Kafka's own; use another");
+    } else if !outbox.topics.iter().any(|allowed| allowed.matches(&topic)) {
+        judge.complain(TOPIC, format!("is {topic:?}, which outbox.topics does not allow; add it there"));
+    }
+    Some(canary::Settings { every, topic, lost_after, sender: relay.holder.clone() })
 }
 
 fn http(judge: &mut Judge<'_>) -> Http {

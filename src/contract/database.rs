@@ -41,13 +41,15 @@ pub struct DatabaseSettings {
     pub notify: Notify,
     /// Whether applications prepare transactions that write to the outbox.
     pub prepared_transactions: PreparedTransactions,
+    /// Whether the relay's role writes rows of its own, by [`Enqueue::writer`]. It is warned where it may not.
+    pub inserts: bool,
 }
 
 impl DatabaseSettings {
     /// Settings for an outbox, the rest as it is by default.
     pub fn new(url: Secret, table: Table, settle: Settle) -> Self {
         let (notify, prepared_transactions) = (Notify::default(), PreparedTransactions::default());
-        Self { url, table, settle, notify, prepared_transactions }
+        Self { url, table, settle, notify, prepared_transactions, inserts: false }
     }
 }
 
@@ -58,6 +60,8 @@ pub struct Roles {
     pub application: String,
     /// The relay's, which selects, updates and deletes.
     pub relay: String,
+    /// Whether the relay's inserts, too: see [`DatabaseSettings::inserts`].
+    pub relay_inserts: bool,
 }
 
 /// What a migration did.
@@ -69,7 +73,7 @@ pub struct Migrated {
 
 /// An outbox in a database: a store for the relay, and what is asked of it besides.
 #[async_trait]
-pub trait Database: Store + Operate + Messages + Examine + Debug {
+pub trait Database: Store + Operate + Messages + Examine + Enqueue + Debug {
     /// Creates or upgrades the tables, and grants the roles what they need if any are named. Safe to repeat, under
     /// several at once, and beside a relay at work.
     ///
@@ -111,6 +115,16 @@ pub trait Database: Store + Operate + Messages + Examine + Debug {
     /// # Errors
     /// When the database is away, or does not allow it.
     async fn scratch(&self, name: &str) -> Result<Box<dyn Scratch>, StoreError>;
+}
+
+/// Writing to an outbox, as an application does.
+#[async_trait]
+pub trait Enqueue: Send + Sync {
+    /// Opens a connection that writes to it.
+    ///
+    /// # Errors
+    /// When the database is away, or does not let the role write, with the repair.
+    async fn writer(&self) -> Result<Box<dyn Writer>, StoreError>;
 }
 
 /// An outbox that only its maker uses. [Remove](Self::remove) it when done.

@@ -17,11 +17,12 @@ mod operations;
 mod sink;
 mod steering;
 mod store;
+mod tail;
 mod wake;
 
 pub use audit::{Audit, AuditedRow, KnownRow, Removable, SetAside};
 pub use backlog::{Backlog, TopicBacklog};
-pub use database::{Database, DatabaseKind, DatabaseSettings, Migrated, Roles, Scratch, Writer};
+pub use database::{Database, DatabaseKind, DatabaseSettings, Enqueue, Migrated, Roles, Scratch, Writer};
 pub use error::{BoxError, SinkError, StoreError};
 pub use examine::{
     BrokersProbe, ClockDifference, Contact, Examine, Rights, Snapshot, SnapshotHolder, Snapshots, Vacuum, Vitals,
@@ -38,4 +39,5 @@ pub use operations::{Operations, ReplayPage};
 pub use sink::{Mandate, Outcome, Receipt, Refusal, Rejection, Sink};
 pub use steering::Steering;
 pub use store::{Checkpoint, DeadLetters, DueLetter, HeldLanes, Inspect, OutboxStore, Purge, Reader, Store};
+pub use tail::{Heard, Tail};
 pub use wake::{Arming, WakeSource};

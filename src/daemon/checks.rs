@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::checks::{self, Check, CheckName, CheckStatus};
+use crate::canary::View;
 use crate::config::{Config, NamedCertificates};
 use crate::contract::{Backlog, Contact, Database, Leader, StoreError, VitalsQuestion};
 use crate::observe::metrics;
@@ -32,6 +33,8 @@ pub(super) struct Checking {
     certificates: Vec<NamedCertificates>,
     retention: Duration,
     table: Table,
+    /// From when on a row of the canary is lost, where there is one.
+    lost_after: Option<Duration>,
 }
 
 /// What is known of the flow of messages.
@@ -40,6 +43,8 @@ pub(super) struct Flow {
     pub(super) status: watch::Receiver<Status>,
     /// How much waits, as measured last.
     pub(super) backlog: watch::Receiver<Backlog>,
+    /// How the rows of the canary fare, if there is one.
+    pub(super) canary: watch::Receiver<View>,
 }
 
 /// What the looks at the database came to.
@@ -57,12 +62,13 @@ impl Checking {
     /// Looks at this database, through this client, as the configuration says.
     pub(super) fn new(database: Arc<dyn Database>, contact: Arc<dyn Contact>, config: &Config) -> Self {
         let (retention, table) = (config.outbox.retention, config.outbox.database.table.clone());
-        Self { database, contact, certificates: config.certificates(), retention, table }
+        let lost_after = config.canary.as_ref().map(|canary| canary.lost_after);
+        Self { database, contact, certificates: config.certificates(), retention, table, lost_after }
     }
 
     /// Checks until `stop` is cancelled, and tells `checked` and the metrics.
     pub(super) async fn run(self, flow: Flow, checked: watch::Sender<Vec<Check>>, stop: CancellationToken) {
-        let Flow { status, mut backlog } = flow;
+        let Flow { status, mut backlog, canary } = flow;
         let (mut looked, mut rebuilds) = (Looked::default(), Rebuilds::default());
         let mut next = Instant::now();
         loop {
@@ -75,7 +81,8 @@ impl Checking {
             }
             rebuilds.count(self.contact.rebuilds());
             let now = status.borrow().clone();
-            let checks = self.judge(&now, &backlog.borrow_and_update(), &looked, rebuilds.lately());
+            let mut checks = self.judge(&now, &backlog.borrow_and_update(), &looked, rebuilds.lately());
+            checks.extend(self.lost_after.map(|after| checks::canary(&canary.borrow(), after, Instant::now())));
             show_metrics(&checks);
             checked.send_replace(checks);
             // Each measurement of the backlog tells something new.

@@ -22,8 +22,9 @@ use crate::admin::http::{self, Page, ProcessState};
 use crate::admin::scrape;
 use crate::backends;
 use crate::backoff::Backoff;
+use crate::canary::{self, Canary};
 use crate::config::Config;
-use crate::contract::{Backlog, Database, Sink, Store, StoreError};
+use crate::contract::{Backlog, Database, Enqueue, Sink, Store, StoreError};
 use crate::daemon::checks::{Checking, Flow};
 use crate::housekeeping;
 use crate::observe::chain;
@@ -74,8 +75,11 @@ where
     let replays = backends::replay_sink(&config, source.clone())?;
     let (records, contact) = backends::sink_and_contact(&config, source)?;
     let checking = Checking::new(Arc::clone(&database), contact, &config);
+    let canary = config.canary.clone().map(|settings| {
+        Canary::new(Arc::clone(&database) as Arc<dyn Enqueue>, backends::tail(&config, &settings.topic), settings)
+    });
     let sinks = Sinks { records: wrap(records), dead_letters: letters.transpose()?, replays };
-    start_work(&mut house, config, Work { store: database, sinks, checking }, &page);
+    start_work(&mut house, config, Work { store: database, sinks, checking, canary }, &page);
     house.run(patience).await
 }
 
@@ -93,11 +97,12 @@ struct Work {
     store: Arc<dyn Store>,
     sinks: Sinks,
     checking: Checking,
+    canary: Option<Canary>,
 }
 
 /// Starts the relay and what works beside it.
 fn start_work(house: &mut Supervisor, config: Config, work: Work, page: &Page) {
-    let Work { store, sinks: Sinks { records, dead_letters, replays }, checking } = work;
+    let Work { store, sinks: Sinks { records, dead_letters, replays }, checking, canary } = work;
     let mut relay = Relay::new(Arc::clone(&store), records, config.relay).with_replays(replays);
     if let Some(sink) = dead_letters {
         relay = relay.with_dead_letters(sink);
@@ -106,17 +111,32 @@ fn start_work(house: &mut Supervisor, config: Config, work: Work, page: &Page) {
     let (measured, backlog) = watch::channel(Backlog::default());
     let (checked, checks) = watch::channel(Vec::new());
     page.stands(ProcessState::Relaying { status: status.clone(), backlog: backlog.clone(), checks });
-    let flow = Flow { status: status.clone(), backlog };
+    let (view, viewed) = watch::channel(canary::View::default());
+    let flow = Flow { status: status.clone(), backlog, canary: viewed };
     house.start("checks", |stop| async move {
         checking.run(flow, checked, stop).await;
         Ok(Ended::Graceful)
     });
     let chores = housekeeping::Settings { retention: config.outbox.retention, ..housekeeping::Settings::default() };
+    let paused = status.clone();
     house.start("housekeeping", |stop| async move {
         housekeeping::run(store, status, chores, measured, stop).await;
         Ok(Ended::Graceful)
     });
     house.start("relay", |stop| async move { Ok(relay.run(stop).await?) });
+    // It begins last, so that it ends first and writes nothing that nobody would publish any more.
+    if let Some(canary) = canary {
+        house.start("canary", |stop| sing(canary.run(paused, view, stop.clone()), stop));
+    }
+}
+
+/// Keeps the canary from ending the process: nothing rests on it.
+async fn sing(canary: impl Future<Output = ()> + Send + 'static, stop: CancellationToken) -> anyhow::Result<Ended> {
+    if tokio::spawn(canary).await.is_err() {
+        tracing::error!("the canary has failed; the relay goes on without it, until it is restarted");
+        stop.cancelled().await;
+    }
+    Ok(Ended::Graceful)
 }
 
 /// Waits until the database can be used, and asks it what it calls the outbox. `None`: told to stop meanwhile.

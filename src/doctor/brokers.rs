@@ -36,7 +36,7 @@ pub(super) async fn ask(config: &Config, deadline: Instant) -> Asked {
     }
 }
 
-/// Asks for the topics of which messages wait, and those that the configuration names in full. To write to them was tried by
+/// Asks for the topics of which messages wait, the canary's, and those that the configuration names in full. To write to them was tried by
 /// the relay alone: what it may not write to is held.
 pub(super) async fn topics(
     config: &Config,
@@ -47,7 +47,8 @@ pub(super) async fn topics(
 ) -> Check {
     let held = held.unwrap_or_default();
     let named = config.outbox.topics.iter().filter_map(|pattern| pattern.topic().map(str::to_owned));
-    let mut topics: Vec<String> = named.chain(waiting.iter().cloned()).collect();
+    let canary = config.canary.iter().map(|canary| canary.topic.clone());
+    let mut topics: Vec<String> = named.chain(canary).chain(waiting.iter().cloned()).collect();
     topics.sort();
     topics.dedup();
     topics.truncate(TOPICS_ASKED);

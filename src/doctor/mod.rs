@@ -58,6 +58,7 @@ pub async fn examine(config: &Config, depth: Depth) -> Result<Examined, StoreErr
     checks.push(brokers::topics(config, &probe, held.as_deref(), &waiting, deadline).await);
     checks.push(probe.check);
     checks.push(checks::producer_unseen(config.http.listen.as_deref()));
+    checks.extend(config.canary.as_ref().map(|_| checks::canary_unseen(config.http.listen.as_deref())));
     checks.extend(certificates(config.certificates()).await);
     Ok(Examined { checks })
 }

@@ -53,6 +53,7 @@ pub use properties::{Complaint, check_properties};
 pub use reading::client::{ConsumerError, IsolationLevel};
 pub use reading::consumer::{Consumed, Consumer, ReadRange, Start, read_to_end};
 pub use reading::probe::Probe;
+pub use reading::tail::Tail;
 pub use reading::watermarks::{WatermarkSource, Watermarks};
 pub use sink::Sink;
 pub use topics::scratch::Scratch;

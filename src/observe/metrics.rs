@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_macros, reason = "this is the catalogue that the other rooms must go through")]
 
+mod canary;
 mod kafka;
 mod labels;
 
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 
 use labels::BoundedLabel;
 
+pub use canary::{count_canary_lost, count_canary_sent, record_canary_round_trip};
 pub use kafka::{BrokerState, BrokerView, count_kafka_trouble, set_kafka_brokers, set_kafka_queue, set_kafka_up};
 
 /// What a metric is.
@@ -172,7 +174,7 @@ catalogue! {
         "Above an hour: end the transaction that holds it, or the outbox cannot be vacuumed."
     DATABASE_SESSIONS Gauge Count "database_sessions" []
         "Sessions that the relays of this role have in the database, by the database's own count"
-        "Above 7 for each relay and outbox: the server keeps sessions that were given up."
+        "Above 7 for each relay and outbox, or 8 with a canary: the server keeps sessions that were given up."
     KAFKA_UP Gauge Count "kafka_up" []
         "1 while Kafka answers this relay, 0 while it does not; asked twice a minute while nothing is published"
         "0: the brokers, the network or the credentials; nothing is lost meanwhile."
@@ -212,6 +214,15 @@ catalogue! {
     LAST_VACUUM Gauge Seconds "last_vacuum_timestamp_seconds" []
         "When the outbox's table was vacuumed last, by hand or automatically, as Unix time; PostgreSQL only"
         "Hours ago while rows are published: autovacuum is off, starved or held back."
+    CANARY_ROUND_TRIP Histogram Seconds "canary_round_trip_seconds" []
+        "From writing a row of the canary until its consumer had read it, by one clock; late ones too"
+        "Above your objective: nothing is left out of it, so compare the parts of the way above. Empty: the canary is off."
+    CANARY_SENT Counter Count "canary_sent_total" []
+        "Rows that the canary of this process has written"
+        "Standing still though `canary.every` is set: the check `canary` says why."
+    CANARY_LOST Counter Count "canary_lost_total" []
+        "Rows of the canary that were written and did not come back within `canary.lost_after`; one that comes later stays counted"
+        "Growing: what is committed does not reach consumers in time; `outboxd status` says what waits and for what."
     BUILD_INFO Gauge Count "build_info" ["version"]
         "1, with the version as a label"
         "Two versions for longer than a rollout takes."
@@ -236,6 +247,8 @@ pub fn describe() {
     counter!(SESSIONS).absolute(0);
     counter!(PRODUCER_REBUILDS).absolute(0);
     counter!(RESERVED_HEADERS).absolute(0);
+    counter!(CANARY_SENT).absolute(0);
+    counter!(CANARY_LOST).absolute(0);
     set_leader(None);
     set_in_flight(0);
     set_kafka_queue(0, 0);

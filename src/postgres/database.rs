@@ -6,15 +6,18 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::contract::{
-    Audit, AuditEntry, Database, DatabaseKind, DatabaseSettings, Migrated, Operate, Roles, Scratch, StoreError,
+    Audit, AuditEntry, Database, DatabaseKind, DatabaseSettings, Enqueue, Migrated, Operate, Roles, Scratch,
+    StoreError, Writer,
 };
 use crate::outbox::Table;
 use crate::postgres::errors::unusable;
 use crate::postgres::operating::audit::PgAudit;
 use crate::postgres::operating::audit_log;
 use crate::postgres::operating::preflight;
+use crate::postgres::operating::rights::missing_insert;
 use crate::postgres::operating::schema;
 use crate::postgres::operating::scratch::ScratchSchema;
+use crate::postgres::operating::writer::PgWriter;
 use crate::postgres::session::{INDEX_ONLY_PLANS, ask, table_oid};
 use crate::postgres::store::Store;
 
@@ -32,8 +35,8 @@ fn open(settings: DatabaseSettings) -> Result<Arc<dyn Database>, StoreError> {
 
 fn migration_sql(table: &Table, roles: Option<&Roles>) -> Result<String, StoreError> {
     let tables = schema::migration_sql(table);
-    let Some(Roles { application, relay }) = roles else { return Ok(tables) };
-    let grants = schema::grants_sql(table, application, relay);
+    let Some(roles) = roles else { return Ok(tables) };
+    let grants = schema::grants_to(table, roles);
     let grants = grants.map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
     Ok(format!("{tables}\n{grants}"))
 }
@@ -46,12 +49,24 @@ impl Operate for Store {
 }
 
 #[async_trait]
+impl Enqueue for Store {
+    async fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
+        let table = self.address.table().await?;
+        let mut conn = self.address.connect("canary", &[]).await?;
+        match missing_insert(&mut conn, table).await? {
+            None => Ok(Box::new(PgWriter::new(conn, table))),
+            Some(missing) => Err(unusable(missing.problem, missing.grant)),
+        }
+    }
+}
+
+#[async_trait]
 impl Database for Store {
     async fn migrate(&self, roles: Option<&Roles>) -> Result<Migrated, StoreError> {
         let DatabaseSettings { url, table, .. } = &self.settings;
         let migrated = schema::migrate(url, table).await?;
-        if let Some(Roles { application, relay }) = roles {
-            schema::grant(url, table, application, relay).await?;
+        if let Some(roles) = roles {
+            schema::grant_to(url, table, roles).await?;
         }
         Ok(migrated)
     }

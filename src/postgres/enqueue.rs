@@ -78,6 +78,15 @@ pub async fn enqueue_many_into(
     if messages.is_empty() {
         return Ok(Vec::new());
     }
+    insert_many(conn, &quote::outbox(table), messages).await.map_err(|error| explain(table, error))
+}
+
+/// Writes messages to the outbox that SQL calls so, in one statement, in their order.
+pub(super) async fn insert_many(
+    conn: &mut PgConnection,
+    outbox: &str,
+    messages: &[Message],
+) -> Result<Vec<i64>, sqlx::Error> {
     // Ids are handed out in the order of the sort: PostgreSQL computes defaults above it. Names are told with their schema,
     // because the application's search_path may lead to what other roles create.
     let text = format!(
@@ -88,8 +97,7 @@ pub async fn enqueue_many_into(
              pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.bytea[]),
              pg_catalog.unnest($5::pg_catalog.jsonb[]), pg_catalog.unnest($6::pg_catalog.int4[])
          ) with ordinality m (event_id, topic, key, payload, headers, partition, at)
-         order by at returning id",
-        outbox = quote::outbox(table)
+         order by at returning id"
     );
     let statement = sqlx::query_scalar(AssertSqlSafe(text))
         .bind(messages.iter().map(Message::event_id).collect::<Vec<Uuid>>())
@@ -98,7 +106,7 @@ pub async fn enqueue_many_into(
         .bind(messages.iter().map(Message::payload).collect::<Vec<Option<&[u8]>>>())
         .bind(messages.iter().map(|message| Json(message.headers())).collect::<Vec<Json<&BTreeMap<String, String>>>>())
         .bind(messages.iter().map(Message::partition).collect::<Vec<Option<i32>>>());
-    statement.fetch_all(conn).await.map_err(|error| explain(table, error))
+    statement.fetch_all(conn).await
 }
 
 fn explain(table: &Table, source: sqlx::Error) -> EnqueueError {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::contract::{Examine, Rights, StoreError, Vitals, VitalsQuestion};
-use crate::postgres::operating::rights::{check_rights, need_usage};
+use crate::postgres::operating::rights::{check_rights, missing_insert, need_usage};
 use crate::postgres::operating::{excess, preflight, schema, vitals};
 use crate::postgres::session::{ANSWER_TIMEOUT, ask, bounded};
 use crate::postgres::store::Store;
@@ -25,11 +25,16 @@ impl Examine for Store {
     }
 
     async fn rights(&self) -> Result<Rights, StoreError> {
-        let settle = self.settings.settle;
+        let (settle, inserts) = (self.settings.settle, self.settings.inserts);
         self.inspecting(async |conn, table| {
             need_usage(conn, table).await?;
             let warnings = check_rights(conn, table, settle).await?;
-            excess::excess(conn, table, warnings).await
+            let mut rights = excess::excess(conn, table, warnings, inserts).await?;
+            if inserts && let Some(missing) = missing_insert(conn, table).await? {
+                rights.warnings.push(missing.problem);
+                rights.repair = Some(missing.grant);
+            }
+            Ok(rights)
         })
         .await
     }

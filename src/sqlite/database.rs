@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use sqlx::SqliteConnection;
 
 use crate::contract::{
-    Audit, AuditEntry, Database, DatabaseKind, DatabaseSettings, Migrated, Operate, Roles, Scratch, StoreError,
+    Audit, AuditEntry, Database, DatabaseKind, DatabaseSettings, Enqueue, Migrated, Operate, Roles, Scratch,
+    StoreError, Writer,
 };
 use crate::outbox::Table;
 use crate::sqlite::connection::Durability;
@@ -16,6 +17,7 @@ use crate::sqlite::operating::audit::SqliteAudit;
 use crate::sqlite::operating::audit_log;
 use crate::sqlite::operating::schema;
 use crate::sqlite::operating::scratch::ScratchFile;
+use crate::sqlite::operating::writer::SqliteWriter;
 use crate::sqlite::store::Store;
 
 /// SQLite.
@@ -41,6 +43,16 @@ fn refuse_roles(roles: Option<&Roles>) -> Result<(), StoreError> {
 impl Operate for Store {
     async fn audit_log(&self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         self.operating(async |connection| audit_log::list(connection, &self.table, limit).await).await
+    }
+}
+
+#[async_trait]
+impl Enqueue for Store {
+    /// Its commits are not flushed each by itself.
+    async fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
+        schema::check_file(&self.file)?;
+        let connection = self.file.connect(Durability::Lazy).await?;
+        Ok(Box::new(SqliteWriter::new(connection, self.table.as_named().clone())))
     }
 }
 

@@ -19,6 +19,11 @@ impl OutboxTable {
         Self { named: table.clone() }
     }
 
+    /// As the operator calls it.
+    pub(super) fn as_named(&self) -> &Table {
+        &self.named
+    }
+
     /// The outbox's name, as SQLite keeps it.
     pub(super) fn name(&self) -> &str {
         self.named.name()

@@ -17,7 +17,7 @@ const LINES: usize = 500;
 /// The words and the few tools without which nothing works; they know nothing of the rest.
 const GROUND: &[&str] = &["outbox", "contract", "observe", "reading", "backoff", "aligned_tick", "secret", "fuzz"];
 const WINGS: &[&str] = &["postgres", "sqlite", "kafka", "memory"];
-const WORK: &[&str] = &["coordination", "relay", "housekeeping"];
+const WORK: &[&str] = &["coordination", "relay", "housekeeping", "canary"];
 
 /// A room, its floor, and the rooms it may import.
 struct Room {
@@ -59,7 +59,9 @@ const ROOMS: &[Room] = &[
         floor: 4,
         may_import: &[&["contract", "outbox", "backoff", "observe", "coordination", "relay"]],
     },
-    Room { name: "admin", floor: 5, may_import: &[&["contract", "outbox", "observe", "relay", "secret"]] },
+    // It learns from the relay's status what is paused.
+    Room { name: "canary", floor: 4, may_import: &[&["contract", "outbox", "observe", "relay"]] },
+    Room { name: "admin", floor: 5, may_import: &[&["contract", "outbox", "observe", "relay", "canary", "secret"]] },
     // Composed of each room's own settings.
     Room { name: "config", floor: 5, may_import: &[GROUND, WINGS, WORK, &["certificate"]] },
     Room { name: "backends", floor: 6, may_import: &[GROUND, WINGS, &["config"]] },

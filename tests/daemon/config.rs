@@ -51,6 +51,7 @@ fn the_defaults_file_says_what_the_rooms_take_by_default() {
     let chores = outboxd::housekeeping::Settings::default();
     assert_eq!(config.outbox.retention, chores.retention);
     assert_eq!(config.http.listen.as_deref(), Some("127.0.0.1:9187"));
+    assert_eq!(config.canary, None);
 }
 
 #[test]
@@ -307,4 +308,29 @@ fn the_topics_of_an_outbox_are_a_list_and_that_of_the_progress_takes_no_dead_let
     }
     let raw = gathered("[outbox]\ntopics = [\"a\", \"b\"]\n", &[], &[]);
     assert!(show(&raw).contains("topics = [\"a\", \"b\"]"), "{}", show(&raw));
+}
+
+#[test]
+fn a_canary_is_off_by_default_and_one_that_cannot_do_its_work_is_refused() {
+    assert!(judged("", &[]).expect("in order").canary.is_none());
+    let canary = |text: &str| format!("[outbox]\ntopics = [\"orders.*\", \"outboxd-*\"]\n[canary]\n{text}");
+    let config = judged(&canary("every = \"10s\"\n"), &[]).expect("in order");
+    let settings = config.canary.expect("it is on");
+    assert_eq!((settings.every, settings.lost_after), (Duration::from_secs(10), Duration::from_secs(60)));
+    assert_eq!((settings.topic.as_str(), settings.sender), ("outboxd-canary", config.relay.holder));
+    for (text, problem) in [
+        ("every = \"10ms\"\n", "canary.every: is less than 100ms"),
+        ("every = \"10s\"\nlost_after = \"2s\"\n", "canary.lost_after: is less than lease.ttl"),
+        ("every = \"100ms\"\nlost_after = \"2m\"\n", "canary.lost_after: is more than 1000 times canary.every"),
+        ("every = \"10s\"\ntopic = \"canary\"\n", "canary.topic: is \"canary\", which outbox.topics does not allow"),
+        ("every = \"10s\"\ntopic = \"outboxd-progress\"\n", "canary.topic: is no topic for rows"),
+        ("every = \"10s\"\ntopic = \"__consumer_offsets\"\n", "canary.topic: is no topic for rows"),
+        ("topic = \"a b\"\n", "canary.topic: \"a b\" cannot name a topic"),
+        ("every = \"2d\"\n", "canary.every: 2d is out of bounds"),
+    ] {
+        let said = complaints(&canary(text), &[]);
+        assert!(said.len() == 1 && said[0].starts_with(problem), "{text}: {said:?}");
+    }
+    // What is off need not fit.
+    assert!(judged(&canary("topic = \"canary\"\nlost_after = \"1s\"\n"), &[]).is_ok());
 }

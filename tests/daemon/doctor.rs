@@ -31,7 +31,7 @@ fn small_doctor(small: &Small, more: &[&str]) -> Output {
 }
 
 /// How a check came out, and the rest of its line; panics where there is none.
-fn check(output: &Output, name: &str) -> (String, String) {
+pub(super) fn check(output: &Output, name: &str) -> (String, String) {
     let said = stdout(output);
     let lines = said.lines().filter_map(|line| {
         let (status, rest) = line.split_once(' ')?;
@@ -48,7 +48,7 @@ fn status(output: &Output, name: &str) -> String {
 }
 
 /// What is told of a check in a relay's `/status`.
-async fn check_of(relay: &Running, name: &str) -> Value {
+pub(super) async fn check_of(relay: &Running, name: &str) -> Value {
     let answer = relay.get("/status").await.expect("the page is served");
     let status: Value = serde_json::from_str(&answer.body).expect("JSON");
     let checks = status["checks"].as_array().cloned().unwrap_or_default();
@@ -56,7 +56,7 @@ async fn check_of(relay: &Running, name: &str) -> Value {
 }
 
 /// Waits until a relay says so of a check, in its status and in its metrics.
-async fn comes_out(relay: &Running, name: &str, status: &str) {
+pub(super) async fn comes_out(relay: &Running, name: &str, status: &str) {
     wait::until_true(&format!("{name} is {status}"), PATIENCE, async || {
         let metrics = relay.get("/metrics").await.map(|answer| answer.body).unwrap_or_default();
         let series = |status: &str| format!(",check=\"{name}\",status=\"{status}\"}} ");
@@ -130,7 +130,7 @@ async fn tables_that_are_missing_are_told_with_the_command_that_makes_them_and_n
 }
 
 /// A role with the least rights on a scene, and the URL by which it connects.
-async fn least_role(scene: &Scene) -> (String, String) {
+pub(super) async fn least_role(scene: &Scene) -> (String, String) {
     let role = format!("{}_doctor", scene.database.name());
     let create = format!("create role {role} login password 'secret'");
     scene.database.run(&create).await;

@@ -2,6 +2,7 @@
 
 mod api;
 mod bench;
+mod canary;
 mod cli;
 mod config;
 mod demo;

@@ -44,7 +44,7 @@ impl Place {
         }
     }
 
-    fn brokers(&self) -> String {
+    pub(super) fn brokers(&self) -> String {
         match self {
             Place::File(small) => small.broker.bootstrap_servers().to_owned(),
             Place::Server(scene) => scene.brokers.clone(),

@@ -9,6 +9,7 @@ mod quarantine;
 mod rejections;
 mod rights;
 mod strays;
+mod tail;
 mod terms;
 mod topics;
 mod transactions;

@@ -67,6 +67,8 @@ pub enum CheckName {
     HeldLanes,
     /// No message was given up.
     DeadLetters,
+    /// The canary's rows come back.
+    Canary,
 }
 
 impl CheckName {
@@ -89,6 +91,7 @@ impl CheckName {
             CheckName::Certificates => "certificates",
             CheckName::HeldLanes => "held_lanes",
             CheckName::DeadLetters => "dead_letters",
+            CheckName::Canary => "canary",
         }
     }
 }

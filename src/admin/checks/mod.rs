@@ -4,6 +4,7 @@
 //! a database has nothing for is left out, and what could not be found out is `unknown`: neither is ever shown as well.
 
 mod brokers;
+mod canary;
 mod certificates;
 mod check;
 mod flow;
@@ -11,6 +12,7 @@ mod foundation;
 mod upkeep;
 
 pub use brokers::{brokers, brokers_by, producer, producer_unseen};
+pub use canary::{canary, canary_unseen};
 pub use certificates::certificates;
 pub use check::{Check, CheckName, CheckStatus, to_json, to_text, to_value};
 pub use flow::{dead_letters, held_lanes, lease, reader, reader_of, topics};

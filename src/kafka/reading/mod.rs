@@ -3,4 +3,5 @@
 pub(crate) mod client;
 pub(crate) mod consumer;
 pub(crate) mod probe;
+pub(crate) mod tail;
 pub(crate) mod watermarks;

@@ -7,13 +7,17 @@ use crate::postgres::operating::rights::{Need, needs};
 use crate::postgres::session::ask;
 use crate::postgres::table::OutboxTable;
 
-/// Looks at the role and at each of the tables. Of a superuser, and of whoever owns a table, nothing else is worth telling.
+/// Looks at the role and at each of the tables; rows of its own are written by it or not. Of a superuser, and of whoever owns a table, nothing else is worth telling.
 pub(crate) async fn excess(
     conn: &mut PgConnection,
     table: &OutboxTable,
     warnings: Vec<String>,
+    inserts: bool,
 ) -> Result<Rights, StoreError> {
-    let needs = needs(table);
+    let mut needs = needs(table);
+    if inserts {
+        needs[0].for_operators = &["insert"];
+    }
     let role = role(conn, &needs).await?;
     let mut rights = Rights { warnings, ..Rights::default() };
     if !role.attributes.is_empty() {

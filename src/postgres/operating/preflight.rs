@@ -9,7 +9,7 @@ use crate::outbox::{Notify, PreparedTransactions};
 use crate::postgres::address::Address;
 use crate::postgres::errors::{classify, unusable};
 use crate::postgres::operating::inspect::oldest_snapshot;
-use crate::postgres::operating::rights::{check_rights, need_usage};
+use crate::postgres::operating::rights::{check_rights, missing_insert, need_usage};
 use crate::postgres::operating::schema::check_tables;
 use crate::postgres::session::{ask, ask_within, sql};
 use crate::postgres::table::{MARK, OutboxTable};
@@ -27,8 +27,13 @@ pub(crate) async fn check(
     settings: &DatabaseSettings,
 ) -> Result<Vec<String>, StoreError> {
     need_usage(conn, table).await?;
-    let warnings = check_rights(conn, table, settings.settle).await?;
+    let mut warnings = check_rights(conn, table, settings.settle).await?;
     check_tables(conn, table).await?;
+    if settings.inserts
+        && let Some(missing) = missing_insert(conn, table).await?
+    {
+        warnings.push(format!("{}; {}", missing.problem, missing.grant));
+    }
     Ok(warnings)
 }
 

@@ -12,6 +12,9 @@ use crate::postgres::errors::unusable;
 use crate::postgres::session::ask;
 use crate::postgres::table::{OutboxTable, UPDATED};
 
+/// The columns of the outbox that whoever writes a row gives.
+const INSERTED: [&str; 6] = ["event_id", "topic", "key", "payload", "headers", "partition"];
+
 /// Triggers of ours; others may swallow what the relay records, or raise.
 const OUR_TRIGGERS: [&str; 4] = ["wake", "stamp_restored", "stamp_corrected", "stamp_late"];
 
@@ -37,6 +40,35 @@ impl Need {
         };
         rights.iter().map(|right| name(right.as_ref())).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// What a role lacks that writes rows, and the SQL that grants it.
+pub(crate) struct MissingInsert {
+    pub(crate) problem: String,
+    pub(crate) grant: String,
+}
+
+/// The SQL that lets a role, quoted, write rows.
+pub(crate) fn grant_insert(table: &OutboxTable, role: &str) -> String {
+    format!("grant insert ({}) on {} to {role}", INSERTED.join(", "), table.outbox())
+}
+
+/// Whether the relay's role may write rows of its own, which its work does not need.
+pub(crate) async fn missing_insert(
+    conn: &mut PgConnection,
+    table: &OutboxTable,
+) -> Result<Option<MissingInsert>, StoreError> {
+    let statement = "/* outboxd: insert_right */
+        select current_user::text from pg_catalog.pg_attribute a
+        where a.attrelid = to_regclass($1) and a.attname = any($2)
+            and not has_column_privilege(a.attrelid, a.attnum, 'insert')
+        limit 1";
+    let denied = sqlx::query_scalar::<_, String>(statement).bind(table.outbox()).bind(INSERTED.as_slice());
+    let denied = ask("checking rights", denied.fetch_optional(conn)).await?;
+    Ok(denied.map(|role| MissingInsert {
+        problem: format!("role {role:?} lacks insert on {}, which the canary needs", table.outbox()),
+        grant: grant_insert(table, &format!("{role:?}")),
+    }))
 }
 
 /// The SQL that lets a role, quoted, do all that the relay does.

@@ -1,8 +1,10 @@
 //! The tables: creating them, upgrading them, and judging whether they are what this version needs.
 
+use std::fmt::Write as _;
+
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::contract::{Migrated, StoreError};
+use crate::contract::{Migrated, Roles, StoreError};
 use crate::outbox::Table;
 use crate::postgres::address::{Address, no_schema};
 use crate::postgres::errors::{classify, unusable};
@@ -146,14 +148,40 @@ fn grants(table: &OutboxTable, application_role: &str, relay_role: &str) -> Resu
     ))
 }
 
+/// As [`grants_sql`], with what the relay's role needs besides where it writes rows of its own.
+pub(crate) fn grants_to(table: &Table, roles: &Roles) -> Result<String, InvalidRole> {
+    grants_with_inserts(&OutboxTable::named(table), roles)
+}
+
+fn grants_with_inserts(table: &OutboxTable, roles: &Roles) -> Result<String, InvalidRole> {
+    let Roles { application, relay, relay_inserts } = roles;
+    let mut grants = grants(table, application, relay)?;
+    if *relay_inserts {
+        let grant = rights::grant_insert(table, &quoted_role(relay)?);
+        write!(grants, "-- The canary writes rows of its own.\n{grant};\n").expect("a string takes it");
+    }
+    Ok(grants)
+}
+
+/// Gives two roles what they need, as [`grants_to`] says.
+pub(crate) async fn grant_to(url: &Secret, table: &Table, roles: &Roles) -> Result<(), StoreError> {
+    let address = Address::new(url, table)?;
+    let grants = grants_with_inserts(address.table().await?, roles);
+    execute_grants(&address, grants).await
+}
+
 /// Gives two roles the least they need, as [`grants_sql`] says.
 ///
 /// # Errors
 /// When a name cannot be a role's, a role does not exist, or the connection may not grant.
 pub async fn grant(url: &Secret, table: &Table, application_role: &str, relay_role: &str) -> Result<(), StoreError> {
     let address = Address::new(url, table)?;
-    let grants = grants(address.table().await?, application_role, relay_role)
-        .map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
+    let grants = grants(address.table().await?, application_role, relay_role);
+    execute_grants(&address, grants).await
+}
+
+async fn execute_grants(address: &Address, grants: Result<String, InvalidRole>) -> Result<(), StoreError> {
+    let grants = grants.map_err(|error| unusable(error.to_string(), "give the names of two roles"))?;
     let mut conn = address.connect("migrate", &[]).await?;
     ask("granting", sqlx::raw_sql(sql(grants)).execute(&mut conn)).await.map(drop)
 }

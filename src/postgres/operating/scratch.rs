@@ -1,15 +1,15 @@
 //! An outbox to try things on: in a schema of its own, beside whatever else the database holds.
 
 use async_trait::async_trait;
-use sqlx::{Connection, PgConnection};
 
 use crate::contract::{BoxError, DatabaseSettings, Scratch, StoreError, Writer};
-use crate::outbox::{Message, Table};
-use crate::postgres::enqueue::enqueue_many_into;
+use crate::outbox::Table;
 use crate::postgres::errors::classify;
 use crate::postgres::operating::schema::migrate;
+use crate::postgres::operating::writer::PgWriter;
 use crate::postgres::quote::{self, quoted};
 use crate::postgres::session::{ask, connect, options, sql};
+use crate::postgres::table::OutboxTable;
 use crate::secret::Secret;
 
 /// A schema with the tables of an outbox in it.
@@ -17,12 +17,6 @@ use crate::secret::Secret;
 pub(crate) struct ScratchSchema {
     url: Secret,
     schema: String,
-    table: Table,
-}
-
-/// A connection that writes to it.
-struct ScratchWriter {
-    connection: PgConnection,
     table: Table,
 }
 
@@ -60,7 +54,7 @@ impl Scratch for ScratchSchema {
 
     async fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
         let connection = connect(&options(&self.url)?, "bench", &[]).await?;
-        Ok(Box::new(ScratchWriter { connection, table: self.table.clone() }))
+        Ok(Box::new(PgWriter::new(connection, &OutboxTable::named(&self.table))))
     }
 
     /// As autovacuum would.
@@ -71,15 +65,6 @@ impl Scratch for ScratchSchema {
     async fn remove(&self) -> Result<(), StoreError> {
         self.execute("dropping the scratch schema", format!("drop schema if exists {} cascade", quoted(&self.schema)))
             .await
-    }
-}
-
-#[async_trait]
-impl Writer for ScratchWriter {
-    async fn write(&mut self, messages: &[Message]) -> Result<(), BoxError> {
-        let mut transaction = self.connection.begin().await?;
-        enqueue_many_into(&mut transaction, &self.table, messages).await?;
-        Ok(transaction.commit().await?)
     }
 }
 

@@ -12,3 +12,4 @@ pub(crate) mod scratch;
 pub(crate) mod search;
 pub(crate) mod steering;
 pub(crate) mod vitals;
+pub(crate) mod writer;

@@ -3,26 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use sqlx::{Connection, SqliteConnection};
 
-use crate::contract::{BoxError, DatabaseSettings, Scratch, StoreError, Writer};
-use crate::outbox::{Message, Table};
+use crate::contract::{DatabaseSettings, Scratch, StoreError, Writer};
+use crate::outbox::Table;
 use crate::secret::Secret;
 use crate::sqlite::connection::{Durability, File};
-use crate::sqlite::enqueue::enqueue_many;
 use crate::sqlite::errors::unusable;
 use crate::sqlite::operating::schema::migrate;
+use crate::sqlite::operating::writer::SqliteWriter;
 
 /// A file with the tables of an outbox in it.
 #[derive(Debug)]
 pub(crate) struct ScratchFile {
     path: PathBuf,
     url: String,
-}
-
-/// A connection that writes to it.
-struct ScratchWriter {
-    connection: SqliteConnection,
 }
 
 impl ScratchFile {
@@ -65,7 +59,7 @@ impl Scratch for ScratchFile {
 
     async fn writer(&self) -> Result<Box<dyn Writer>, StoreError> {
         let connection = File::parse(&self.url)?.connect(Durability::Flushed).await?;
-        Ok(Box::new(ScratchWriter { connection }))
+        Ok(Box::new(SqliteWriter::new(connection, Table::default())))
     }
 
     /// SQLite has no housekeeping of its own.
@@ -75,14 +69,5 @@ impl Scratch for ScratchFile {
 
     async fn remove(&self) -> Result<(), StoreError> {
         self.remove_files().map_err(|error| unusable(error.to_string(), "check who may write to the folder"))
-    }
-}
-
-#[async_trait]
-impl Writer for ScratchWriter {
-    async fn write(&mut self, messages: &[Message]) -> Result<(), BoxError> {
-        let mut transaction = self.connection.begin_with("begin immediate").await?;
-        enqueue_many(&mut transaction, messages).await?;
-        Ok(transaction.commit().await?)
     }
 }
