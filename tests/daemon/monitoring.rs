@@ -136,9 +136,10 @@ async fn an_outage_of_kafka_fires_its_alert_and_that_of_a_stall_which_resolve_an
     scene.database.run("insert into outbox (topic, payload) values ('outboxd.test.missing', 'x')").await;
     let topics = format!("{},outboxd.test.missing", scene.topic.name());
     let orders = scene.relay().with("outbox.source", "orders").with("outbox.topics", &topics).start().await;
-    // Another outbox of the same job, with a leader of its own.
+    // Another outbox of the same job, with a leader of its own, and a canary.
     let database = Database::migrated(&services::postgres()).await;
-    let users = Daemon::new(database.url(), kafka.brokers()).start().await;
+    let users = Daemon::new(database.url(), kafka.brokers()).with("relay.on_missing_topic", "create");
+    let users = users.with("canary.every", "500ms").start().await;
     let prometheus = Prometheus::start(&[&orders, &users]).await;
     let fires = async || prometheus.fires("OutboxdKafkaDown", "orders").await;
     let stalls = async || prometheus.fires("OutboxdStalled", "orders").await;

@@ -247,6 +247,16 @@ local terms = import '../terms.libsonnet';
             'About {{ $value | humanize }} rows of %(outbox)s became due behind the reader within the last hour, and are published now.',
           ),
           alert(
+            // Off unless canary.every is set. Rows that wait for a pause are not lost.
+            'CanaryLost',
+            'warning',
+            |||
+              sum by (%(by)s) (increase(outboxd_canary_lost_total{%(selector)s}[10m])) > 0
+            |||,
+            'Rows of the canary did not come back in time within the last 10 minutes: what is committed does not reach consumers, or late.',
+            'About {{ $value | humanize }} rows of the canary of %(outbox)s did not come back in time within the last 10 minutes.',
+          ),
+          alert(
             // A pause is meant; that it goes on may be forgotten. Relays that are not the leader tell it, too.
             'Paused',
             'info',

@@ -182,6 +182,21 @@ local g = import 'panels.libsonnet';
     part('In the relay', 'outboxd_read_to_send_seconds', "From the read of a batch until it is handed to Kafka's client."),
     part('In Kafka', 'outboxd_publish_ack_seconds', "From handing a batch to Kafka's client to its last acknowledgement."),
     part('Until it is recorded', 'outboxd_ack_to_settled_seconds', 'From the last acknowledgement of a batch until the database has it.'),
+    g.sized(g.graph(
+      'Canary: the whole road',
+      quantiles('outboxd_canary_round_trip_seconds'),
+      's',
+      "From writing a row of outboxd's own until its consumer had read it, by one clock. Nothing where canary.every is not set.",
+    ), 12),
+    g.sized(g.graph(
+      'Canary: rows',
+      [
+        target(rate('outboxd_canary_sent_total'), 'written, %(label)s'),
+        target(rate('outboxd_canary_lost_total'), 'lost, %(label)s'),
+      ],
+      'rowsps',
+      'Rows of leaders and standbys; lost are those that did not come back within canary.lost_after.',
+    ), 12),
   ]),
 
   local stage(name, histogram, what, more) = g.row(name, [
