@@ -19,6 +19,8 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 	cargo clippy --no-default-features --features relay,sqlite -- -D warnings
 	cargo clippy --no-default-features --features relay,postgres,memory -- -D warnings
 	cargo clippy --no-default-features --features kafka -- -D warnings
+	cargo clippy --no-default-features --features otel -- -D warnings
+	cargo clippy --all-targets --no-default-features --features daemon -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	testbed/deny $(CARGO_DENY)
 	testbed/no-librdkafka

@@ -3,11 +3,16 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::config::Config;
 use crate::contract::{
-    BrokersProbe, Contact, Database, DatabaseKind, DatabaseSettings, Roles, Sink, SinkError, StoreError, Tail,
+    BoxFuture, BrokersProbe, Contact, Database, DatabaseKind, DatabaseSettings, Roles, Sink, SinkError, StoreError,
+    Tail,
 };
 use crate::kafka;
+#[cfg(feature = "otel")]
+use crate::otel;
 use crate::secret::Secret;
 use crate::{postgres, sqlite};
 
@@ -95,6 +100,42 @@ pub fn dead_letter_sink(config: &Config, source: String) -> Result<Box<dyn Sink>
 pub fn replay_sink(config: &Config, source: String) -> Result<Box<dyn Sink>, SinkError> {
     let topics = config.outbox.topics.clone();
     Ok(Box::new(kafka::Sink::new(kafka::Settings { replays: true, topics, ..plain(config, source) })?))
+}
+
+/// What puts something around a sink.
+pub type Around = Box<dyn Fn(Box<dyn Sink>) -> Box<dyn Sink> + Send>;
+
+/// Traces of what is published.
+pub struct Traces {
+    /// Puts spans around what a sink is given.
+    pub around: Around,
+    /// Sends the spans until it is told to stop, and what is left for a moment more.
+    pub send: Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, ()> + Send>,
+}
+
+/// The traces that are wanted, if any are; connects to nothing. `outbox` is what they call the outbox.
+///
+/// # Errors
+/// When they cannot be sent as the configuration, or a variable of OpenTelemetry, has it.
+#[cfg(feature = "otel")]
+pub fn traces(config: &Config, outbox: &str) -> Result<Option<Traces>, SinkError> {
+    let Some(settings) = otel::Settings::read(&config.otel.endpoint, &|name| std::env::var(name).ok())? else {
+        return Ok(None);
+    };
+    let (traces, export) = otel::Traces::new(&settings, outbox, &config.relay.holder)?;
+    Ok(Some(Traces {
+        around: Box::new(move |sink| traces.around(sink, "kafka")),
+        send: Box::new(|stop| Box::pin(export.run(stop))),
+    }))
+}
+
+/// None: this is built without them.
+///
+/// # Errors
+/// Never.
+#[cfg(not(feature = "otel"))]
+pub fn traces(_config: &Config, _outbox: &str) -> Result<Option<Traces>, SinkError> {
+    Ok(None)
 }
 
 fn plain(config: &Config, source: String) -> kafka::Settings {

@@ -1,7 +1,7 @@
 //! outboxd: a transactional outbox relay.
 //!
 //! Rooms, from the ground up (`tests/architecture/` keeps who may import whom):
-//! words ([`outbox`]), promises ([`contract`]), wings ([`postgres`], [`sqlite`], [`kafka`], [`memory`]),
+//! words ([`outbox`]), promises ([`contract`]), wings ([`postgres`], [`sqlite`], [`kafka`], [`memory`], [`otel`]),
 //! the work ([`coordination`], [`relay`], [`housekeeping`], [`canary`]), the roof ([`config`], [`admin`], [`daemon`]).
 
 #[cfg(feature = "relay")]
@@ -22,6 +22,8 @@ pub mod kafka;
 pub mod memory;
 #[cfg(feature = "relay")]
 pub mod observe;
+#[cfg(feature = "otel")]
+pub mod otel;
 pub mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -27,6 +27,8 @@ use crate::config::raw::{Flag, Raw, Sources};
 use crate::contract::DatabaseSettings;
 use crate::kafka::{self, OnMissingTopic, ProgressTopic};
 use crate::observe::logging;
+#[cfg(feature = "otel")]
+use crate::otel::check_endpoint;
 use crate::outbox::{DeadLetterTopic, Delivery, Limit, RejectPolicy, Settle, TopicPattern, is_topic_name};
 use crate::relay;
 use crate::secret::Secret;
@@ -70,8 +72,17 @@ pub struct Config {
     pub canary: Option<canary::Settings>,
     /// The operator's page.
     pub http: Http,
+    /// Traces of what is published.
+    pub otel: Otel,
     /// How and what is logged.
     pub log: logging::Settings,
+}
+
+/// Traces of what is published.
+#[derive(Debug, Clone)]
+pub struct Otel {
+    /// Where the collector is; empty: where OpenTelemetry's own variables say, if they do.
+    pub endpoint: String,
 }
 
 /// What is served over HTTP.
@@ -151,7 +162,8 @@ impl Config {
         let relay = relay(&mut judge);
         let canary = canary(&mut judge, &outbox, &relay);
         outbox.database.inserts = canary.is_some();
-        let config = Self { outbox, kafka, relay, canary, http: http(&mut judge), log: log(&mut judge) };
+        let (http, otel, log) = (http(&mut judge), otel(&mut judge), log(&mut judge));
+        let config = Self { outbox, kafka, relay, canary, http, otel, log };
         judge.verdict(config)
     }
 }
@@ -344,6 +356,22 @@ fn token(judge: &mut Judge<'_>, key: &str) -> Option<Secret> {
         );
     }
     (!token.is_empty()).then(|| Secret::new(token))
+}
+
+fn otel(judge: &mut Judge<'_>) -> Otel {
+    const KEY: &str = "otel.endpoint";
+    let endpoint = judge.text(KEY);
+    if !endpoint.is_empty()
+        && let Err(problem) = check_endpoint(&endpoint)
+    {
+        judge.complain(KEY, problem);
+    }
+    Otel { endpoint }
+}
+
+#[cfg(not(feature = "otel"))]
+fn check_endpoint(_endpoint: &str) -> Result<(), String> {
+    Err("this outboxd is built without traces; leave it empty, or build it with the feature otel".to_owned())
 }
 
 fn log(judge: &mut Judge<'_>) -> logging::Settings {

@@ -30,6 +30,8 @@ pub(crate) fn of_file(key: &str) -> Option<&str> {
 /// A setting's value as it may be shown.
 pub fn shown(key: &str, value: &str) -> String {
     match is_secret(key) {
+        // It is refused where it holds more than an address, and shown all the same.
+        false if key == "otel.endpoint" && value.contains(['@', '?', '#']) => shown_url(value),
         false => value.to_owned(),
         true if value.is_empty() => String::new(),
         true if key == "database.url" => shown_url(value),
@@ -90,6 +92,14 @@ mod tests {
         ] {
             assert!(!shown("database.url", url).contains("ter2"), "{url}");
         }
+    }
+
+    #[test]
+    fn a_collectors_address_is_shown_and_nothing_else_that_stands_in_it() {
+        let show = |url| shown("otel.endpoint", url);
+        assert_eq!(show("http://collector:4318"), "http://collector:4318");
+        assert_eq!(show("https://app:hunter2@collector/x"), "https://***@collector/x");
+        assert_eq!(show("https://collector?key=hunter2"), "https://collector?***");
     }
 
     #[test]

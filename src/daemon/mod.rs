@@ -2,7 +2,7 @@
 //!
 //! The operator's page comes first, so that probes are answered while the database is away; then the preflight,
 //! which waits for the database; then the relay. Stopping goes the other way: the relay drains, housekeeping
-//! stops, and the page goes last, so that probes and metrics see the drain.
+//! stops, the last traces are sent, and the page goes last, so that probes and metrics see the drain.
 
 mod checks;
 mod hangup;
@@ -20,7 +20,7 @@ use crate::admin;
 use crate::admin::api::{Api, Tokens};
 use crate::admin::http::{self, Page, ProcessState};
 use crate::admin::scrape;
-use crate::backends;
+use crate::backends::{self, Around, Traces};
 use crate::backoff::Backoff;
 use crate::canary::{self, Canary};
 use crate::config::Config;
@@ -61,11 +61,13 @@ where
     let api = Api::new(Arc::clone(&database), tokens);
     let outbox = config.outbox.source.clone().unwrap_or_else(|| database.name());
     let scrape = scrape::install(&outbox).context("cannot begin to count")?;
+    let traces = backends::traces(&config, &outbox).context("traces cannot be sent")?;
     let page = Page::new(scrape, api, shutdown.soft.clone());
     if let Some(listen) = &config.http.listen {
         let (listener, page) = (http::bind(listen).await?, page.clone());
         house.start("operator's page", |stop| http::serve(listener, page, stop));
     }
+    let traced = start_traces(&mut house, traces);
     let patience = config.relay.drain_deadline + RELAY_STOP_GRACE;
     let Some(own_name) = preflight(&*database, &page, &shutdown.soft).await? else {
         return house.run(patience).await;
@@ -78,9 +80,20 @@ where
     let canary = config.canary.clone().map(|settings| {
         Canary::new(Arc::clone(&database) as Arc<dyn Enqueue>, backends::tail(&config, &settings.topic), settings)
     });
-    let sinks = Sinks { records: wrap(records), dead_letters: letters.transpose()?, replays };
+    let dead_letters = letters.transpose()?.map(&traced);
+    let sinks = Sinks { records: traced(wrap(records)), dead_letters, replays: traced(replays) };
     start_work(&mut house, config, Work { store: database, sinks, checking, canary }, &page);
     house.run(patience).await
+}
+
+/// Starts sending traces, if there are to be any, and gives out what makes them.
+fn start_traces(house: &mut Supervisor, traces: Option<Traces>) -> Around {
+    let Some(Traces { around, send }) = traces else { return Box::new(|sink| sink) };
+    house.start("traces", |stop| async move {
+        send(stop).await;
+        Ok(Ended::Graceful)
+    });
+    around
 }
 
 /// What the relay publishes through.

@@ -8,6 +8,7 @@
 mod canary;
 mod kafka;
 mod labels;
+mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use labels::BoundedLabel;
 
 pub use canary::{count_canary_lost, count_canary_sent, record_canary_round_trip};
 pub use kafka::{BrokerState, BrokerView, count_kafka_trouble, set_kafka_brokers, set_kafka_queue, set_kafka_up};
+pub use traces::count_spans_dropped;
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,6 +225,9 @@ catalogue! {
     CANARY_LOST Counter Count "canary_lost_total" []
         "Rows of the canary that were written and did not come back within `canary.lost_after`; one that comes later stays counted"
         "Growing: what is committed does not reach consumers in time; `outboxd status` says what waits and for what."
+    SPANS_DROPPED Counter Count "spans_dropped_total" []
+        "Spans of published batches that no collector took: it was away, slow, or refused them; 0 where no traces are sent"
+        "Growing: the log says what the collector answers. Publishing does not suffer from it."
     BUILD_INFO Gauge Count "build_info" ["version"]
         "1, with the version as a label"
         "Two versions for longer than a rollout takes."
@@ -249,6 +254,7 @@ pub fn describe() {
     counter!(RESERVED_HEADERS).absolute(0);
     counter!(CANARY_SENT).absolute(0);
     counter!(CANARY_LOST).absolute(0);
+    counter!(SPANS_DROPPED).absolute(0);
     set_leader(None);
     set_in_flight(0);
     set_kafka_queue(0, 0);

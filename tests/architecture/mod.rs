@@ -16,7 +16,7 @@ const LINES: usize = 500;
 
 /// The words and the few tools without which nothing works; they know nothing of the rest.
 const GROUND: &[&str] = &["outbox", "contract", "observe", "reading", "backoff", "aligned_tick", "secret", "fuzz"];
-const WINGS: &[&str] = &["postgres", "sqlite", "kafka", "memory"];
+const WINGS: &[&str] = &["postgres", "sqlite", "kafka", "memory", "otel"];
 const WORK: &[&str] = &["coordination", "relay", "housekeeping", "canary"];
 
 /// A room, its floor, and the rooms it may import.
@@ -43,6 +43,7 @@ const ROOMS: &[Room] = &[
     Room { name: "sqlite", floor: 3, may_import: &[GROUND] },
     Room { name: "kafka", floor: 3, may_import: &[GROUND] },
     Room { name: "memory", floor: 3, may_import: &[GROUND] },
+    Room { name: "otel", floor: 3, may_import: &[GROUND] },
     Room {
         name: "coordination",
         floor: 3,
@@ -92,6 +93,11 @@ const TOP: &[&str] = &["bench", "daemon", "demo", "doctor", "verify"];
 const WALLS: &[(&str, &[&str])] = &[
     ("sqlx", &["postgres", "sqlite"]),
     ("rdkafka", &["kafka"]),
+    ("opentelemetry", &["otel"]),
+    ("opentelemetry_sdk", &["otel"]),
+    ("opentelemetry_proto", &["otel"]),
+    ("hyper", &["otel"]),
+    ("rustls", &["otel"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),

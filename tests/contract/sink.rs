@@ -273,3 +273,9 @@ mod kafka_exactly_once {
 mod scripted {
     promises!(crate::contract::fixtures::memory::Broker::scripted());
 }
+
+/// Nor must spans around it.
+#[cfg(feature = "otel")]
+mod traced {
+    promises!(crate::contract::fixtures::memory::Broker::traced());
+}

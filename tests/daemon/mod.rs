@@ -27,6 +27,8 @@ mod status;
 mod steer;
 mod support;
 mod trace;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::process::{Command, Output, Stdio};
 

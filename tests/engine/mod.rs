@@ -8,6 +8,8 @@ mod refusals;
 mod rejections;
 mod replays;
 mod steering;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -46,6 +46,13 @@ impl Daemon {
         self
     }
 
+    /// With a variable that is none of its own settings.
+    #[cfg(feature = "otel")]
+    pub(crate) fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// With a lease that outlasts every patience of the tests: a relay that waits for it never leads, and no busy machine
     /// lets it run out where records may come once only.
     pub(crate) fn with_long_lease(self) -> Self {

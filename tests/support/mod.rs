@@ -5,6 +5,8 @@
 
 pub(crate) mod audit;
 pub(crate) mod children;
+#[cfg(feature = "otel")]
+pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod database;
 pub(crate) mod hostile;
