@@ -44,16 +44,17 @@ fn the_help_of_every_command_is_as_reviewed() {
 
 #[test]
 fn completions_and_man_pages_know_every_command() {
-    for (arguments, mentioned) in [
-        (&["completions", "bash"][..], "doctor"),
-        (&["completions", "zsh"], "doctor"),
-        (&["completions", "fish"], "doctor"),
-        (&["man"], ".TH outboxd 1"),
-        (&["man", "held", "release"], ".TH outboxd-held-release 1"),
+    for (arguments, own_words, mentioned) in [
+        (&["completions", "bash"][..], "complete -F _outboxd", "doctor"),
+        (&["completions", "zsh"], "#compdef outboxd", "doctor"),
+        (&["completions", "fish"], "complete -c outboxd", "doctor"),
+        (&["man"], ".TH outboxd 1", "doctor"),
+        (&["man", "held", "release"], ".TH outboxd-held-release 1", "\\fBoutboxd held release\\fR"),
     ] {
         let output = ran(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
-        assert!(stdout(&output).contains(mentioned), "{arguments:?}: {}", stdout(&output));
+        let said = stdout(&output);
+        assert!(said.contains(own_words) && said.contains(mentioned), "{arguments:?}: {said}");
     }
     assert_eq!(ran(&["completions", "csh"]).status.code(), Some(2));
     let missing = ran(&["man", "fly"]);
