@@ -98,9 +98,13 @@ impl Auditor {
 
     /// Takes down one record, unless it is sent again as an operator asked.
     pub(crate) fn see(&mut self, record: &impl Message) {
-        if header(record, "outbox-replay").is_some() {
-            return;
+        if header(record, "outbox-replay").is_none() {
+            self.see_any(record);
         }
+    }
+
+    /// Takes down one record, whether or not it is sent again: for an auditor of one replay.
+    pub(crate) fn see_any(&mut self, record: &impl Message) {
         if let Some(forgotten) = self.forgotten.as_mut().filter(|forgotten| forgotten.holds(record)) {
             return forgotten.auditor.see(record);
         }
@@ -125,6 +129,27 @@ impl Auditor {
         self.duplicates += u64::from(trail.has(seq));
         let strict = !self.stale_allowed;
         trail.follow(record.partition(), seq, row, strict).map_err(|complaint| format!("key {key}: {complaint}"))
+    }
+
+    /// What is wrong with the records of a replay, which need not have all that committed.
+    pub(crate) fn judge_replay(&self, ledger: &Ledger) -> Vec<String> {
+        self.complaints.iter().cloned().chain(self.never_committed(ledger)).collect()
+    }
+
+    /// Whether the row of this record, which is sent again, was seen, or may have been sent before the audit began.
+    pub(crate) fn knows(&self, record: &impl Message) -> bool {
+        let key = record.key().and_then(|key| std::str::from_utf8(key).ok());
+        let (Some(key), Some((_, seq))) = (key, record.payload().and_then(read_payload)) else { return false };
+        let trail = self.lanes.get(&(record.topic().to_owned(), key.to_owned()));
+        seq <= self.before.last(record.topic(), key) || trail.is_some_and(|trail| trail.has(seq))
+    }
+
+    /// How many of these were seen.
+    pub(crate) fn seen_of(&self, rows: &[(String, String, u64)]) -> usize {
+        let was_seen = |(topic, key, seq): &&(String, String, u64)| {
+            self.lanes.get(&(topic.clone(), key.clone())).is_some_and(|trail| trail.has(*seq))
+        };
+        rows.iter().filter(was_seen).count()
     }
 
     /// Compares with what committed for these topics.
@@ -238,6 +263,12 @@ impl GivenUp {
 }
 
 impl Verdict {
+    /// The same with further complaints.
+    pub(crate) fn and(mut self, complaints: Vec<String>) -> Self {
+        self.complaints.extend(complaints);
+        self
+    }
+
     /// What is wrong, if anything is: each complaint a line.
     pub(crate) fn complaints(&self) -> &[String] {
         &self.complaints

@@ -22,7 +22,7 @@ use crate::torture::history::{TakenBack, take_back};
 use crate::torture::rig::aside;
 use crate::torture::script::{Fault, Kind, Script};
 use crate::torture::stage::{Relay, Stage, USUAL_LIMIT};
-use crate::torture::{operator, rows};
+use crate::torture::{commands, operator, rows};
 
 /// How long a takeover is waited for before it is left uncounted, since something else is broken too.
 const TAKEOVER: Duration = Duration::from_secs(8);
@@ -78,10 +78,12 @@ impl Deeds {
     pub(crate) async fn commit(&self, stage: &Stage<'_>, script: &Script, fault: Fault) -> Result<(), String> {
         sleep(fault.at).await;
         let began = Instant::now();
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        self.active.fetch_add(1, Ordering::SeqCst);
+        // Nothing else that operators do has to do with who leads.
+        let breaks = usize::from(!fault.kind.is_deed() || fault.kind == Kind::StepDown);
+        self.begun.fetch_add(breaks, Ordering::SeqCst);
+        self.active.fetch_add(breaks, Ordering::SeqCst);
         let done = self.act(stage, script, fault).await;
-        self.active.fetch_sub(1, Ordering::SeqCst);
+        self.active.fetch_sub(breaks, Ordering::SeqCst);
         if done? {
             self.done.lock().await.push((fault.kind, began.elapsed()));
         }
@@ -141,6 +143,7 @@ impl Deeds {
                 *self.taken_back.lock().await = Some(taken_back);
                 return Ok(forgets);
             }
+            deed => return Ok(commands::type_in(stage, script, fault, deed).await),
         }
         Ok(true)
     }

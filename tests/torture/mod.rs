@@ -1,12 +1,13 @@
 //! Torture: rounds of load and faults, and after each the question whether anything was lost or reordered.
 //!
-//! A round is drawn from one number, its seed: the mode, what the writers do, which faults come when. It has two relays,
+//! A round is drawn from one number, its seed: the mode, what the writers do, which faults come when, what operators do meanwhile. It has two relays,
 //! a PostgreSQL that may be killed and taken back to an earlier time, three Kafka brokers, and a proxy between each relay and the database. A failing
 //! round prints its seed; `make torture SEED=… ROUNDS=1` plays it again, as far as a machine's timing can be.
 //!
 //! `OUTBOXD_TORTURE_ROUNDS` says how many rounds, `OUTBOXD_TORTURE_SEED` which comes first, `OUTBOXD_TORTURE_RECORD`
 //! names a file in which totals add up.
 
+mod commands;
 mod deed;
 mod history;
 mod mode;
@@ -60,7 +61,7 @@ async fn whatever_breaks_nothing_is_lost_and_no_lane_is_reordered() {
         next = match round + 1 {
             following if following < rounds => Some(following),
             following => {
-                tally.never_felt(rounds).and_then(|kind| more.next().map(|_| script::next_with(kind, following)))
+                tally.never_felt(rounds).and_then(|kind| more.next().map(|_| script::next_with(first, kind, following)))
             }
         };
     }

@@ -12,12 +12,12 @@ use crate::support::ledger::Ledger;
 use crate::support::seed::Seed;
 use crate::support::workload::Writers;
 use crate::torture::deed::{Deeds, Done};
-use crate::torture::operator;
 use crate::torture::rig::Rig;
 use crate::torture::script::{Kind, Script};
 use crate::torture::stage::Stage;
 use crate::torture::verify::verify;
 use crate::torture::watch::Watch;
+use crate::torture::{commands, operator};
 
 /// How long a round may take to publish everything once nothing is broken any more.
 const PEACE: Duration = Duration::from_secs(60);
@@ -75,6 +75,9 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     let names: Vec<&str> = topics.iter().map(|topic| topic.name()).collect();
     outcome.rows = names.iter().map(|name| ledger.rows_of(name)).sum();
     let Done { renewed, taken_back, .. } = done;
+    if script.takes_back() {
+        commands::resume_again(stage, script).await;
+    }
     let since = renewed.as_ref().map(|it| it.at).or(taken_back.as_ref().map(|it| it.at));
     let before = renewed.map(|renewed| renewed.before).unwrap_or_default();
     let mut watch = Watch::begin(&topics, before, taken_back);
@@ -84,6 +87,7 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
             // What had committed before a topic was created again may be in the old one only, so no consumer waits for
             // it; and a database that was taken back does not know what it had published.
             && stage.settles(script.mode, PEACE).await
+            && commands::replays_end(stage, PEACE).await
     };
     let (drained, repaired) = with_operators(stage, script, draining).await?;
     outcome.repaired = repaired;
@@ -93,7 +97,7 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     outcome.records = verdict.records;
     outcome.duplicates = verdict.duplicates;
     outcome.forgotten = verdict.forgotten.0;
-    outcome.given_up = stage.given_up().await.len() as u64;
+    outcome.given_up = stage.dead_letters().await.len() as u64;
     if !verdict.complaints().is_empty() {
         let shown: Vec<&str> = verdict.complaints().iter().take(10).map(String::as_str).collect();
         return Err(format!("{} complaints: {}", verdict.complaints().len(), shown.join("; ")));
@@ -103,6 +107,9 @@ async fn act(stage: &Stage<'_>, script: &Script, outcome: &mut Outcome) -> Resul
     }
     stopped?;
     stage.only_large_were_given_up().await?;
+    if !script.takes_back() {
+        commands::are_told(stage, &outcome.faults).await?;
+    }
     judge_counts(script, outcome, &verdict)?;
     stage.settled(script.mode).await?;
     audited
@@ -194,7 +201,11 @@ async fn stop(stage: &Stage<'_>) -> Result<(), String> {
 async fn judge(stage: &Stage<'_>, mut watch: Watch, names: &[&str], ledger: &Ledger) -> Verdict {
     let given_up = async || -> GivenUp { stage.given_up().await };
     watch.until_all(ledger, names, given_up, VISIBLE).await;
-    watch.into_auditor().judge_without(ledger, names, &stage.given_up().await)
+    let mut complaints = watch.judge_replays(ledger);
+    let auditor = watch.into_auditor();
+    let arrived = auditor.seen_of(&stage.discarded.lock().await);
+    complaints.extend((arrived > 0).then(|| format!("{arrived} dead letters arrived that were deleted")));
+    auditor.judge_without(ledger, names, &stage.given_up().await).and(complaints)
 }
 
 impl fmt::Display for Outcome {

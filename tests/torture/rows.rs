@@ -13,7 +13,7 @@ use crate::support::proxy::Mode;
 use crate::support::wait;
 use crate::torture::operator;
 use crate::torture::script::{Fault, Script};
-use crate::torture::stage::{Outbox, Stage, TTL};
+use crate::torture::stage::{Outbox, Relay, Stage, TTL};
 
 /// Events of a key at once: together more than what a relay reads at once while it is not behind.
 const MANY: i64 = 300;
@@ -31,13 +31,13 @@ const OUTGROWING: i32 = 1_200_000;
 const WIDE_LIMIT: &str = "4000000";
 
 /// An outbox whose rows a fault writes.
-struct Hand<'a> {
-    stage: &'a Stage<'a>,
-    outbox: &'a Outbox,
+pub(crate) struct Hand<'a> {
+    pub(crate) stage: &'a Stage<'a>,
+    pub(crate) outbox: &'a Outbox,
     fault: Fault,
 }
 
-type Written = Result<(), sqlx::Error>;
+pub(crate) type Written = Result<(), sqlx::Error>;
 
 /// Leaves rows uncommitted that have lower ids than those for which their topic is held, and commits some of them before
 /// it appears and some after.
@@ -147,7 +147,7 @@ pub(crate) async fn outgrow(stage: &Stage<'_>, fault: Fault) -> bool {
 }
 
 impl<'a> Hand<'a> {
-    fn of(stage: &'a Stage<'_>, fault: Fault) -> Self {
+    pub(crate) fn of(stage: &'a Stage<'_>, fault: Fault) -> Self {
         Self { stage, outbox: &stage.outboxes[fault.whom % stage.outboxes.len()], fault }
     }
 
@@ -155,16 +155,21 @@ impl<'a> Hand<'a> {
         self.fault.whom % self.stage.outboxes.len()
     }
 
-    fn topic(&self) -> &'a Topic {
+    /// The relays of the outbox.
+    pub(crate) fn relays(&self) -> &'a [Relay] {
+        &self.stage.relays[self.number() * 2..][..2]
+    }
+
+    pub(crate) fn topic(&self) -> &'a Topic {
         &self.outbox.topics[self.fault.whom / 2 % self.outbox.topics.len()]
     }
 
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+    pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect(self.stage.database.url()).await
     }
 
     /// Writes events of a key, whose aggregate is made if it is missing, in the transaction under way.
-    async fn events(&self, connection: &mut PgConnection, key: &str, topic: &str, count: i64) -> Written {
+    pub(crate) async fn events(&self, connection: &mut PgConnection, key: &str, topic: &str, count: i64) -> Written {
         let aggregates = self.outbox.workload.aggregates();
         let make = format!("insert into {aggregates} values ($1, $2, 0) on conflict do nothing");
         sqlx::query(AssertSqlSafe(make)).bind(key).bind(topic).execute(&mut *connection).await?;
@@ -226,7 +231,7 @@ impl<'a> Hand<'a> {
     }
 
     /// What follows of these keys goes straight to the topic.
-    async fn follow(&self, keys: &[&str]) -> Written {
+    pub(crate) async fn follow(&self, keys: &[&str]) -> Written {
         let mut connection = self.connect().await?;
         for key in keys {
             self.events(&mut connection, key, self.topic().name(), 3).await?;

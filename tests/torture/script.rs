@@ -66,6 +66,22 @@ pub(crate) enum Kind {
     RestoreBackup,
     /// The database goes on as a standby of it that was behind.
     PromoteStandby,
+    /// An operator pauses everything, and resumes it.
+    PauseAll,
+    /// An operator pauses a topic by a pattern, and resumes it.
+    PauseTopics,
+    /// An operator asks the leader to step down.
+    StepDown,
+    /// An operator has a topic's rows sent again, and thinks better of it every other time.
+    Replay,
+    /// Dead letters are put back, before more is written to their lane.
+    Requeue,
+    /// Dead letters are deleted.
+    Discard,
+    /// What waits in a lane that is held because a record was rejected is given up.
+    Skip,
+    /// Rows that were sent a moment ago are removed.
+    Purge,
 }
 
 /// All kinds, in the order in which rounds take their first fault. With one of the first half comes the one half of all
@@ -99,7 +115,40 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::RebuildClient,
 ];
 
+/// What operators do meanwhile, two a round in turn, by the place of its first fault.
+pub(crate) const DEEDS: &[Kind] = &[
+    Kind::PauseAll,
+    Kind::Requeue,
+    Kind::StepDown,
+    Kind::Replay,
+    Kind::PauseTopics,
+    Kind::Discard,
+    Kind::Skip,
+    Kind::Purge,
+];
+
+/// Deeds of operators that a round has at least.
+const DEEDS_A_ROUND: usize = 2;
+
 impl Kind {
+    /// Whether an operator does it, and nothing breaks.
+    pub(crate) fn is_deed(self) -> bool {
+        DEEDS.contains(&self)
+    }
+
+    /// What an operator does instead where that cannot be done.
+    fn possible(self, mode: Mode, takes_back: bool) -> Self {
+        match self {
+            // Lanes wait for an operator in that mode alone.
+            Kind::Skip if !mode.blocks() => Kind::StepDown,
+            // Their rows would be of two histories.
+            Kind::Requeue | Kind::Discard | Kind::Skip if takes_back => Kind::PauseTopics,
+            // Nothing is left of what was sent.
+            Kind::Replay | Kind::Purge if mode.settle == "delete" => Kind::PauseAll,
+            kind => kind,
+        }
+    }
+
     /// Whether a round has at most one such. A broker takes seconds to come back; what was published before a topic
     /// was deleted is gone, so that the audit begins anew, and so it does when the database is taken back. Oversized
     /// records come all the time. The others write rows of their own and take some steps.
@@ -153,11 +202,10 @@ pub(crate) fn seed(first: u64, round: u64) -> u64 {
     drawn - drawn % (modes * kinds) + (round % kinds) * modes + round % modes
 }
 
-/// The next round from this one on whose first fault is of this kind.
-pub(crate) fn next_with(kind: Kind, round: u64) -> u64 {
-    let kinds = KINDS.len() as u64;
-    let place = KINDS.iter().position(|it| *it == kind).expect("a kind") as u64;
-    round + (place + kinds - round % kinds) % kinds
+/// The next round of a run from this one on that has something of this kind.
+pub(crate) fn next_with(first: u64, kind: Kind, round: u64) -> u64 {
+    let has = |round: &u64| Script::draw(seed(first, *round)).faults.iter().any(|fault| fault.kind == kind);
+    (round..).find(has).expect("every kind has its turn")
 }
 
 impl Script {
@@ -183,6 +231,7 @@ impl Script {
                 faults.push(Fault::draw(&mut rng, kind));
             }
         }
+        faults.extend(deeds(seed, mode, place, faults.iter().any(|fault| fault.kind.takes_back())));
         faults.sort_by_key(|fault| fault.at);
         Self {
             seed,
@@ -194,6 +243,21 @@ impl Script {
             faults,
         }
     }
+}
+
+/// What operators do in the round of this seed, each at most once.
+fn deeds(seed: u64, mode: Mode, place: usize, takes_back: bool) -> Vec<Fault> {
+    // A draw of their own: what breaks in a round is the same without them.
+    let mut rng = SmallRng::seed_from_u64(!seed);
+    let turn = DEEDS.chunks(DEEDS_A_ROUND).cycle().nth(place).expect("a cycle").iter();
+    let drawn = DEEDS[rng.random_range(0..DEEDS.len())];
+    let mut deeds: Vec<Fault> = Vec::new();
+    for kind in turn.chain([&drawn]).map(|kind| kind.possible(mode, takes_back)) {
+        if deeds.iter().all(|deed| deed.kind != kind) {
+            deeds.push(Fault::draw(&mut rng, kind));
+        }
+    }
+    deeds
 }
 
 impl Script {
@@ -254,13 +318,31 @@ mod tests {
 
     #[test]
     fn a_kind_has_its_next_round() {
-        for round in 0..60 {
-            for kind in KINDS {
-                let next = next_with(*kind, round);
-                assert!((round..round + KINDS.len() as u64).contains(&next));
-                let first = KINDS[(seed(7, next) / MODES.len() as u64 % KINDS.len() as u64) as usize];
-                assert_eq!(first, *kind);
+        for round in 0..30 {
+            for kind in KINDS.iter().chain(DEEDS) {
+                let next = next_with(7, *kind, round);
+                assert!(
+                    (round..round + 2 * KINDS.len() as u64).contains(&next),
+                    "{kind:?} in round {next} after {round}"
+                );
+                assert!(Script::draw(seed(7, next)).faults.iter().any(|fault| fault.kind == *kind));
             }
+        }
+    }
+
+    #[test]
+    fn operators_do_what_can_be_done() {
+        for round in 0..200 {
+            let script = Script::draw(seed(7, round));
+            let does = |kind| script.faults.iter().filter(|fault| fault.kind == kind).count();
+            assert!(DEEDS.iter().all(|kind| does(*kind) <= 1), "{script}");
+            assert!(script.faults.iter().filter(|fault| fault.kind.is_deed()).count() >= 1, "{script}");
+            assert!(script.mode.blocks() || does(Kind::Skip) == 0, "{script}");
+            assert!(script.mode.settle != "delete" || does(Kind::Replay) + does(Kind::Purge) == 0, "{script}");
+            assert!(
+                !script.takes_back() || does(Kind::Requeue) + does(Kind::Discard) + does(Kind::Skip) == 0,
+                "{script}"
+            );
         }
     }
 
@@ -270,7 +352,7 @@ mod tests {
         let pairs: HashSet<_> = scripts.iter().map(|script| (script.mode.settle, script.mode.delivery)).collect();
         let others: HashSet<_> = scripts.iter().map(|script| script.mode.on_reject).collect();
         assert_eq!((pairs.len(), others.len()), (9, 3));
-        for kind in KINDS {
+        for kind in KINDS.iter().chain(DEEDS) {
             assert!(scripts.iter().any(|script| script.faults.iter().any(|fault| fault.kind == *kind)), "{kind:?}");
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) relays: Vec<Relay>,
     /// What is still on its way back when the faults are over.
     pub(crate) recovering: Mutex<JoinSet<()>>,
+    /// Rows of which operators deleted the dead letters: topic, key and number.
+    pub(crate) discarded: Mutex<Vec<(String, String, u64)>>,
     /// Shared by who starts a relay; alone has it who breaks what a relay proves before it begins.
     pub(crate) starting: RwLock<()>,
 }
@@ -87,7 +89,8 @@ impl<'a> Stage<'a> {
             }
             outboxes.push(outbox);
         }
-        Self { rig, database, outboxes, relays, recovering: Mutex::default(), starting: RwLock::default() }
+        let (recovering, discarded) = (Mutex::default(), Mutex::default());
+        Self { rig, database, outboxes, relays, recovering, discarded, starting: RwLock::default() }
     }
 
     /// Sets the writers to work, one group an outbox.
@@ -99,8 +102,17 @@ impl<'a> Stage<'a> {
         writers
     }
 
-    /// Dead letters of all outboxes. None while the database is away.
+    /// What need not arrive: dead letters, and what operators deleted of them.
     pub(crate) async fn given_up(&self) -> GivenUp {
+        let mut given_up = self.dead_letters().await;
+        for (topic, key, seq) in &*self.discarded.lock().await {
+            given_up.add(topic, key, *seq);
+        }
+        given_up
+    }
+
+    /// Dead letters of all outboxes. None while the database is away.
+    pub(crate) async fn dead_letters(&self) -> GivenUp {
         let mut given_up = GivenUp::default();
         for outbox in &self.outboxes {
             let read = format!("select topic, payload from {}_dead where code <> 'unreadable'", outbox.table);
@@ -127,11 +139,12 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Whether only records were given up that no topic takes.
+    /// Whether only records were given up that no topic takes, but for those that an operator gave up.
     pub(crate) async fn only_large_were_given_up(&self) -> Result<(), String> {
         for Outbox { table, .. } in &self.outboxes {
-            let small =
-                format!("select count(*) from {table}_dead where length(payload) < {LARGE} and code <> 'unreadable'");
+            let small = format!(
+                "select count(*) from {table}_dead where length(payload) < {LARGE} and code not in ('unreadable', 'skipped')"
+            );
             let small = self.database.number(&small).await;
             if small > 0 {
                 return Err(format!("{small} records of {table} were given up that their topics take"));
@@ -282,6 +295,11 @@ impl Relay {
 
     /// Whether it leads, as far as it answers.
     pub(crate) async fn leads(&self) -> bool {
-        self.running.lock().await.metric("outboxd_leader").await == 1.0
+        self.shows("outboxd_leader").await
+    }
+
+    /// Whether one of its metrics is more than 0, as far as it answers.
+    pub(crate) async fn shows(&self, metric: &str) -> bool {
+        self.running.lock().await.metric(metric).await > 0.0
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::torture::ROUNDS;
 use crate::torture::round::Outcome;
-use crate::torture::script::{KINDS, Kind, Script};
+use crate::torture::script::{DEEDS, KINDS, Kind, Script};
 
 /// Totals.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -90,10 +90,10 @@ impl Tally {
         }
     }
 
-    /// A kind of fault that was never felt, where there were rounds enough for each to have its turn.
+    /// A kind of fault, or of an operator's deed, that was never felt, where there were rounds enough for each to have its turn.
     pub(crate) fn never_felt(&self, rounds: u64) -> Option<Kind> {
         let is_missing = |kind: &Kind| !self.faults.contains_key(&format!("{kind:?}"));
-        KINDS.iter().copied().find(|kind| rounds >= ROUNDS && is_missing(kind))
+        KINDS.iter().chain(DEEDS).copied().find(|kind| rounds >= ROUNDS && is_missing(kind))
     }
 
     /// Adds this run, as far as it has come, to what a file said before it. A run that saves again adds only news.
