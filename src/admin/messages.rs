@@ -83,13 +83,12 @@ pub fn story(message: &FoundMessage, held: &[HeldLane]) -> String {
 pub fn carried_to_text(message: &FoundMessage, carried: &Carried) -> String {
     let mut text = format!("headers       {}\n", carried.headers);
     if let Some(payload) = &carried.payload {
-        let whole = message.payload_bytes.unwrap_or_default();
-        if (payload.len() as u64) < whole {
+        if is_cut(message, payload) {
             writeln!(text, "the first {} bytes of the payload:", grouped(payload.len() as u64)).expect("a string");
         }
-        match std::str::from_utf8(payload) {
-            Ok(payload) => writeln!(text, "{payload}"),
-            Err(_) => writeln!(text, "hexadecimal   {}", hexadecimal(payload)),
+        match text_of(payload, is_cut(message, payload)) {
+            Some(payload) => writeln!(text, "{payload}"),
+            None => writeln!(text, "hexadecimal   {}", hexadecimal(payload)),
         }
         .expect("writing to a string cannot fail");
     }
@@ -98,16 +97,36 @@ pub fn carried_to_text(message: &FoundMessage, carried: &Carried) -> String {
 
 /// All that is known of a message, for programs, with what it carries if that was asked for.
 pub fn story_to_json(message: &FoundMessage, held: &[HeldLane], carried: Option<&Carried>) -> String {
+    format!("{}\n", story_object(message, held, carried))
+}
+
+/// The same as an object. A payload that is no text is in `payload_hexadecimal`, and `payload_is_cut` says whether it goes on.
+pub fn story_object(message: &FoundMessage, held: &[HeldLane], carried: Option<&Carried>) -> Value {
     let mut object = described(message, held);
-    if let Some(Carried { payload, headers }) = carried {
-        object["headers"] = serde_json::from_str(headers).unwrap_or_else(|_| Value::String(headers.clone()));
-        match payload.as_deref().map(|payload| (std::str::from_utf8(payload), payload)) {
-            None => object["payload"] = Value::Null,
-            Some((Ok(text), _)) => object["payload"] = text.into(),
-            Some((Err(_), bytes)) => object["payload_hexadecimal"] = hexadecimal(bytes).into(),
-        }
+    let Some(Carried { payload, headers }) = carried else { return object };
+    object["headers"] = serde_json::from_str(headers).unwrap_or_else(|_| Value::String(headers.clone()));
+    object["payload_is_cut"] = payload.as_ref().is_some_and(|payload| is_cut(message, payload)).into();
+    match payload.as_deref().map(|payload| (text_of(payload, is_cut(message, payload)), payload)) {
+        None => object["payload"] = Value::Null,
+        Some((Some(text), _)) => object["payload"] = text.into(),
+        Some((None, bytes)) => object["payload_hexadecimal"] = hexadecimal(bytes).into(),
     }
-    format!("{object}\n")
+    object
+}
+
+fn is_cut(message: &FoundMessage, payload: &[u8]) -> bool {
+    (payload.len() as u64) < message.payload_bytes.unwrap_or_default()
+}
+
+/// A payload as text, if it is text; of one that was cut without the character in which that was done.
+fn text_of(payload: &[u8], is_cut: bool) -> Option<&str> {
+    match std::str::from_utf8(payload) {
+        Ok(text) => Some(text),
+        Err(error) if is_cut && error.error_len().is_none() => {
+            std::str::from_utf8(&payload[..error.valid_up_to()]).ok()
+        }
+        Err(_) => None,
+    }
 }
 
 /// The held lane that keeps a message back, its own before its topic's.
@@ -270,5 +289,16 @@ mod tests {
         assert!(text.contains("ff00") && text.contains("the first 2 bytes"), "{text}");
         let json: Value = serde_json::from_str(&story_to_json(&message, &[], Some(&carried))).expect("JSON");
         assert_eq!((&json["payload_hexadecimal"], &json["headers"]["a"]), (&json!("ff00"), &json!(1)));
+        assert_eq!(json["payload_is_cut"], true);
+    }
+
+    #[test]
+    fn a_text_that_was_cut_within_a_character_is_shown_as_text_up_to_it() {
+        let carried = Carried { payload: Some("a\u{e9}".as_bytes()[..2].to_vec()), headers: "{}".to_owned() };
+        let message = message(MessageState::Sent);
+        assert_eq!(story_object(&message, &[], Some(&carried))["payload"], "a");
+        let whole = FoundMessage { payload_bytes: Some(2), ..message };
+        let object = story_object(&whole, &[], Some(&carried));
+        assert_eq!((&object["payload_hexadecimal"], &object["payload_is_cut"]), (&json!("61c3"), &json!(false)));
     }
 }

@@ -1,11 +1,20 @@
 //! `outboxd operations`: what runs for a while, and how far it is.
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::admin::table;
 use crate::observe::grouped;
-use crate::outbox::{Operation, OperationProgress};
+use crate::outbox::{Operation, OperationProgress, Replayable};
+
+/// How many rows are looked at before a replay is asked for, the latest ones.
+pub const LOOKED_AT: u64 = 1_000_000;
+
+/// Rows a second that are sent again, where nothing is said.
+pub const DEFAULT_RATE: u32 = 1_000;
+
+/// Rows a second that may be sent again, at most.
+pub const HIGHEST_RATE: u32 = 1_000_000;
 
 /// A table for people, the last one first.
 pub fn to_text(operations: &[Operation]) -> String {
@@ -61,4 +70,22 @@ pub fn object(operation: &Operation) -> Value {
         "reason": reason,
         "actor": actor,
     })
+}
+
+/// Which rows there are at all, for people.
+pub fn kept(Replayable { oldest_kept, .. }: &Replayable) -> String {
+    oldest_kept.as_ref().map_or_else(
+        || "the table is empty: rows that were sent are kept for `outbox.retention`".to_owned(),
+        |oldest| format!("the table has rows since {}: what was sent before is gone", time(oldest)),
+    )
+}
+
+/// That there is nothing to send again.
+pub fn nothing(found: &Replayable) -> String {
+    format!("nothing of that was sent; {}", kept(found))
+}
+
+/// A time as it is told.
+pub fn time(time: &DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

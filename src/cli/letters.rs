@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 
+use crate::admin::skipping;
 use crate::cli::operate::time;
 use crate::cli::{Change, DatabaseSettings, MessageFilter, Settings};
 use crate::outbox::MessageState;
@@ -155,7 +156,7 @@ pub struct Skip {
     #[command(flatten)]
     pub filter: MessageFilter,
     /// How many at most, the lowest ids first, where no id is given
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(skipping::MOST)))]
     pub limit: u32,
     /// How it changes something.
     #[command(flatten)]

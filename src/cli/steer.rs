@@ -3,6 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 
+use crate::admin::operations::{DEFAULT_RATE, HIGHEST_RATE};
 use crate::cli::operate::time;
 use crate::cli::{Change, DatabaseSettings};
 use crate::outbox::{TopicPattern, is_topic_name};
@@ -69,7 +70,7 @@ pub struct Replay {
     #[arg(long, value_name = "TOPIC", value_parser = topic)]
     pub to_topic: Option<String>,
     /// How many rows a second at most
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_RATE, value_parser = clap::value_parser!(u32).range(1..=i64::from(HIGHEST_RATE)))]
     pub rate: u32,
     /// How it changes something.
     #[command(flatten)]

@@ -2,19 +2,19 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
-use chrono::{DateTime, SecondsFormat, Utc};
-use uuid::Uuid;
+use anyhow::{Error, bail};
+use chrono::{DateTime, Utc};
 
 use crate::admin::change::{Change, Decision};
 use crate::admin::letters::{self, BATCH, MeantLetters};
-use crate::admin::messages;
+use crate::admin::purging::{self, FROM_THE_FIRST};
+use crate::admin::{finding, messages, skipping};
 use crate::cli;
 use crate::commands::configured::database;
 use crate::commands::runtime::block_on;
-use crate::contract::{Database, Found, FoundMessage, LetterSearch, RowName, Search};
+use crate::contract::{Database, Found, FoundMessage, LetterSearch, PurgeStep};
 use crate::observe::grouped;
-use crate::outbox::{HeldLane, HoldCause, MessageFilter, MessageState};
+use crate::outbox::{HeldLane, MessageFilter, MessageState};
 
 /// Bytes of a payload, and characters of headers, that are shown.
 const SHOWN: u32 = 1 << 20;
@@ -22,40 +22,13 @@ const SHOWN: u32 = 1 << 20;
 /// Messages that one id, or one event id, may bring.
 const MOST_NAMED: u32 = 1_000;
 
-/// Steps that look how much there is to purge: what is beyond is not counted.
-const STEPS_COUNTED: usize = 10;
-
 /// Lists messages.
 pub(super) fn ls(arguments: cli::Ls) -> anyhow::Result<ExitCode> {
     let cli::Ls { state, filter, limit, json, settings } = arguments;
     let (database, filter) = (database(&settings)?, filter.into());
-    let (found, held) = block_on(look(&*database, &filter, state, limit))??;
+    let (found, held) = block_on(finding::look(&*database, &filter, state, limit))??;
     show_list(&found, &held, json, limit);
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is found in the outbox and among the dead letters, the highest ids first where both are looked through.
-async fn look(
-    database: &dyn Database,
-    filter: &MessageFilter,
-    state: Option<MessageState>,
-    limit: u32,
-) -> anyhow::Result<(Found, Vec<HeldLane>)> {
-    let held = database.held_lanes().await?;
-    let mut found = Found::default();
-    if state != Some(MessageState::Dead) {
-        found = database.search(&Search { filter: filter.clone(), state, limit }).await?;
-    }
-    if matches!(state, None | Some(MessageState::Dead)) {
-        let dead =
-            database.dead_letters(&LetterSearch { filter: filter.clone(), limit, ..LetterSearch::default() }).await?;
-        found.messages.extend(dead.messages);
-        found.messages.sort_by_key(|message| std::cmp::Reverse(message.name.id));
-        found.messages.truncate(limit as usize);
-        found.looked_at += dead.looked_at;
-        found.next = found.next.max(dead.next);
-    }
-    Ok((found, held))
 }
 
 fn show_list(found: &Found, held: &[HeldLane], json: bool, limit: u32) {
@@ -70,11 +43,8 @@ fn show_list(found: &Found, held: &[HeldLane], json: bool, limit: u32) {
 
 /// Says of a search that it did not look at everything.
 fn tell_bound(found: &Found) {
-    if found.next.is_some() {
-        let looked_at = grouped(found.looked_at);
-        eprintln!(
-            "looked at {looked_at} rows, and there are more; narrow it down with --since and --until, or give --id"
-        );
+    if let Some(bound) = finding::bound(found) {
+        eprintln!("{bound}");
     }
 }
 
@@ -84,8 +54,8 @@ pub(super) async fn find(
     which: &str,
     since: Option<DateTime<Utc>>,
 ) -> anyhow::Result<(Vec<FoundMessage>, Vec<HeldLane>)> {
-    let filter = MessageFilter { since, ..named(which)? };
-    let (found, held) = look(database, &filter, None, MOST_NAMED).await?;
+    let filter = MessageFilter { since, ..finding::named(which).map_err(Error::msg)? };
+    let (found, held) = finding::look(database, &filter, None, MOST_NAMED).await?;
     if found.messages.is_empty() {
         tell_bound(&found);
     }
@@ -98,11 +68,11 @@ pub(super) fn show(arguments: &cli::ShowMessage) -> anyhow::Result<ExitCode> {
 }
 
 fn show_one(arguments: &cli::ShowMessage, state: Option<MessageState>) -> anyhow::Result<ExitCode> {
-    let mut filter = named(&arguments.which)?;
+    let mut filter = finding::named(&arguments.which).map_err(Error::msg)?;
     (filter.since, filter.until) = (arguments.since, arguments.until);
     let database = database(&arguments.settings)?;
     let told = block_on(async {
-        let (found, held) = look(&*database, &filter, state, MOST_NAMED).await?;
+        let (found, held) = finding::look(&*database, &filter, state, MOST_NAMED).await?;
         let mut text = String::new();
         for message in &found.messages {
             let carried = if arguments.payload { database.carried(message, SHOWN).await? } else { None };
@@ -119,24 +89,10 @@ fn show_one(arguments: &cli::ShowMessage, state: Option<MessageState>) -> anyhow
     let (found, text) = told??;
     if found.messages.is_empty() {
         tell_bound(&found);
-        bail!(
-            "no {} has that id: it was never committed, or was sent and removed since (outbox.retention, or outbox.settle = \"delete\")",
-            if state.is_some() { "dead letter" } else { "row and no dead letter" }
-        );
+        bail!(finding::missing(state));
     }
     print!("{text}");
     Ok(ExitCode::SUCCESS)
-}
-
-/// The one that is called so.
-fn named(which: &str) -> anyhow::Result<MessageFilter> {
-    if let Ok(id) = which.parse::<i64>() {
-        return Ok(MessageFilter { ids: vec![id], ..MessageFilter::default() });
-    }
-    match which.parse::<Uuid>() {
-        Ok(event_id) => Ok(MessageFilter { event_ids: vec![event_id], ..MessageFilter::default() }),
-        Err(_) => bail!("{which:?} is neither an id, such as 17, nor an event id, which is a UUID"),
-    }
 }
 
 /// Lists, shows, puts back or deletes dead letters.
@@ -250,7 +206,7 @@ async fn skip_waiting(
     limit: u32,
     change: &Change,
 ) -> anyhow::Result<ExitCode> {
-    let meant = waiting(database, filter, limit).await?;
+    let meant = skipping::waiting(database, filter, limit).await?;
     let one = match &*meant {
         [one] => format!(" (id {} of topic {})", one.name.id, one.topic),
         _ => String::new(),
@@ -258,13 +214,8 @@ async fn skip_waiting(
     if change.decide(&format!("skip {}{one}", messages_of(meant.len() as u64)))? == Decision::Leave {
         return Ok(ExitCode::SUCCESS);
     }
-    let names: Vec<RowName> = meant.iter().map(|message| message.name).collect();
-    let intent = change.intent("skip", filter);
-    let mut done = 0;
-    for batch in names.chunks(BATCH) {
-        done += database.skip(batch, &intent).await?;
-    }
-    let stay = names.len() as u64 - done;
+    let done = skipping::skip(database, &meant, &change.intent("skip", filter)).await?;
+    let stay = meant.len() as u64 - done;
     if stay > 0 {
         bail!(
             "skipped {}, and {} may be in flight by now: look again with `outboxd held ls`",
@@ -279,44 +230,6 @@ async fn skip_waiting(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is to be skipped.
-///
-/// # Errors
-/// When it does not wait, or may be in flight.
-async fn waiting(database: &dyn Database, filter: &MessageFilter, limit: u32) -> anyhow::Result<Vec<FoundMessage>> {
-    let by_name = !filter.ids.is_empty() || !filter.event_ids.is_empty();
-    let (state, limit) = if by_name { (None, MOST_NAMED) } else { (Some(MessageState::Held), limit) };
-    let found = database.search(&Search { filter: filter.clone(), state, limit }).await?;
-    if found.messages.is_empty() {
-        tell_bound(&found);
-        bail!(
-            "nothing of that waits{}",
-            if by_name { "" } else { " in a held lane; `outboxd held ls` lists what is held" }
-        );
-    }
-    let (held, leader) = (database.held_lanes().await?, database.leader().await?);
-    for message in &found.messages {
-        let id = message.name.id;
-        if message.state == MessageState::Sent {
-            bail!("message {id} was sent already");
-        }
-        let Some(leader) = &leader else { continue };
-        match messages::kept_back_by(message, &held) {
-            Some(lane) if lane.held.cause == HoldCause::Rejected && !lane.release_requested => {}
-            Some(lane) => bail!(
-                "message {id} may be in flight at any time: {}, which {} lets flow when that is over; stop the relays first",
-                lane.held.cause,
-                leader.holder
-            ),
-            None => bail!(
-                "message {id} may be in flight: its lane is not held, and {} leads; stop the relays first",
-                leader.holder
-            ),
-        }
-    }
-    Ok(found.messages)
-}
-
 /// Removes what was sent before a time.
 pub(super) fn purge(arguments: cli::Purge) -> anyhow::Result<ExitCode> {
     let cli::Purge { older_than, change, settings } = arguments;
@@ -325,32 +238,19 @@ pub(super) fn purge(arguments: cli::Purge) -> anyhow::Result<ExitCode> {
 }
 
 async fn purge_before(database: &dyn Database, older_than: DateTime<Utc>, change: &Change) -> anyhow::Result<ExitCode> {
-    let mut counted = 0;
-    let mut from = Some(i64::MIN);
-    for _ in 0..STEPS_COUNTED {
-        let Some(after) = from else { break };
-        let step = database.purge_sent(older_than, after, None).await?;
-        (counted, from) = (counted + step.removed, step.next);
+    let PurgeStep { removed: counted, next } = purging::count(database, older_than, FROM_THE_FIRST).await?;
+    if counted == 0 && next.is_none() {
+        bail!(purging::nothing(older_than));
     }
-    let more = if from.is_some() { " or more" } else { "" };
-    let before = older_than.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let what = format!("remove {}{more} that were sent before {before}", rows_of(counted));
-    if counted == 0 && from.is_none() {
-        bail!("nothing was sent before {before} that is still there");
-    }
+    let (rows, more) = (rows_of(counted), if next.is_some() { " or more" } else { "" });
+    let what = format!("remove {rows}{more} that were sent before {}", purging::time(older_than));
     if change.decide(&what)? == Decision::Leave {
         return Ok(ExitCode::SUCCESS);
     }
-    let intent = change.intent("purge", format!("--older-than {before}"));
-    let (mut removed, mut from) = (0, Some(i64::MIN));
-    while let Some(after) = from {
-        let step = database.purge_sent(older_than, after, Some(&intent)).await?;
-        (removed, from) = (removed + step.removed, step.next);
-        if step.removed > 0 && from.is_some() {
-            eprintln!("removed {}", rows_of(removed));
-        }
-    }
-    println!("removed {}", rows_of(removed));
+    let intent = change.intent("purge", purging::subject(older_than));
+    let told = |removed| eprintln!("removed {}", rows_of(removed));
+    let done = purging::remove(database, older_than, FROM_THE_FIRST, &intent, usize::MAX, told).await?;
+    println!("removed {}", rows_of(done.removed));
     Ok(ExitCode::SUCCESS)
 }
 

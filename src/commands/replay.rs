@@ -2,18 +2,13 @@
 
 use std::process::ExitCode;
 
-use chrono::{DateTime, SecondsFormat, Utc};
-
 use crate::admin::change::{Change, Decision};
-use crate::admin::operations;
+use crate::admin::operations::{self, LOOKED_AT, kept, time};
 use crate::cli;
 use crate::commands::configured::database;
 use crate::commands::runtime::block_on;
 use crate::observe::grouped;
 use crate::outbox::{Replay, Replayable};
-
-/// How many rows a replay looks at beforehand, the latest ones.
-const LOOKED_AT: u64 = 1_000_000;
 
 /// Asks for a replay.
 pub(super) fn replay(arguments: cli::Replay) -> anyhow::Result<ExitCode> {
@@ -22,7 +17,7 @@ pub(super) fn replay(arguments: cli::Replay) -> anyhow::Result<ExitCode> {
     let replay = Replay { topic, key, since, until, to_topic, rate };
     let found = block_on(database.replayable(&replay, LOOKED_AT))??;
     if found.rows == 0 && !found.is_floor {
-        anyhow::bail!("nothing of that was sent; {}", kept(&found));
+        anyhow::bail!(operations::nothing(&found));
     }
     let what = format!("send {} again to topic {}, {} a second", rows(&found), replay.target(), grouped(rate.into()));
     if change.decide(&what)? == Decision::Make {
@@ -44,18 +39,6 @@ fn rows(Replayable { rows, is_floor, written, .. }: &Replayable) -> String {
         Some((first, _)) => format!("{rows} written at {}", time(first)),
         None => rows,
     }
-}
-
-/// Which rows there are at all.
-fn kept(Replayable { oldest_kept, .. }: &Replayable) -> String {
-    oldest_kept.as_ref().map_or_else(
-        || "the table is empty: rows that were sent are kept for `outbox.retention`".to_owned(),
-        |oldest| format!("the table has rows since {}: what was sent before is gone", time(oldest)),
-    )
-}
-
-fn time(time: &DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// Lists operations, or ends one.

@@ -94,6 +94,8 @@ pub struct Http {
     pub read_token: Option<Secret>,
     /// What those must know who change something; `None`: nobody may.
     pub admin_token: Option<Secret>,
+    /// What those must know who are shown payloads; `None`: nobody is.
+    pub payload_token: Option<Secret>,
 }
 
 /// Which outbox, and how it is read and written.
@@ -338,11 +340,20 @@ fn canary(judge: &mut Judge<'_>, outbox: &Outbox, relay: &relay::Settings) -> Op
 }
 
 fn http(judge: &mut Judge<'_>) -> Http {
+    const PAYLOAD_TOKEN: &str = "http.payload_token";
     let listen = Some(judge.text("http.listen")).filter(|listen| !listen.is_empty());
     if let Some(Err(problem)) = listen.as_deref().map(values::address) {
         judge.complain("http.listen", problem);
     }
-    Http { listen, read_token: token(judge, "http.read_token"), admin_token: token(judge, "http.admin_token") }
+    let (read_token, admin_token) = (token(judge, "http.read_token"), token(judge, "http.admin_token"));
+    let payload_token = token(judge, PAYLOAD_TOKEN);
+    for (other, key) in [(&read_token, "http.read_token"), (&admin_token, "http.admin_token")] {
+        let is_same = |own: &Secret| other.as_ref().is_some_and(|other| other.expose() == own.expose());
+        if payload_token.as_ref().is_some_and(is_same) {
+            judge.complain(PAYLOAD_TOKEN, format!("is that of {key}; payloads need a token of their own"));
+        }
+    }
+    Http { listen, read_token, admin_token, payload_token }
 }
 
 fn token(judge: &mut Judge<'_>, key: &str) -> Option<Secret> {

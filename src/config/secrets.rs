@@ -18,7 +18,7 @@ pub fn is_secret(key: &str) -> bool {
             SECRET_PROPERTIES.contains(&property)
                 || property.split('.').any(|part| SECRET_WORDS.contains(&part) && !property.ends_with(".url"))
         }
-        None => matches!(key, "database.url" | "http.read_token" | "http.admin_token"),
+        None => matches!(key, "database.url" | "http.read_token" | "http.admin_token" | "http.payload_token"),
     }
 }
 

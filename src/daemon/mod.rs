@@ -23,7 +23,7 @@ use crate::admin::scrape;
 use crate::backends::{self, Around, Traces};
 use crate::backoff::Backoff;
 use crate::canary::{self, Canary};
-use crate::config::Config;
+use crate::config::{Config, Http};
 use crate::contract::{Backlog, Database, Enqueue, Sink, Store, StoreError};
 use crate::daemon::checks::{Checking, Flow};
 use crate::housekeeping;
@@ -57,7 +57,8 @@ where
 {
     let database = backends::database(&config.outbox.database)?;
     let mut house = Supervisor::new(shutdown.clone());
-    let tokens = Tokens { read: config.http.read_token.clone(), admin: config.http.admin_token.clone() };
+    let Http { read_token: read, admin_token: admin, payload_token: payload, .. } = config.http.clone();
+    let tokens = Tokens { read, admin, payload };
     let api = Api::new(Arc::clone(&database), tokens);
     let outbox = config.outbox.source.clone().unwrap_or_else(|| database.name());
     let scrape = scrape::install(&outbox).context("cannot begin to count")?;

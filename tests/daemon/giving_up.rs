@@ -13,14 +13,6 @@ fn held(key: &str, from_id: i64, cause: &str) -> String {
     )
 }
 
-/// Makes a relay lead that does nothing.
-async fn somebody_leads(place: &Place) {
-    let released = if place.is_file() { "" } else { ", released = false" };
-    place
-        .run(&format!("update outbox_lease set holder = 'relay-1', expires_at = '2999-01-01T00:00:00Z'{released}"))
-        .await;
-}
-
 /// The names of all rows.
 async fn all(store: &dyn Messages) -> Vec<RowName> {
     let search = outboxd::contract::Search { limit: 1_000, ..Default::default() };
@@ -40,7 +32,7 @@ async fn of_all_rows_only_those_are_given_up_that_cannot_be_in_flight_when_it_is
             place.run(&held(key, 1, cause)).await;
         }
         place.run("update outbox_held set release_requested = true where key = 'key-3'").await;
-        somebody_leads(&place).await;
+        place.somebody_leads().await;
         let store = place.store();
         let rows = all(&*store).await;
         assert_eq!(
@@ -66,7 +58,7 @@ async fn what_another_session_is_changing_is_left_alone_and_waited_for_by_nobody
     let place = Place::server().await;
     place.write(4, 2).await;
     place.run(&held("'key-1'", 1, "rejected")).await;
-    somebody_leads(&place).await;
+    place.somebody_leads().await;
     let store = place.store();
     let rows = all(&*store).await;
     let mut other = place.begun("update outbox_held set release_requested = true").await;
@@ -125,7 +117,7 @@ async fn nothing_is_given_up_that_may_be_in_flight_was_sent_or_has_no_reason() {
         place.run(&held("'key-1'", 1, "missing_topic")).await;
         place.run(&held("'key-2'", 2, "rejected")).await;
         place.run("update outbox_held set release_requested = true where key = 'key-2'").await;
-        somebody_leads(&place).await;
+        place.somebody_leads().await;
         let refused = |id: &str| place.refused(&["skip", id, "--reason", "x"]);
         assert!(refused("1").contains("may be in flight at any time: missing_topic"), "{}", refused("1"));
         assert!(refused("2").contains("may be in flight at any time: rejected"), "{}", refused("2"));

@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use crate::daemon::small::{self, Small};
 use crate::daemon::{outboxd, ran, stderr, stdout};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, Running};
 use crate::support::scene::Scene;
 use crate::support::wait;
 
@@ -92,6 +92,20 @@ impl Place {
             Place::File(small) => small.daemon(),
             Place::Server(scene) => scene.relay(),
         }
+    }
+
+    /// Makes a relay lead that does nothing.
+    pub(super) async fn somebody_leads(&self) {
+        let released = if self.is_file() { "" } else { ", released = false" };
+        self.run(&format!("update outbox_lease set holder = 'relay-1', expires_at = '2999-01-01T00:00:00Z'{released}"))
+            .await;
+    }
+
+    /// A relay with these settings that waits for the lease of one that does nothing.
+    pub(super) async fn waiting_relay(&self, settings: &[(&str, &str)]) -> Running {
+        self.somebody_leads().await;
+        let with = |daemon: Daemon, (setting, value): &(&str, &str)| daemon.with(setting, value);
+        settings.iter().fold(self.relay().with_long_lease(), with).start().await
     }
 
     /// Runs a statement, in which TOPIC stands for the topic.

@@ -13,6 +13,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Answer {
     /// The status code.
     pub(crate) status: u16,
+    /// Its first line and its headers.
+    pub(crate) head: String,
     /// The body.
     pub(crate) body: String,
 }
@@ -40,7 +42,8 @@ async fn without_deadline(port: u16, what: &str, headers: &[&str], body: &str) -
     stream.read_to_string(&mut raw).await?;
     let (head, body) = raw.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("an answer without a body"))?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok(Answer { status: status.ok_or_else(|| io::Error::other("an answer without a status"))?, body: body.to_owned() })
+    let status = status.ok_or_else(|| io::Error::other("an answer without a status"))?;
+    Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 /// The metrics of one moment.

@@ -3,6 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use crate::admin::api::answer::Refusal;
@@ -11,15 +12,39 @@ use crate::outbox::Intent;
 use crate::secret::Secret;
 
 /// What stands for a key that the caller may not see.
-pub(super) const HIDDEN_KEY: &str = "…";
+const HIDDEN_KEY: &str = "…";
 
 /// A caller that may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reader {
     /// It knows a token, and may see keys.
     Known,
+    /// It knows the payload token, and may see keys and payloads.
+    Trusted,
     /// It sent none, and needs none; keys are the application's data and not shown to it.
     Anyone,
+}
+
+impl Reader {
+    /// Hides the key of something described from those who may not see it.
+    pub(super) fn hide_key(self, described: &mut Value) {
+        if self == Self::Anyone && !described["key"].is_null() {
+            described["key"] = HIDDEN_KEY.into();
+        }
+    }
+
+    /// Refuses to show payloads to those who may not see them.
+    ///
+    /// # Errors
+    /// With what it takes.
+    pub(super) fn must_see_payloads(self, api: &Api) -> Result<(), Refusal> {
+        match self {
+            _ if api.tokens.payload.is_none() => Err(Refusal::NoPayloads),
+            Self::Trusted => Ok(()),
+            Self::Known => Err(Refusal::WrongToken),
+            Self::Anyone => Err(Refusal::NoToken),
+        }
+    }
 }
 
 /// A caller that may change things.
@@ -37,10 +62,11 @@ impl FromRequestParts<Api> for Reader {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
-        let Tokens { read, admin } = &api.tokens;
+        let Tokens { read, admin, payload } = &api.tokens;
         match bearer(parts) {
             None if read.is_none() => Ok(Self::Anyone),
             None => Err(Refusal::NoToken),
+            Some(given) if payload.as_ref().is_some_and(|token| is(given, token)) => Ok(Self::Trusted),
             Some(given) if [read, admin].into_iter().flatten().any(|token| is(given, token)) => Ok(Self::Known),
             Some(_) => Err(Refusal::WrongToken),
         }

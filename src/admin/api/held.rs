@@ -6,7 +6,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::admin::api::access::{Admin, HIDDEN_KEY, Reader};
+use crate::admin::api::access::{Admin, Reader};
 use crate::admin::api::answer::{Answer, Refusal};
 use crate::admin::api::state::Api;
 use crate::admin::held::{self, LaneFilter};
@@ -45,9 +45,7 @@ pub(super) async fn list(
     let lanes = held::list(&*database, &filter(topic, key, partition)?).await?;
     let described = |lane: &HeldLane| {
         let mut described = held::described(lane);
-        if reader == Reader::Anyone && lane.held.lane.key().is_some() {
-            described["key"] = HIDDEN_KEY.into();
-        }
+        reader.hide_key(&mut described);
         described
     };
     Ok(Json(json!({ "held": lanes.iter().map(described).collect::<Vec<_>>() })))

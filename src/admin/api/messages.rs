@@ -1,4 +1,4 @@
-//! Messages and dead letters: looking for them, putting letters back, and deleting them. Payloads and headers are never served.
+//! Messages and dead letters: looking for them, putting letters back, and deleting them. What they carry is not listed.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::admin::api::access::{Admin, HIDDEN_KEY, Reader};
+use crate::admin::api::access::{Admin, Reader};
 use crate::admin::api::answer::{Answer, Refusal};
 use crate::admin::api::state::Api;
 use crate::admin::letters::{self, MeantLetters};
@@ -167,10 +167,14 @@ impl TryFrom<Letters> for MessageFilter {
 
     fn try_from(letters: Letters) -> Result<Self, Refusal> {
         let Letters { topic, key, partition, since, until, ids, event_ids, .. } = letters;
-        let number = |id: &String| id.parse().map_err(|_| Refusal::Misused(format!("{id:?} is no id, such as \"17\"")));
-        let ids = ids.iter().map(number).collect::<Result<_, _>>()?;
+        let ids = ids.iter().map(|id| number(id)).collect::<Result<_, _>>()?;
         Ok(Self { topic, key, partition, since, until, ids, event_ids })
     }
+}
+
+/// An id, as JSON has it: a string.
+pub(super) fn number(id: &str) -> Result<i64, Refusal> {
+    id.parse().map_err(|_| Refusal::Misused(format!("{id:?} is no id, such as \"17\"")))
 }
 
 fn state(word: &str) -> Result<MessageState, Refusal> {
@@ -188,9 +192,7 @@ fn limit(wanted: Option<u32>) -> Result<u32, Refusal> {
 fn told(Found { messages, looked_at, next }: &Found, held: &[HeldLane], reader: Reader) -> Json<Value> {
     let described = |message: &FoundMessage| {
         let mut described = messages::described(message, held);
-        if reader == Reader::Anyone && message.key.is_some() {
-            described["key"] = HIDDEN_KEY.into();
-        }
+        reader.hide_key(&mut described);
         described
     };
     let messages: Vec<Value> = messages.iter().map(described).collect();

@@ -12,6 +12,8 @@ pub struct Tokens {
     pub read: Option<Secret>,
     /// To change, and to read; without one changes are not served.
     pub admin: Option<Secret>,
+    /// To be shown payloads and headers, and to read; without one these are shown to nobody.
+    pub payload: Option<Secret>,
 }
 
 /// What the API works on, and who may use it.

@@ -1,4 +1,4 @@
-//! Steering the relay that leads, and what runs for a while.
+//! Steering the relay that leads: pausing it, and making it step down.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,11 +10,8 @@ use serde_json::json;
 use crate::admin::api::access::{Admin, Reader};
 use crate::admin::api::answer::{Answer, Refusal};
 use crate::admin::api::state::Api;
-use crate::admin::{operations, status};
+use crate::admin::status;
 use crate::outbox::TopicPattern;
-
-/// Operations that are listed at most.
-const LISTED: u32 = 100;
 
 /// Which topics are meant, until when, and why.
 #[derive(Debug, Deserialize)]
@@ -29,14 +26,6 @@ pub(super) struct Topics {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Reason {
-    reason: Option<String>,
-}
-
-/// Which operation is meant, and why.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Cancel {
-    id: String,
     reason: Option<String>,
 }
 
@@ -95,26 +84,6 @@ pub(super) async fn step_down(
         return Err(nobody());
     }
     Ok(Json(json!({ "asked": leader.holder, "term": leader.term.0, "standbys": standbys })))
-}
-
-/// `GET /api/operations`.
-pub(super) async fn operations(_: Reader, State(Api { database, .. }): State<Api>) -> Answer {
-    let operations = database.operations(LISTED).await?;
-    Ok(Json(json!({ "operations": operations.iter().map(operations::object).collect::<Vec<_>>() })))
-}
-
-/// `POST /api/operations/cancel`.
-pub(super) async fn cancel(
-    _: Admin,
-    State(Api { database, .. }): State<Api>,
-    body: Result<Json<Cancel>, JsonRejection>,
-) -> Answer {
-    let Json(Cancel { id, reason }) = body?;
-    let number = id.parse().map_err(|_| Refusal::Misused(format!("{id:?} is no id, such as \"17\"")))?;
-    if !database.cancel_operation(number, &Admin::intent("operations cancel", &id, reason)).await? {
-        return Err(Refusal::Nothing(format!("no operation {id} is running")));
-    }
-    Ok(Json(json!({ "cancelled": id })))
 }
 
 /// A pattern of topics; all where none is named.
