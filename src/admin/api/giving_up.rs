@@ -18,7 +18,7 @@ use crate::contract::PurgeStep;
 use crate::outbox::MessageFilter;
 
 /// Steps of a purge that one request makes: each is a transaction that looks at some thousands of rows.
-const STEPS_A_REQUEST: usize = 10;
+const STEPS_A_REQUEST: usize = 5;
 
 /// Which of those that wait are given up, and why.
 #[derive(Debug, Deserialize)]
