@@ -118,6 +118,7 @@ impl StatusReport {
     fn waiting(&self) -> String {
         let Backlog { unsent, capped, oldest, .. } = &self.backlog;
         match unsent {
+            0 if *capped => "nothing waits among as many rows as are looked at; there are more".to_owned(),
             0 => "nothing waits".to_owned(),
             unsent => {
                 let at_least = if *capped { "at least " } else { "" };
@@ -334,6 +335,9 @@ dead      0
             !report.is_well()
                 && report.to_text().starts_with("wrong     nobody leads, and nothing waits; start a relay")
         );
+        let all_but_looked_at = Backlog { capped: true, ..waits(&[]) };
+        let report = StatusReport { leader: None, backlog: all_but_looked_at, ..StatusReport::default() };
+        assert!(report.to_text().contains("nothing waits among as many rows as are looked at"), "{}", report.to_text());
         let report = StatusReport { leader: None, backlog: waits(&[("orders", 1, 700)]), ..StatusReport::default() };
         assert_eq!(report.findings().len(), 1);
         assert!(report.to_text().contains("nobody leads, and 1 message waits, the oldest for 11m 40s"));
