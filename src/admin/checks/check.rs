@@ -127,6 +127,15 @@ impl Check {
         Self::new(name, CheckStatus::Unknown, evidence)
     }
 
+    /// Only the relay knows it, for this reason; `page` is where that serves what it knows.
+    pub fn unseen(name: CheckName, evidence: impl Into<String>, page: Option<&str>) -> Self {
+        let unseen = Self::unknown(name, evidence);
+        match page {
+            Some(listen) => unseen.command(format!("curl -s http://{listen}/status")),
+            None => unseen,
+        }
+    }
+
     /// With what it comes from or comes to.
     #[must_use]
     pub fn because(mut self, cause: impl Into<String>) -> Self {
