@@ -15,6 +15,8 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 	cargo clippy --all-targets --features microbench -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
 	cargo clippy --no-default-features --features postgres -- -D warnings
+	cargo clippy --no-default-features --features mysql -- -D warnings
+	cargo clippy --no-default-features --features relay,mysql -- -D warnings
 	cargo clippy --no-default-features --features sqlite -- -D warnings
 	cargo clippy --no-default-features --features relay,sqlite -- -D warnings
 	cargo clippy --no-default-features --features relay,postgres,memory -- -D warnings
@@ -26,7 +28,7 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 	testbed/no-librdkafka
 
 # More tests at a time than there are cores, where they are few: most of what the tests do is to wait.
-test: testbed monitoring openapi ## Starts PostgreSQL, MariaDB and Kafka, and runs every test on them
+test: testbed monitoring openapi ## Starts PostgreSQL, MySQL, MariaDB and Kafka, and runs every test on them
 	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --no-fail-fast
 
 quick: testbed ## The tests that answer within minutes: units, the contract without servers, PostgreSQL's own

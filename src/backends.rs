@@ -14,10 +14,10 @@ use crate::kafka;
 #[cfg(feature = "otel")]
 use crate::otel;
 use crate::secret::Secret;
-use crate::{postgres, sqlite};
+use crate::{mysql, postgres, sqlite};
 
 /// Every kind of database; the first where no URL tells.
-const DATABASES: [&DatabaseKind; 2] = [&postgres::DATABASE, &sqlite::DATABASE];
+const DATABASES: [&DatabaseKind; 3] = [&postgres::DATABASE, &mysql::DATABASE, &sqlite::DATABASE];
 
 /// The outbox to which these settings lead; connects to nothing.
 ///
@@ -41,10 +41,7 @@ fn kind(url: &Secret) -> Result<&'static DatabaseKind, StoreError> {
     if let Some(kind) = DATABASES.into_iter().find(|kind| kind.schemes.contains(&scheme)) {
         return Ok(kind);
     }
-    let problem = match scheme {
-        "mysql" | "mariadb" => format!("{scheme}: comes with a later release"),
-        _ => "database.url names no database that outboxd knows".to_owned(),
-    };
+    let problem = "database.url names no database that outboxd knows".to_owned();
     let repair = format!("use {}", DATABASES.map(|kind| kind.url_form).join(" or "));
     Err(StoreError::Unusable { problem, repair, source: None })
 }
@@ -160,12 +157,14 @@ mod tests {
         assert_eq!(schemes("postgres://a:hunter2@b/c"), Ok(postgres::DATABASE.schemes));
         assert_eq!(schemes("postgresql://b/c"), Ok(postgres::DATABASE.schemes));
         assert_eq!(schemes("sqlite:a.db"), Ok(sqlite::DATABASE.schemes));
-        let not_yet = schemes("mysql://a:hunter2@b/c").expect_err("not yet");
-        assert!(not_yet.starts_with("mysql: comes with a later release"), "{not_yet}");
+        assert_eq!(schemes("mysql://a:hunter2@b/c"), Ok(mysql::DATABASE.schemes));
+        assert_eq!(schemes("mariadb://b/c"), Ok(mysql::DATABASE.schemes));
         for url in ["oracle://a:hunter2@b", "hunter2", "hunter2:b"] {
             let unknown = schemes(url).expect_err("unknown");
             assert!(!unknown.contains("hunter2"), "{unknown}");
-            assert!(unknown.ends_with("use postgres://USER:PASSWORD@HOST/DATABASE or sqlite:FILE"), "{unknown}");
+            let forms =
+                "use postgres://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE or sqlite:FILE";
+            assert!(unknown.ends_with(forms), "{unknown}");
         }
     }
 }

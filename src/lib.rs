@@ -1,8 +1,9 @@
 //! outboxd: a transactional outbox relay.
 //!
 //! Rooms, from the ground up (`tests/architecture/` keeps who may import whom):
-//! words ([`outbox`]), promises ([`contract`]), wings ([`postgres`], [`sqlite`], [`kafka`], [`memory`], [`otel`]),
-//! the work ([`coordination`], [`relay`], [`housekeeping`], [`canary`]), the roof ([`config`], [`admin`], [`daemon`]).
+//! words ([`outbox`]), promises ([`contract`]), wings ([`postgres`], [`mysql`], [`sqlite`], [`kafka`], [`memory`],
+//! [`otel`]), the work ([`coordination`], [`relay`], [`housekeeping`], [`canary`]), the roof ([`config`], [`admin`],
+//! [`daemon`]).
 
 #[cfg(feature = "relay")]
 pub mod aligned_tick;
@@ -20,6 +21,8 @@ pub mod housekeeping;
 pub mod kafka;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "relay")]
 pub mod observe;
 #[cfg(feature = "otel")]

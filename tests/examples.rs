@@ -8,7 +8,7 @@ use crate::support::machine;
 use crate::support::scene::Scene;
 
 /// Runs an example to its end and returns what it printed.
-fn run(example: &str, environment: &[(&str, &str)]) -> String {
+pub(crate) fn run(example: &str, environment: &[(&str, &str)]) -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_outboxd")).with_file_name("examples").join(example);
     let output = Command::new(&binary).envs(environment.iter().copied()).output();
     let output = output.unwrap_or_else(|error| panic!("{} was not built by `cargo test`: {error}", binary.display()));

@@ -9,6 +9,7 @@ mod engine;
 mod examples;
 mod kafka;
 mod migrations;
+mod mysql;
 mod postgres;
 mod relay;
 mod sqlite;

@@ -32,7 +32,7 @@ pub struct DatabaseSettings {
     /// A TOML file with settings that differ from the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where the outbox is: postgres://USER:PASSWORD@HOST/DATABASE or sqlite:FILE [setting: database.url]
+    /// Where the outbox is: postgres://USER:PASSWORD@HOST/DATABASE, mysql://USER:PASSWORD@HOST/DATABASE or sqlite:FILE [setting: database.url]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// The outbox table, NAME or SCHEMA.NAME [setting: outbox.table]

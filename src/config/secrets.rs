@@ -76,6 +76,7 @@ mod tests {
         assert_eq!(show("postgres://db/shop?user=app&password=hunter2"), "postgres://db/shop?***");
         assert_eq!(show("postgres://app@[::1]:5432/shop"), "postgres://***@[::1]:5432/shop");
         assert_eq!(show("postgres://[::1]/shop"), "postgres://[::1]/shop");
+        assert_eq!(show("mysql://app:hunter2@db:3306/shop?ssl-mode=REQUIRED"), "mysql://***@db:3306/shop?***");
         assert_eq!(show("sqlite:/var/lib/app.db"), "sqlite:/var/lib/app.db");
     }
 

@@ -16,7 +16,7 @@ const LINES: usize = 500;
 
 /// The words and the few tools without which nothing works; they know nothing of the rest.
 const GROUND: &[&str] = &["outbox", "contract", "observe", "reading", "backoff", "aligned_tick", "secret", "fuzz"];
-const WINGS: &[&str] = &["postgres", "sqlite", "kafka", "memory", "otel"];
+const WINGS: &[&str] = &["postgres", "mysql", "sqlite", "kafka", "memory", "otel"];
 const WORK: &[&str] = &["coordination", "relay", "housekeeping", "canary"];
 
 /// A room, its floor, and the rooms it may import.
@@ -40,6 +40,7 @@ const ROOMS: &[Room] = &[
     // What readers do alike.
     Room { name: "reading", floor: 2, may_import: &[&["outbox"]] },
     Room { name: "postgres", floor: 3, may_import: &[GROUND] },
+    Room { name: "mysql", floor: 3, may_import: &[GROUND] },
     Room { name: "sqlite", floor: 3, may_import: &[GROUND] },
     Room { name: "kafka", floor: 3, may_import: &[GROUND] },
     Room { name: "memory", floor: 3, may_import: &[GROUND] },
@@ -91,7 +92,7 @@ const TOP: &[&str] = &["bench", "daemon", "demo", "doctor", "verify"];
 
 /// Crates that stay behind a wall, and the rooms behind it.
 const WALLS: &[(&str, &[&str])] = &[
-    ("sqlx", &["postgres", "sqlite"]),
+    ("sqlx", &["postgres", "mysql", "sqlite"]),
     ("rdkafka", &["kafka"]),
     ("opentelemetry", &["otel"]),
     ("opentelemetry_sdk", &["otel"]),
@@ -154,7 +155,7 @@ fn a_crate_outside_its_wall_is_reported() {
     let text = "use sqlx::PgPool;\nlet filter = \"sqlx=warn\"; // sqlx::query\ntype X = rdkafka::Message;\n";
     assert_eq!(
         breaches("src/kafka/sink.rs", text),
-        ["src/kafka/sink.rs:1 uses crate sqlx, which belongs to postgres, sqlite"]
+        ["src/kafka/sink.rs:1 uses crate sqlx, which belongs to postgres, mysql, sqlite"]
     );
     assert_eq!(breaches("src/relay/mod.rs", text).len(), 2);
 }

@@ -277,3 +277,13 @@ mod postgres_13 {
     promises!(crate::contract::fixtures::postgres::OLDEST);
     promises_to_overlapping_writers!(crate::contract::fixtures::postgres::OLDEST);
 }
+
+mod mysql {
+    promises!(crate::contract::fixtures::mysql::MYSQL);
+    promises_to_overlapping_writers!(crate::contract::fixtures::mysql::MYSQL);
+}
+
+mod mariadb {
+    promises!(crate::contract::fixtures::mysql::MARIADB);
+    promises_to_overlapping_writers!(crate::contract::fixtures::mysql::MARIADB);
+}

@@ -214,7 +214,12 @@ fn secrets_are_never_printed_whatever_is_wrong_with_them() {
     let said = stdout(&output) + &stderr(&output);
     assert!(!said.contains("hunter2"), "{said}");
     assert!(said.contains("postgres://***@db/shop?***"), "{said}");
-    for url in ["mysql://app:hunter2@db/shop", "hunter2", "postgres://app:hun%ZZter2@db:x/y"] {
+    for url in [
+        "oracle://app:hunter2@db/shop",
+        "mysql://app:hunter2@db/shop?ssl_mode=x",
+        "hunter2",
+        "postgres://app:hun%ZZter2@db:x/y",
+    ] {
         let output = ran(&["config", "--check", "--database-url", url, "--brokers", "localhost:1"]);
         let said = stdout(&output) + &stderr(&output);
         assert!(!said.contains("ter2"), "{said}");

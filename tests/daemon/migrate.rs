@@ -48,13 +48,18 @@ fn the_sql_is_printed_without_connecting_to_anything() {
     assert!(same.contains("xid8") && !same.contains("grant "), "{same}");
     let sqlite = stdout(&ran(&["migrate", "--print", "--database-url", "sqlite:/nowhere/x.db"]));
     assert!(sqlite.contains("autoincrement") && !sqlite.contains("xid8"), "{sqlite}");
+    let url = "mysql://nobody@127.0.0.1:1/x";
+    let mysql = stdout(&ran(&["migrate", "--print", "--database-url", url, "--grants", "app,relay@10.0.0.%"]));
+    for part in ["auto_increment", "engine = innodb", "to 'app'@'%';", "to 'relay'@'10.0.0.%';"] {
+        assert!(mysql.contains(part), "{part} is missing:\n{mysql}");
+    }
 }
 
 #[test]
 fn what_cannot_be_done_is_told_with_what_would_do() {
-    let later = ran(&["migrate", "--database-url", "mysql://app:hunter2@db/shop"]);
-    assert_eq!(later.status.code(), Some(2));
-    assert!(stderr(&later).contains("comes with a later release") && !stderr(&later).contains("hunter2"));
+    let unknown = ran(&["migrate", "--database-url", "oracle://app:hunter2@db/shop"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("no database that outboxd knows") && !stderr(&unknown).contains("hunter2"));
     let roles = ran(&["migrate", "--print", "--database-url", "sqlite:x.db", "--grants", "app,relay"]);
     assert_eq!(roles.status.code(), Some(1));
     assert!(stderr(&roles).contains("SQLite has no roles"), "{}", stderr(&roles));

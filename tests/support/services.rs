@@ -2,7 +2,7 @@
 //!
 //! A service that is missing fails the test that needs it; no test skips itself.
 
-/// A PostgreSQL server, by a URL that may create databases.
+/// A database server, by a URL that may create databases.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     url: String,
@@ -16,6 +16,16 @@ pub(crate) fn postgres() -> Server {
 /// The oldest supported PostgreSQL.
 pub(crate) fn postgres_13() -> Server {
     Server::at(variable("OUTBOXD_TEST_POSTGRES_13"))
+}
+
+/// The MySQL of the testbed.
+pub(crate) fn mysql() -> Server {
+    Server::at(variable("OUTBOXD_TEST_MYSQL"))
+}
+
+/// The MariaDB of the testbed.
+pub(crate) fn mariadb() -> Server {
+    Server::at(variable("OUTBOXD_TEST_MARIADB"))
 }
 
 /// The bootstrap address of the testbed's Apache Kafka.

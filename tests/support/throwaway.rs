@@ -20,6 +20,18 @@ pub(crate) struct Postgres {
 /// What a cluster held at a time. It goes with the cluster.
 pub(crate) struct Backup(PathBuf);
 
+/// A MySQL or MariaDB server of one's own.
+pub(crate) struct MySql {
+    service: Service,
+    server: Server,
+}
+
+/// Two nodes of MariaDB that both take writes.
+pub(crate) struct Galera {
+    _service: Service,
+    nodes: [Server; 2],
+}
+
 /// An Apache Kafka broker of one's own.
 pub(crate) struct Kafka {
     service: Service,
@@ -84,6 +96,51 @@ impl Postgres {
         standby.promote();
         standby.service.run("stop");
         self.service.run_with("restore", &[path(&standby.service.folder.join("data"))]);
+    }
+}
+
+impl MySql {
+    /// Makes a fresh MySQL and starts it.
+    pub(crate) fn start() -> Self {
+        Self::start_by("mysql.sh")
+    }
+
+    /// Makes a fresh MariaDB and starts it.
+    pub(crate) fn start_mariadb() -> Self {
+        Self::start_by("mariadb.sh")
+    }
+
+    fn start_by(script: &'static str) -> Self {
+        let service = Service::new(script);
+        let server = Server::at(service.run("start"));
+        Self { service, server }
+    }
+
+    /// Where it listens.
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Kills it with SIGKILL, and starts it again at the same address with what is in its files.
+    pub(crate) fn crash(&self) {
+        self.service.run("kill");
+        self.service.run("start");
+    }
+}
+
+impl Galera {
+    /// Makes a fresh cluster and starts it.
+    pub(crate) fn start() -> Self {
+        let service = Service::new("galera.sh");
+        service.run("start");
+        let url = |node: &str| fs::read_to_string(service.folder.join(node).join("url")).expect("the script wrote it");
+        let nodes = ["1", "2"].map(|node| Server::at(url(node).trim()));
+        Self { _service: service, nodes }
+    }
+
+    /// Where they listen.
+    pub(crate) fn nodes(&self) -> &[Server; 2] {
+        &self.nodes
     }
 }
 

@@ -1,0 +1,4 @@
+//! The lease, and waking up.
+
+pub(crate) mod lease;
+pub(crate) mod wake;
