@@ -81,13 +81,6 @@ impl ReadPosition {
         self.gaps.iter().map(|gap| gap.start().abs_diff(*gap.end()) + 1).sum()
     }
 
-    /// The same as far as it tells of ids from this one on: what is below counts as read.
-    pub(crate) fn on_from(&self, from_id: i64) -> Self {
-        let gaps = self.gaps.iter().filter(|gap| *gap.end() >= from_id);
-        let gaps = gaps.map(|gap| *gap.start().max(&from_id)..=*gap.end()).collect();
-        Self { last: self.last, gaps, proof: None }
-    }
-
     /// What the relay carries around and stores.
     pub(crate) fn to_position(&self) -> Position {
         let written = Written { last: self.last, gaps: written(&self.gaps), proof: self.proof };
@@ -263,13 +256,5 @@ mod tests {
             assert!(!earlier.is_after(earlier));
             assert!(succession[number + 1..].iter().all(|later| later.is_after(earlier) && !earlier.is_after(later)));
         }
-    }
-
-    #[test]
-    fn what_is_kept_of_a_position_tells_the_same_from_an_id_on() {
-        let place = at(20, &[3..=3, 7..=9, 12..=12]);
-        let kept = place.on_from(8);
-        assert_eq!(kept, at(20, &[8..=9, 12..=12]));
-        assert!((8..30).all(|id| kept.contains(id) == place.contains(id)));
     }
 }

@@ -21,7 +21,6 @@ use crate::mysql::reading::release::Progress;
 use crate::mysql::reading::rows::{Read, Rows, WIDTH};
 use crate::mysql::session::{BACKLOG_TIMEOUT, Job, bounded, sql};
 use crate::mysql::settling::checkpoint::{self, CheckpointTarget};
-use crate::mysql::settling::held;
 use crate::mysql::settling::recover;
 use crate::outbox::{Batch, Held, HeldChanges, Lane, Limit, Position, Proof, Settle, Term};
 use crate::reading::{Fit, GapList, HeldBack, Release};
@@ -233,7 +232,7 @@ impl MySqlReader {
         rows: usize,
     ) -> Result<(), StoreError> {
         let text = page::rows_of_lane(&self.target.table, &release.lane, after, end, rows);
-        let brought = self.bring_left_out(text, release, page).await?;
+        let brought = self.bring_left_out(text, release, page, Progress::walks).await?;
         let last = brought.ids.last().copied();
         if brought.is_cut || brought.ids.len() >= rows {
             release.progress.walked_to(last.unwrap_or(after));
@@ -258,7 +257,8 @@ impl MySqlReader {
         while page.len() < rows {
             let ids = release.progress.next_noted(IDS_PER_STATEMENT.min(rows - page.len()));
             let Some(&last) = ids.last() else { break };
-            let brought = self.bring_left_out(page::by_ids(&self.target.table, &ids), release, page).await?;
+            let brought =
+                self.bring_left_out(page::by_ids(&self.target.table, &ids), release, page, Progress::is_noted).await?;
             if brought.is_cut {
                 release.progress.noted_came_up_to(brought.ids.last().copied().unwrap_or_default());
                 break;
@@ -268,12 +268,13 @@ impl MySqlReader {
         Ok(())
     }
 
-    /// Brings rows into a page that were left out of the main flow.
+    /// Brings rows into a page that were left out of the main flow, as far as this step of the release brings them.
     async fn bring_left_out(
         &mut self,
         text: String,
         release: &Release<Progress>,
         page: &mut Page,
+        brings: impl Fn(&Progress, i64) -> bool,
     ) -> Result<Brought, StoreError> {
         let mut brought = Brought::default();
         let mut reader = Rows::new(self.most);
@@ -282,7 +283,7 @@ impl MySqlReader {
             let read = reader.read(&row)?;
             let id = read.id();
             let is_wanted = is_unsent(&row)?
-                && release.progress.brings(id)
+                && brings(&release.progress, id)
                 && read.is_of(&release.lane)
                 && !read.is_kept_back(&self.held_back, Some(&release.lane));
             if is_wanted && page.take(read) == Fit::Full {
@@ -381,7 +382,6 @@ impl Reader for MySqlReader {
     }
 
     fn hold(&mut self, held: Held) {
-        // As it is, and not as it is stored: the lane may be held from a lower id already.
         self.held_back.hold(held);
     }
 
@@ -391,8 +391,8 @@ impl Reader for MySqlReader {
 
     async fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         self.enter()?;
-        let held = checkpoint.held.iter().map(held::as_stored).collect::<Vec<_>>();
-        let mut changes = HeldChanges::between(&self.stored_held, &held);
+        let held = &checkpoint.held;
+        let mut changes = HeldChanges::between(&self.stored_held, held);
         if self.target.begins_anew {
             // What is stored of the lanes tells of ids that are other rows' by now.
             changes.held = held.iter().collect();
@@ -402,7 +402,7 @@ impl Reader for MySqlReader {
         self.broken = !matches!(saved, Ok(()) | Err(StoreError::TermOver { .. }));
         if saved.is_ok() {
             self.target.begins_anew = false;
-            self.stored_held = held;
+            self.stored_held.clone_from(held);
         }
         saved
     }

@@ -46,10 +46,14 @@ impl Progress {
         }
     }
 
-    /// Whether a row of the lane was left out, and has not come.
-    pub(crate) fn brings(&self, id: i64) -> bool {
-        let is_noted = || u64::try_from(id).is_ok_and(|id| self.noted.contains(id));
-        self.rest.contains(id) && (self.passed.contains(id) || is_noted())
+    /// Whether the walk brings the lane's row of an id. What was noted comes after it, and not twice.
+    pub(crate) fn walks(&self, id: i64) -> bool {
+        self.rest.contains(id) && self.passed.contains(id)
+    }
+
+    /// Whether the lane's row of an id was noted, and has not come.
+    pub(crate) fn is_noted(&self, id: i64) -> bool {
+        u64::try_from(id).is_ok_and(|id| self.noted.contains(id))
     }
 
     /// The step of the walk that is next: the id after which it begins, and the last one. Nothing once it is at its end.
@@ -96,13 +100,14 @@ mod tests {
         let list = GapList::restore(9, [5..=6], Instant::now());
         let mut progress = Progress::begin(&held, &list);
         assert_eq!(progress.step(), Some((2, 9)));
-        let brings = |progress: &Progress| (0..13).filter(|id| progress.brings(*id)).collect::<Vec<_>>();
-        assert_eq!(brings(&progress), [3, 4, 7, 8, 9]);
+        let walks = |progress: &Progress| (0..13).filter(|id| progress.walks(*id)).collect::<Vec<_>>();
+        let noted = |progress: &Progress| (0..13).filter(|id| progress.is_noted(*id)).collect::<Vec<_>>();
+        assert_eq!((walks(&progress), noted(&progress)), (vec![3, 4, 7, 8, 9], vec![]));
 
         progress.note(11);
         progress.note(2);
         progress.note(6);
-        assert_eq!(brings(&progress), [3, 4, 6, 7, 8, 9, 11]);
+        assert_eq!((walks(&progress), noted(&progress)), (vec![3, 4, 7, 8, 9], vec![6, 11]), "none in both");
         progress.walked_to(20);
         assert_eq!((progress.step(), progress.is_over()), (None, false));
         assert_eq!(progress.next_noted(1), [6]);

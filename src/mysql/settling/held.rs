@@ -10,13 +10,17 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{Connection, MySqlConnection, Row};
 
 use crate::contract::StoreError;
-use crate::mysql::errors::{classify, incompatible};
+use crate::mysql::errors::{DEADLOCK, classify, has_number, incompatible};
 use crate::mysql::operating::audit_log;
-use crate::mysql::reading::holds::{Rest, bytes, text};
+use crate::mysql::reading::holds::{bytes, text};
 use crate::mysql::reading::position::ReadPosition;
 use crate::mysql::session::{ask, sql};
 use crate::mysql::table::OutboxTable;
+use crate::mysql::values;
 use crate::outbox::{Held, HeldChanges, HeldLane, Intent, Lane, Position};
+
+/// How often a request is made that the server undoes each time.
+const REQUESTS_AT_MOST: u32 = 5;
 
 /// Lanes that a statement names at most.
 const LANES_PER_STATEMENT: usize = 500;
@@ -26,8 +30,9 @@ pub(crate) async fn list(conn: &mut MySqlConnection, table: &OutboxTable) -> Res
     let doing = "listing held lanes";
     let statement = format!(
         "/* outboxd: list_held */ select l.after_position, coalesce(h.release_requested, 1), l.topic, l.`key`, l.`partition`,
-             l.from_id, l.cause, timestampdiff(microsecond, '1970-01-01', l.since)
+             l.from_id, l.cause, {since}
          from {lanes} l left join {held} h on h.lane = l.lane order by l.since, l.from_id",
+        since = values::micros("l.since"),
         lanes = table.lanes(),
         held = table.held()
     );
@@ -69,13 +74,24 @@ pub(crate) fn read_held(row: &MySqlRow, at: usize, after: Option<&str>) -> Resul
     Ok(Held { lane, from_id, after: after.map(Position::new), cause, since })
 }
 
-/// How a lane is stored.
-pub(crate) fn as_stored(held: &Held) -> Held {
-    Rest::of(held).to_held(held)
+/// Notes that these lanes are to be released, and returns how many of them are held. The leader stores what it holds
+/// meanwhile: of two that wait for each other the server undoes one, which is done once more.
+pub(crate) async fn request(
+    conn: &mut MySqlConnection,
+    table: &OutboxTable,
+    lanes: &[Lane],
+    intent: &Intent,
+) -> Result<u64, StoreError> {
+    for _ in 1..REQUESTS_AT_MOST {
+        match request_once(conn, table, lanes, intent).await {
+            Err(error) if has_number(&error, &[DEADLOCK]) => {}
+            requested => return requested,
+        }
+    }
+    request_once(conn, table, lanes, intent).await
 }
 
-/// Notes that these lanes are to be released, and returns how many of them are held.
-pub(crate) async fn request(
+async fn request_once(
     conn: &mut MySqlConnection,
     table: &OutboxTable,
     lanes: &[Lane],
@@ -146,9 +162,10 @@ async fn states<'l>(
 ) -> Result<HashMap<Lane, State>, StoreError> {
     let doing = "looking at held lanes";
     let statement = format!(
-        "/* outboxd: look_at_held */ select l.topic, l.`key`, l.`partition`, timestampdiff(microsecond, '1970-01-01', l.since),
+        "/* outboxd: look_at_held */ select l.topic, l.`key`, l.`partition`, {since},
              l.release_granted, h.release_requested
          from {lanes} l left join {held} h on h.lane = l.lane where l.lane in ({named}) for update",
+        since = values::micros("l.since"),
         lanes = table.lanes(),
         held = table.held(),
         named = named(lanes)
