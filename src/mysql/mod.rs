@@ -34,6 +34,8 @@ mod reading;
 #[cfg(feature = "relay")]
 mod session;
 #[cfg(feature = "relay")]
+mod settings;
+#[cfg(feature = "relay")]
 mod settling;
 #[cfg(feature = "relay")]
 mod store;

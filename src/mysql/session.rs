@@ -30,7 +30,7 @@ const SILENT_SECONDS: u64 = 600;
 const WAITING_SECONDS: u64 = 86_400;
 
 /// A session that was kept for longer is opened anew, before the server ends it.
-const KEPT_AT_MOST: Duration = Duration::from_secs(SILENT_SECONDS / 2);
+pub(super) const KEPT_AT_MOST: Duration = Duration::from_secs(SILENT_SECONDS / 2);
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

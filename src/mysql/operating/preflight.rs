@@ -1,8 +1,5 @@
 //! What speaks against running on this database, found out before anything is read.
 
-use std::collections::HashMap;
-
-use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
 
 use crate::contract::StoreError;
@@ -11,6 +8,7 @@ use crate::mysql::errors::{classify, unusable};
 use crate::mysql::operating::rights::{check_rights, has_process};
 use crate::mysql::operating::schema::check_tables;
 use crate::mysql::session::{Job, Session, ask, sql};
+use crate::mysql::settings::Settings;
 use crate::mysql::table::{MARK, OutboxTable};
 use crate::outbox::Settle;
 
@@ -38,7 +36,7 @@ pub(crate) async fn setup(address: &Address, settle: Settle) -> Result<Vec<Strin
 }
 
 async fn set_up(conn: &mut MySqlConnection, table: &OutboxTable, settle: Settle) -> Result<Vec<String>, StoreError> {
-    let settings = settings(conn).await?;
+    let settings = Settings::of(conn).await?;
     refuse_statements_in_the_binlog(&settings)?;
     let mut warnings = unflushed_commits(&settings);
     warnings.extend(several_primaries(&settings));
@@ -54,30 +52,6 @@ async fn set_up(conn: &mut MySqlConnection, table: &OutboxTable, settle: Settle)
     }
     warnings.extend(slow_plan(conn, table).await?);
     Ok(warnings)
-}
-
-/// Settings of the server, as far as it has them.
-struct Settings(HashMap<String, String>);
-
-impl Settings {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    fn is(&self, name: &str, value: &str) -> bool {
-        self.get(name).is_some_and(|found| found.eq_ignore_ascii_case(value))
-    }
-}
-
-async fn settings(conn: &mut MySqlConnection) -> Result<Settings, StoreError> {
-    let doing = "reading settings";
-    let statement = "/* outboxd: settings */ show global variables where variable_name in (
-        'auto_increment_increment', 'binlog_format', 'group_replication_group_name', 'group_replication_single_primary_mode',
-        'innodb_doublewrite', 'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog', 'wsrep_on')";
-    let rows = ask(doing, sqlx::raw_sql(statement).fetch_all(conn)).await?;
-    let read = |row: &MySqlRow| -> Result<(String, String), sqlx::Error> { Ok((row.try_get(0)?, row.try_get(1)?)) };
-    let settings: Result<_, sqlx::Error> = rows.iter().map(read).collect();
-    settings.map(Settings).map_err(|error| classify(doing, error))
 }
 
 /// InnoDB writes nothing at READ COMMITTED where the binlog holds statements.
@@ -112,21 +86,13 @@ fn unflushed_commits(settings: &Settings) -> Vec<String> {
 
 /// No probe at one node is a proof for all of them.
 fn several_primaries(settings: &Settings) -> Option<String> {
-    let is_in_a_group = settings.get("group_replication_group_name").is_some_and(|name| !name.is_empty());
-    let why = if settings.is("wsrep_on", "ON") {
-        "Galera (wsrep_on)"
-    } else if is_in_a_group && settings.is("group_replication_single_primary_mode", "OFF") {
-        "Group Replication with several primaries"
-    } else if settings.get("auto_increment_increment").is_some_and(|value| value != "1") {
-        "auto_increment_increment above 1"
-    } else {
-        return None;
-    };
-    Some(format!(
-        "{why}: several nodes may take writes, and what is under way at another one this one does not know; a missing id is \
-         waited for by time alone, longer transactions are found by the sweep and may come after later messages of their keys; \
-         applications have to update, and not only lock, what a key stands for"
-    ))
+    settings.several_primaries().map(|why| {
+        format!(
+            "{why}: several nodes may take writes, and what is under way at another one this one does not know; a missing id is \
+             waited for by time alone, longer transactions are found by the sweep and may come after later messages of their keys; \
+             applications have to update, and not only lock, what a key stands for"
+        )
+    })
 }
 
 async fn index_on_mark(conn: &mut MySqlConnection, table: &OutboxTable) -> Result<Vec<String>, StoreError> {
@@ -172,7 +138,7 @@ mod tests {
     use super::*;
 
     fn settings(pairs: &[(&str, &str)]) -> Settings {
-        Settings(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        Settings::told(pairs)
     }
 
     #[test]

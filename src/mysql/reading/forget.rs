@@ -12,7 +12,6 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use sqlx::Row;
-use sqlx::mysql::MySqlRow;
 use tokio::time::Instant;
 
 use crate::contract::StoreError;
@@ -20,7 +19,8 @@ use crate::mysql::address::Address;
 use crate::mysql::errors::classify;
 use crate::mysql::reading::page;
 use crate::mysql::reading::position::is_among;
-use crate::mysql::session::{Flavor, Job, Session, ask, connect, sql};
+use crate::mysql::session::{Flavor, Job, KEPT_AT_MOST, Session, ask, connect, sql};
+use crate::mysql::settings::Settings;
 use crate::mysql::settling::checkpoint;
 use crate::mysql::table::{Columns, OutboxTable};
 use crate::reading::GapList;
@@ -39,9 +39,6 @@ const SEVERAL_SERVERS: Duration = Duration::from_secs(600);
 
 /// How often it is looked whether ids go on where they were.
 const IDS_LOOKED_AT_EVERY: Duration = Duration::from_secs(10);
-
-/// A session that was silent for longer is opened anew, before the server ends it.
-const KEPT_AT_MOST: Duration = Duration::from_secs(300);
 
 /// How it is known that nothing fills a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,22 +96,21 @@ impl Prober {
     }
 
     async fn find_rule(&mut self) -> Result<Rule, StoreError> {
-        let variables = "/* outboxd: look_for_primaries */ show global variables where variable_name in
-             ('wsrep_on', 'group_replication_single_primary_mode', 'auto_increment_increment')";
-        let variables = self.texts(variables).await?;
-        if variables.iter().any(|variable| tells_of_several_servers(variable)) {
+        if Settings::of(&mut self.session.conn).await?.several_primaries().is_some() {
             return Ok(Rule::Time(SEVERAL_SERVERS));
         }
-        let grants = self.texts("/* outboxd: own_grants */ show grants").await?;
-        let tells = grants.iter().any(|grant| lets_see_statements(&grant[0]));
+        let tells = self.own_grants().await?.iter().any(|grant| lets_see_statements(grant));
         Ok(if tells { Rule::Statements } else { Rule::Time(ONE_SERVER) })
     }
 
-    /// Rows of text.
-    async fn texts(&mut self, statement: &'static str) -> Result<Vec<Vec<String>>, StoreError> {
-        let doing = "looking at the server's settings";
+    async fn own_grants(&mut self) -> Result<Vec<String>, StoreError> {
+        let doing = "looking at the user's rights";
+        let statement = "/* outboxd: own_grants */ show grants";
         let rows = ask(doing, sqlx::raw_sql(statement).fetch_all(&mut self.session.conn)).await?;
-        rows.iter().map(texts_of).collect::<Result<_, _>>().map_err(|error| classify(doing, error))
+        rows.iter()
+            .map(|row| row.try_get_unchecked(0))
+            .collect::<Result<_, _>>()
+            .map_err(|error| classify(doing, error))
     }
 
     /// Forgets gaps that nothing fills any more, if it is time to look.
@@ -229,26 +225,11 @@ fn from_id(gap: RangeInclusive<i64>, from: i64) -> Option<RangeInclusive<i64>> {
     (*gap.end() >= from).then(|| from.max(*gap.start())..=*gap.end())
 }
 
-fn texts_of(row: &MySqlRow) -> Result<Vec<String>, sqlx::Error> {
-    (0..row.len()).map(|column| row.try_get_unchecked(column)).collect()
-}
-
 async fn begin(address: &Address) -> Result<Session, StoreError> {
     let mut session = connect(address.options(), Job::Inspect).await?;
     let statement = "/* outboxd: see_uncommitted */ set session transaction isolation level read uncommitted";
     ask("configuring a session", sqlx::raw_sql(statement).execute(&mut session.conn)).await?;
     Ok(session)
-}
-
-/// Whether a variable of the server says that others write to the same tables.
-fn tells_of_several_servers(variable: &[String]) -> bool {
-    let [name, value] = variable else { return false };
-    match name.to_ascii_lowercase().as_str() {
-        "wsrep_on" => value == "ON",
-        "group_replication_single_primary_mode" => value == "OFF",
-        "auto_increment_increment" => value != "1",
-        _ => false,
-    }
 }
 
 /// Whether a grant lets its user see the statements of others.
@@ -274,14 +255,5 @@ mod tests {
         for grant in ["GRANT ALL PRIVILEGES ON `shop`.* TO `a`@`%`", "GRANT USAGE ON *.* TO `PROCESS`@`%`"] {
             assert!(!lets_see_statements(grant), "{grant}");
         }
-    }
-
-    #[test]
-    fn several_servers_are_told_by_their_settings() {
-        let tells = |name: &str, value: &str| tells_of_several_servers(&[name.to_owned(), value.to_owned()]);
-        assert!(tells("wsrep_on", "ON") && tells("group_replication_single_primary_mode", "OFF"));
-        assert!(tells("auto_increment_increment", "2"));
-        assert!(!tells("wsrep_on", "OFF") && !tells("group_replication_single_primary_mode", "ON"));
-        assert!(!tells("auto_increment_increment", "1"));
     }
 }

@@ -10,6 +10,7 @@ use crate::mysql::reading::position::ReadPosition;
 use crate::mysql::session::{ANSWER_TIMEOUT, ask, bounded, sql};
 use crate::mysql::settling::held;
 use crate::mysql::table::OutboxTable;
+use crate::mysql::values;
 use crate::outbox::{Held, HeldChanges, Position, Settle, Term};
 
 /// What is stored.
@@ -51,13 +52,15 @@ pub(crate) async fn load(conn: &mut MySqlConnection, table: &OutboxTable) -> Res
         "/* outboxd: load_checkpoint */
          select 0 as kind, position, settled_position, read_position,
              null as topic, null as `key`, null as `partition`, null as from_id, null as cause,
-             timestampdiff(microsecond, '1970-01-01', saved_at) as since
+             {saved_at} as since
          from {checkpoint}
          union all
          select 1, after_position, null, null, topic, `key`, `partition`, from_id, cause,
-             timestampdiff(microsecond, '1970-01-01', since)
+             {since}
          from {lanes}
          order by kind, from_id",
+        saved_at = values::micros("saved_at"),
+        since = values::micros("since"),
         checkpoint = table.checkpoint(),
         lanes = table.lanes()
     );
@@ -84,8 +87,7 @@ fn take_in(stored: &mut Stored, row: &MySqlRow) -> Result<(), StoreError> {
         return Ok(());
     }
     (stored.at, stored.settled, stored.read_to) = (position(1)?, position(2)?, position(3)?);
-    let saved_at = row.try_get_unchecked::<Option<i64>, _>(9).map_err(failed)?;
-    stored.saved_at = saved_at.and_then(DateTime::from_timestamp_micros);
+    stored.saved_at = values::read_time(row, 9).map_err(failed)?;
     Ok(())
 }
 

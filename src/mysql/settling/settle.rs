@@ -18,7 +18,7 @@ use crate::contract::StoreError;
 use crate::mysql::address::Address;
 use crate::mysql::errors::{LOCK_WAIT_TIMEOUT, classify, has_number, unusable};
 use crate::mysql::reading::page;
-use crate::mysql::session::{Job, Session, ask, id_list, sql};
+use crate::mysql::session::{Job, KEPT_AT_MOST, Session, ask, id_list, sql};
 use crate::mysql::table::{Columns, NOT_SENT, OutboxTable};
 use crate::outbox::{RecordMetadata, Settle, Settlement};
 
@@ -35,9 +35,6 @@ const LOCKED_FOR: Duration = Duration::from_millis(300);
 
 /// A lock that was not to be had at once, where it is not waited for. MariaDB says the same as after a wait.
 const NOT_AT_ONCE: [u16; 2] = [3572, LOCK_WAIT_TIMEOUT];
-
-/// A session that was silent for longer is opened anew, before the server ends it.
-const KEPT_AT_MOST: Duration = Duration::from_secs(300);
 
 /// Where the settling session is kept while no call uses it.
 #[derive(Debug, Default)]
@@ -118,9 +115,6 @@ pub(crate) async fn settle(
     how: Settle,
     settlement: &Settlement,
 ) -> Result<(), StoreError> {
-    if how == Settle::Checkpoint && !settlement.is_out_of_line() {
-        return Ok(());
-    }
     let rows = NamedRows::of(settlement, how);
     let most = if rows.are_placed() { PLACED_ROWS_PER_STATEMENT } else { ROWS_PER_STATEMENT };
     for rows in rows.rows.chunks(most) {
