@@ -29,7 +29,7 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 
 # More tests at a time than there are cores, where they are few: most of what the tests do is to wait.
 test: testbed monitoring openapi ## Starts PostgreSQL, MySQL, MariaDB and Kafka, and runs every test on them
-	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --no-fail-fast
+	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-10} cargo test --no-fail-fast
 
 quick: testbed ## The tests that answer within minutes: units, the contract without servers, PostgreSQL's own
 	cargo test --lib

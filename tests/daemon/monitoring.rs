@@ -128,7 +128,7 @@ async fn find_data(prometheus: &Prometheus, queries: &[Query]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_kafka_fires_its_alert_and_that_of_a_stall_which_resolve_and_every_panel_finds_data() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let kafka = Kafka::start();
     let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
     scene.database.run("vacuum outbox").await;

@@ -127,7 +127,7 @@ async fn rows_are_sent_again_on_sqlite_and_the_audit_knows_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_killed_in_the_middle_of_a_replay_costs_no_row_and_no_order_on_postgresql() {
     const ROWS: i64 = 10_000;
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let (url, topic) = (scene.database.url(), scene.topic.name());
     what_cannot_be_sent_again_is_refused(url);

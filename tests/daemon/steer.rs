@@ -150,7 +150,7 @@ async fn a_pause_outlasts_restarts_and_everything_comes_after_it_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pauses_under_load_and_kills_harm_no_order_on_postgresql() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let (url, topic) = (scene.database.url(), scene.topic.name());
     let mut relay = scene.relay().start().await;
@@ -217,7 +217,7 @@ async fn the_leader_steps_down_when_it_is_asked_to_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_steps_down_when_it_is_asked_to_on_postgresql_under_load() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let relays = one_of_two_steps_down(scene.database.url(), &scene.relay().with_long_lease()).await;

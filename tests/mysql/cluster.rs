@@ -48,7 +48,7 @@ async fn write(url: &str, topic: &str, writer: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_commits_on_either_node_is_published_in_order() {
-    let _machine = machine::alone().await;
+    let _machine = machine::loaded().await;
     let galera = Galera::start();
     let [first, second] = galera.nodes();
     let shop = Shop::open(first, Settle::Mark).await;

@@ -7,7 +7,7 @@ use crate::support::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_sigkills_under_load_lose_nothing_and_reorder_no_lane() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let relay = scene.relay().with("lease.ttl", "2s");
     let mut moments = scene.seed.generator(99);
@@ -27,7 +27,7 @@ async fn ten_sigkills_under_load_lose_nothing_and_reorder_no_lane() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sigterm_under_load_and_a_restart_publish_nothing_twice() {
     for settle in ["mark", "delete", "checkpoint"] {
-        let _machine = machine::half().await;
+        let _machine = machine::loaded().await;
         let scene = Scene::set().await;
         let relay = scene.relay().with_long_lease().with("outbox.settle", settle);
         let writers = scene.steady_writers().start(&scene.seed).await;

@@ -30,7 +30,7 @@ async fn holds_each_once(scene: &Scene, settle: &str, topic: &Topic, rows: u64) 
 #[tokio::test(flavor = "multi_thread")]
 async fn through_kills_under_load_every_committed_record_is_seen_once() {
     for settle in ["mark", "delete", "checkpoint"] {
-        let _machine = machine::half().await;
+        let _machine = machine::loaded().await;
         let scene = Scene::set().await;
         let relay = scene.relay().with("relay.delivery", "exactly-once").with("outbox.settle", settle);
         let mut moments = scene.seed.generator(7);
@@ -52,7 +52,7 @@ async fn through_kills_under_load_every_committed_record_is_seen_once() {
 async fn rejected_records_and_a_missing_topic_neither_double_nor_lose_anything() {
     const ROWS: i64 = 10_000;
     for settle in ["mark", "checkpoint"] {
-        let _machine = machine::half().await;
+        let _machine = machine::loaded().await;
         let scene = Scene::set().await;
         let topic = Topic::create_with(&scene.brokers, 3, "max.message.bytes", "4096").await;
         let missing = Topic::missing(&scene.brokers, 3);
@@ -83,7 +83,7 @@ async fn rejected_records_and_a_missing_topic_neither_double_nor_lose_anything()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_does_not_wait_for_the_lease_of_a_dead_leader_and_what_that_sent_is_seen_once() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let relay = scene.relay().with("relay.delivery", "exactly-once").with_long_lease();
     let mut leader = relay.start().await;

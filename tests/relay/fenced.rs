@@ -18,7 +18,7 @@ fn fenced(scene: &Scene) -> Daemon {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_does_not_wait_for_the_lease_of_a_leader_that_was_killed() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let relay = fenced(&scene).with_long_lease();
@@ -51,7 +51,7 @@ async fn publishes(relay: &Running) {
 /// the next one works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_paused_appends_nothing_once_the_next_one_has_begun() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let mut old = fenced(&scene).with("lease.ttl", "1s").start().await;
@@ -94,7 +94,7 @@ async fn a_leader_that_was_paused_appends_nothing_once_the_next_one_has_begun() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_longer_than_a_transaction_may_be_costs_only_time() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let kafka = Kafka::start();
     let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
     let mut relay = fenced(&scene).with("kafka.transaction_timeout_ms", "2000").start().await;
@@ -115,7 +115,7 @@ async fn an_outage_longer_than_a_transaction_may_be_costs_only_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_deploy_publishes_nothing_twice() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let mut leader = fenced(&scene).with_long_lease().start().await;

@@ -14,7 +14,7 @@ async fn a_missing_topic_costs_no_duplicates_and_comes_out_in_order_when_it_appe
     const ROWS: i64 = 200_000;
     const CHUNKS: i64 = 10;
     const MISSING_ROWS: i64 = 5_000;
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let missing = Topic::missing(&scene.brokers, 3);
     let mut ledger = Ledger::default();

@@ -62,7 +62,7 @@ async fn refuses(mut relay: Running) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_standby_that_was_behind_loses_no_row_that_it_has() {
     for settle in SETTLE {
-        let _machine = machine::half().await;
+        let _machine = machine::loaded().await;
         let primary = Postgres::start();
         let scene = Scene::set_on(primary.server()).await;
         let relay = exactly_once(&scene.database, &scene.brokers, settle);
@@ -93,7 +93,7 @@ async fn a_promoted_standby_that_was_behind_loses_no_row_that_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_loses_no_row_that_it_has() {
     for settle in SETTLE {
-        let _machine = machine::half().await;
+        let _machine = machine::loaded().await;
         let postgres = Postgres::start();
         let scene = Scene::set_on(postgres.server()).await;
         let relay = exactly_once(&scene.database, &scene.brokers, settle);
@@ -123,7 +123,7 @@ async fn a_restored_backup_loses_no_row_that_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_standby_that_had_everything_goes_on_and_shows_each_row_once() {
     for settle in SETTLE {
-        let _machine = machine::half().await;
+        let _machine = machine::loaded().await;
         let primary = Postgres::start();
         let scene = Scene::set_on(primary.server()).await;
         let standby = primary.standby();
@@ -151,7 +151,7 @@ async fn a_promoted_standby_that_had_everything_goes_on_and_shows_each_row_once(
 #[tokio::test(flavor = "multi_thread")]
 async fn another_table_under_the_same_name_loses_none_of_its_rows() {
     for settle in SETTLE {
-        let _machine = machine::half().await;
+        let _machine = machine::loaded().await;
         let scene = Scene::set_on(&services::postgres()).await;
         migrate_table(scene.database.url(), "other");
         let relay = || exactly_once(&scene.database, &scene.brokers, settle).with("outbox.source", scene.topic.name());

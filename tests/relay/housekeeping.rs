@@ -45,7 +45,7 @@ async fn old_rows_go(settle: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn autovacuum_keeps_up_with_a_table_that_is_emptied_all_the_time() {
     const ROWS: i64 = 150_000;
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let postgres = Postgres::start();
     let scene = Scene::set_on(postgres.server()).await;
     // By default it looks once a minute.

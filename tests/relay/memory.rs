@@ -9,7 +9,7 @@ use crate::support::{kafka::Topic, machine};
 async fn a_backlog_of_a_million_rows_drains_in_150_megabytes() {
     const ROWS: i64 = 1_000_000;
     const MEGABYTES: u64 = 150;
-    let _machine = machine::alone().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let live = Topic::create(&scene.brokers, 6).await;
     bulk(scene.database.pool(), scene.topic.name(), 1_000, 0, ROWS, 200).await;

@@ -27,25 +27,25 @@ async fn publishes_what_committed(scene: Scene, settle: &str, rows: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_committed_is_published_in_order_when_marking() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     publishes_what_committed(Scene::set().await, "mark", ROWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_committed_is_published_in_order_when_deleting() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     publishes_what_committed(Scene::set().await, "delete", ROWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_committed_is_published_in_order_when_checkpointing() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     publishes_what_committed(Scene::set().await, "checkpoint", ROWS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_committed_is_published_in_order_on_postgresql_13() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     publishes_what_committed(Scene::set_on(&services::postgres_13()).await, "mark", ROWS).await;
 }
 

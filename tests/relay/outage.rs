@@ -15,7 +15,7 @@ const AWAY: f64 = 20.0;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_costs_only_time_and_the_table_drains_to_empty() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let kafka = Kafka::start();
     let scene = Scene::set_between(&services::postgres(), kafka.brokers()).await;
     let mut relay = scene.relay().with("outbox.settle", "delete").start().await;
@@ -61,7 +61,7 @@ async fn that_kafka_is_away_is_told_while_nothing_waits_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_restarts_under_load_costs_only_time() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let postgres = Postgres::start();
     let scene = Scene::set_on(postgres.server()).await;
     let mut relay = scene.relay().start().await;
@@ -86,7 +86,7 @@ async fn a_database_that_restarts_under_load_costs_only_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_starts_before_its_broker_and_database_waits_for_them() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let (kafka, postgres) = (Kafka::start(), Postgres::start());
     let scene = Scene::set_between(postgres.server(), kafka.brokers()).await;
     scene.insert("k", "written before").await;

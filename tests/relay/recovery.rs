@@ -16,7 +16,7 @@ use crate::support::{machine, wait};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_whose_transaction_id_was_used_before_a_crash_is_published() {
     const ATTEMPTS: usize = 10;
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let postgres = Postgres::start();
     let scene = Scene::set_on(postgres.server()).await;
     scene.database.run("alter system set wal_writer_delay = '10s'").await;
@@ -68,7 +68,7 @@ async fn a_dump_restored_into_a_new_cluster_goes_on_where_it_was_when_checkpoint
 }
 
 async fn a_restored_dump_goes_on(settle: &str) {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     // From the oldest server, so that any pg_dump can read it; into a cluster whose transaction ids are lower.
     let scene = Scene::set_on(&services::postgres_13()).await;
     let missing = Topic::missing(&scene.brokers, 1);

@@ -174,7 +174,7 @@ async fn poisoned_keys_cost_no_session_each_and_none_of_the_others_dies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_only_the_broker_can_refuse_are_all_given_up_while_other_topics_flow() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let kafka = Kafka::start_guarded();
     // In a transaction each refusal costs the others of the transaction another one.
     for (delivery, refused) in [("at-least-once", 300), ("exactly-once", 10)] {

@@ -6,7 +6,7 @@ use crate::support::scene::Scene;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let (mut leader, mut standby) = two(&scene.relay().with_long_lease()).await;
@@ -25,7 +25,7 @@ async fn a_standby_takes_over_after_a_clean_end_and_nothing_comes_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_takes_over_after_a_kill_and_nothing_is_lost() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
     let (mut leader, mut standby) = two(&scene.relay()).await;

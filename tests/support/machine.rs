@@ -4,7 +4,10 @@
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The parts that the machine has.
-const PARTS: u32 = 6;
+const PARTS: u32 = 10;
+
+/// The parts that a load, or servers of a test's own, take.
+const LOAD: u32 = 3;
 
 static MACHINE: Semaphore = Semaphore::const_new(PARTS as usize);
 
@@ -22,9 +25,9 @@ pub(crate) async fn shared() -> Share {
     parts(1).await
 }
 
-/// Waits for half of the machine: for those with a load, or servers of their own.
-pub(crate) async fn half() -> Share {
-    parts(PARTS / 2).await
+/// Waits for the share of a load: for those with one, or with servers of their own.
+pub(crate) async fn loaded() -> Share {
+    parts(LOAD).await
 }
 
 /// Waits until nothing else runs, and keeps the machine: for those that measure time, or need all of it.

@@ -10,7 +10,7 @@ const ROUNDS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_publishes_after_the_kill_of_the_leader_and_not_before() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let stage = Stage::set().await;
     let writers = stage.scene.steady_writers().start(&stage.scene.seed).await;
     let mut leader = stage.leader("relay-0").await;
@@ -36,7 +36,7 @@ async fn a_standby_publishes_after_the_kill_of_the_leader_and_not_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_asked_to_stop_hands_over_at_once_and_nothing_comes_twice() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let stage = Stage::set().await;
     let writers = stage.scene.steady_writers().start(&stage.scene.seed).await;
     let relay = |round| stage.relay(&format!("relay-{round}")).with_long_lease();

@@ -21,7 +21,7 @@ async fn a_leader_whose_host_vanishes_is_succeeded(server: &Server, mode: Mode) 
 }
 
 async fn a_leader_whose_host_vanishes_is_succeeded_by_one_that_delivers(server: &Server, mode: Mode, how: Delivery) {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let stage = Stage::set_on(server).await;
     let url = stage.scene.database.url();
     let proxy = Proxy::before(url).await;
@@ -80,7 +80,7 @@ async fn a_host_that_vanishes_frees_the_lease_on_the_oldest_postgresql_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_lease_connection_costs_a_moment_and_not_one_duplicate() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let stage = Stage::set().await;
     let url = stage.scene.database.url();
     let proxy = Proxy::before(url).await;
@@ -109,7 +109,7 @@ async fn a_lost_lease_connection_costs_a_moment_and_not_one_duplicate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_of_the_database_a_relay_need_not_wait_for_its_own_lease() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let postgres = Postgres::start();
     let stage = Stage::set_on(postgres.server()).await;
     let mut workload = stage.scene.steady_writers();
@@ -134,7 +134,7 @@ async fn after_a_restart_of_the_database_a_relay_need_not_wait_for_its_own_lease
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_database_keeps_its_leader() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let stage = Stage::set().await;
     let url = stage.scene.database.url();
     let proxy = Proxy::before(url).await;

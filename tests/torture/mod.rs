@@ -36,7 +36,7 @@ const MORE_ROUNDS: u64 = 12;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_breaks_nothing_is_lost_and_no_lane_is_reordered() {
-    let _machine = machine::alone().await;
+    let _machine = machine::loaded().await;
     let rounds = number("OUTBOXD_TORTURE_ROUNDS").unwrap_or(ROUNDS);
     let first = number("OUTBOXD_TORTURE_SEED").unwrap_or_else(|| script::seed(rand::random(), 0));
     let record = env::var("OUTBOXD_TORTURE_RECORD").ok().filter(|file| !file.is_empty());

@@ -221,7 +221,7 @@ async fn since_leaves_older_damage_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_records_are_audited_in_bounded_memory() {
     const ROWS: i64 = 1_000_000;
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let topic = Topic::create(&scene.brokers, 2).await;
     bulk(scene.database.pool(), topic.name(), 500_000, 0, ROWS, 20).await;

@@ -77,7 +77,7 @@ async fn an_audit_waits_for_a_transaction_that_is_about_to_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_publishes_in_transactions_passes_under_load_and_shows_every_row_once() {
-    let _machine = machine::half().await;
+    let _machine = machine::loaded().await;
     let scene = Scene::set().await;
     let mut relay = scene.relay().with("relay.delivery", "exactly-once").start().await;
     let writers = scene.steady_writers().start(&scene.seed).await;
