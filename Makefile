@@ -2,6 +2,8 @@
 
 CARGO_DENY := target/tools/bin/cargo-deny
 TESTBED := target/testbed
+# More tests at a time than there are cores, where they are few: most of what the tests do is to wait.
+test quick: export RUST_TEST_THREADS ?= 10
 ROUNDS ?= 50
 SECONDS ?= 60
 
@@ -27,9 +29,8 @@ check: $(CARGO_DENY) ## Format, lints on every set of features, documentation, l
 	testbed/deny $(CARGO_DENY)
 	testbed/no-librdkafka
 
-# More tests at a time than there are cores, where they are few: most of what the tests do is to wait.
 test: testbed monitoring openapi ## Starts PostgreSQL, MySQL, MariaDB and Kafka, and runs every test on them
-	. $(TESTBED)/env && RUST_TEST_THREADS=$${RUST_TEST_THREADS:-10} cargo test --no-fail-fast
+	. $(TESTBED)/env && cargo test --no-fail-fast
 
 quick: testbed ## The tests that answer within minutes: units, the contract without servers, PostgreSQL's own
 	cargo test --lib
